@@ -1,0 +1,26 @@
+"""Layers as forward/backward pairs, the three lemmas, and the backward pass of a chain.
+
+Examples are columns here, as in the derivation: A (units, examples), W (out, in),
+Z = W A + b. Every gradient has the shape of its variable (denominator layout).
+"""
+
+from flow.backprop.activations import ACTIVATIONS, Activation, softplus
+from flow.backprop.chain import Chain
+from flow.backprop.layer import Layer
+from flow.backprop.lemmas import linear_input, linear_parameters, through_activation
+from flow.backprop.linear import Linear
+from flow.backprop.losses import LOSSES, Loss
+
+__all__ = [
+    "ACTIVATIONS",
+    "LOSSES",
+    "Activation",
+    "Chain",
+    "Layer",
+    "Linear",
+    "Loss",
+    "linear_input",
+    "linear_parameters",
+    "softplus",
+    "through_activation",
+]

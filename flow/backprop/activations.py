@@ -1,0 +1,99 @@
+"""Elementwise activations: a = σ(z) and its slope σ′(z)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import pi, sqrt
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import erf
+from jaxtyping import Array, Float
+
+from flow.backprop.lemmas import through_activation
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise layer a = σ(z), whose backward pass is lemma 2.
+
+    Parameters
+    ----------
+    name
+        What messages and figures call it.
+    value
+        z ↦ σ(z).
+    slope
+        (z, a) ↦ σ′(z); a = σ(z) is handed over because tanh′ and sigmoid′ are cheapest from it.
+    smooth
+        False where σ has a kink: error-controlled integrators stall there.
+    """
+
+    parametrised: ClassVar[bool] = False
+
+    name: str
+    value: Callable[[Array], Array]
+    slope: Callable[[Array, Array], Array]
+    smooth: bool = True
+
+    def initialise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:  # noqa: ARG002
+        """No parameters."""
+        return {}
+
+    def forward(
+        self, params: dict[str, Any], A: Float[Array, "units N"]  # noqa: ARG002
+    ) -> tuple[Float[Array, "units N"], Any]:
+        """a = σ(z); z and a are stored."""
+        a = self.value(A)
+        return a, (A, a)
+
+    def backward(
+        self,
+        params: dict[str, Any],  # noqa: ARG002
+        stored: Any,
+        dA: Float[Array, "units N"],
+    ) -> tuple[Float[Array, "units N"], dict[str, Any]]:
+        """∂J/∂z = ∂J/∂a ⊙ σ′(z)."""
+        return through_activation(dA, self.slope(*stored)), {}
+
+
+def softplus(beta: float = 1.0) -> Activation:
+    """σ(z) = log(1 + e^{βz})/β with slope sigmoid(βz); β → ∞ is ReLU without its kink.
+
+    >>> softplus(beta=200.0).value(0.5).item()
+    0.5
+    """
+    if not (beta > 0 and np.isfinite(beta)):
+        raise ValueError(f"softplus: beta must be positive and finite, got {beta!r}")
+    return Activation(
+        f"softplus(beta={beta:g})",
+        lambda z: jnp.logaddexp(beta * z, 0.0) / beta,
+        lambda z, a: jax.nn.sigmoid(beta * z),  # noqa: ARG005
+    )
+
+
+def _normal_cdf(z: Array) -> Array:
+    return 0.5 * (1.0 + erf(z / sqrt(2.0)))
+
+
+_TANH = Activation("tanh", jnp.tanh, lambda z, a: 1.0 - a * a)  # noqa: ARG005
+_SIGMOID = Activation("sigmoid", jax.nn.sigmoid, lambda z, a: a * (1.0 - a))  # noqa: ARG005
+# At the kink the subgradient is 0, as in JAX: relu′(0) = 0.
+_RELU = Activation(
+    "relu",
+    lambda z: jnp.maximum(z, 0.0),
+    lambda z, a: (z > 0).astype(z.dtype),  # noqa: ARG005
+    smooth=False,
+)
+# The exact one, zΦ(z), of Hendrycks & Gimpel 2016, not its tanh approximation.
+_GELU = Activation(
+    "gelu",
+    lambda z: z * _normal_cdf(z),
+    lambda z, a: _normal_cdf(z) + z * jnp.exp(-0.5 * z * z) / sqrt(2.0 * pi),  # noqa: ARG005
+)
+_IDENTITY = Activation("identity", lambda z: z, lambda z, a: jnp.ones_like(z))  # noqa: ARG005
+
+ACTIVATIONS: dict[str, Activation] = {
+    a.name: a for a in (_TANH, _SIGMOID, _RELU, _GELU, _IDENTITY)
+} | {"softplus": softplus()}

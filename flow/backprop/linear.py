@@ -1,0 +1,62 @@
+"""The linear layer Z = W A + b."""
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from flow.backprop.lemmas import linear_input, linear_parameters
+
+# Variance of an entry of W, before gain², from fan-in m and fan-out n.
+INITIALISATIONS = {
+    "lecun": lambda m, n: 1.0 / m,  # noqa: ARG005
+    "xavier": lambda m, n: 2.0 / (m + n),
+    "he": lambda m, n: 2.0 / m,  # noqa: ARG005
+}
+
+
+@dataclass(frozen=True, eq=False)  # two layers are the same, and tied, when they are one object
+class Linear:
+    """Z = W A + b with W (outputs, inputs) and b (outputs, 1), broadcast over examples.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Numbers of units, m and n.
+    bias
+        Whether there is a b; it starts at 0.
+    init
+        W_ij ~ N(0, gain²·v): "lecun" v = 1/m, "xavier" v = 2/(m + n), "he" v = 2/m.
+    gain
+        Factor on the standard deviation.
+    """
+
+    parametrised: ClassVar[bool] = True
+
+    inputs: int
+    outputs: int
+    bias: bool = True
+    init: str = "lecun"
+    gain: float = 1.0
+
+    def initialise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Draw W, and set b = 0."""
+        scale = self.gain * sqrt(INITIALISATIONS[self.init](self.inputs, self.outputs))
+        params = {"W": scale * rng.standard_normal((self.outputs, self.inputs))}
+        return params | ({"b": np.zeros((self.outputs, 1))} if self.bias else {})
+
+    def forward(
+        self, params: dict[str, Any], A: Float[Array, "in N"]
+    ) -> tuple[Float[Array, "out N"], Any]:
+        """Z = W A + b; A is stored."""
+        Z = params["W"] @ A
+        return (Z + params["b"] if self.bias else Z), A
+
+    def backward(
+        self, params: dict[str, Any], stored: Any, dA: Float[Array, "out N"]
+    ) -> tuple[Float[Array, "in N"], dict[str, Any]]:
+        """Lemma 1 for the parameters, lemma 3 for the input."""
+        dW, db = linear_parameters(dA, stored)
+        return linear_input(params["W"], dA), {"W": dW} | ({"b": db} if self.bias else {})

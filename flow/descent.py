@@ -1,0 +1,170 @@
+"""`descend`: discrete optimizers, recorded on the flow's time axis."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flow.checks import choice, positive, positive_integer
+from flow.descent_loop import DescentLoop, Rule
+from flow.objective import Objective
+from flow.observe import Observer
+from flow.precision import double_precision
+from flow.recording import Meter, Recorder
+from flow.sampling import batches
+from flow.saving import SPACINGS, save_steps
+from flow.stop import Condition, conditions
+from flow.trajectory import Trajectory
+
+
+def descend(
+    objective: Objective,
+    learning_rate: float | Callable[[Any], Any] | None = None,
+    steps: int | None = None,
+    *,
+    optimizer: Any = None,
+    time_step: float | None = None,
+    batch_size: int | None = None,
+    sampling: str = "iid",
+    seed: int = 0,
+    save: Any = 200,
+    spacing: str = "linear",
+    observe: Mapping[str, Callable | Observer] | None = None,
+    stop: Condition | Iterable[Condition] | None = None,
+    max_seconds: float | None = None,
+    progress: bool = True,
+) -> Trajectory:
+    """Run gradient descent θ_{k+1} = θ_k − η∇J(θ_k), or any optax optimizer, from θ₀.
+
+    It is Euler's method on the gradient flow with step η: step k is recorded at t = ηk.
+
+    Parameters
+    ----------
+    objective
+        The loss, with θ₀.
+    learning_rate
+        η, or an optax schedule (step -> η); then t is the running sum of the η used.
+    steps
+        How many.
+    optimizer
+        An optax optimizer instead of plain gradient descent; it needs a `time_step`.
+    time_step
+        Units of t in one step, so that t = time_step × step; the learning rate unless given.
+        Momentum has clocks of its own: beside the plain flow, t = ηk/(1 − β).
+    batch_size
+        Examples in a mini-batch; all of them if None.
+    sampling
+        "iid" draws each mini-batch with replacement; "epoch" reshuffles the data and goes through
+        it, leaving out the last examples of an epoch where `batch_size` does not divide them.
+    seed
+        Of the mini-batches.
+    save, spacing, observe, stop, max_seconds, progress
+        As in `flow.integrate`; a time between two steps is saved at the nearer one. Losses and
+        gradient norms are of all the data; with mini-batches, which do not know them, stop
+        conditions are tested at the saved steps.
+
+    Returns
+    -------
+    Trajectory
+        If the loss diverges or Ctrl-C ends the run, its last row is the last step with a finite
+        loss, and `result` says what happened. Mini-batch gradients are counted apart, in
+        ``stats["batch_gradients"]``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument is off; the message names it, the value met and the remedy.
+
+    Examples
+    --------
+    >>> import flow, numpy as np
+    >>> objective = flow.Objective(lambda x: 0.5 * x @ x, np.array([1.0]))
+    >>> steps = flow.descend(objective, learning_rate=0.5, steps=2, save=3)
+    >>> steps.t.tolist(), steps.theta[:, 0].tolist()
+    ([0.0, 0.5, 1.0], [1.0, 0.5, 0.25])
+    """
+    if not isinstance(objective, Objective):
+        raise TypeError(f"descend needs a flow.Objective, got {objective!r}")
+    steps = positive_integer("steps", steps)
+    choice("spacing", spacing, SPACINGS)
+    clock = _clock(learning_rate, optimizer, time_step, steps)
+    fixed = learning_rate is not None and not callable(learning_rate)
+    drawn = batches(objective, batch_size, sampling)
+    loop = DescentLoop(
+        objective=objective,
+        rule=_rule(learning_rate, optimizer),
+        clock=clock,
+        batches=drawn,
+        seed=int(seed),
+        saves=save_steps(save, spacing, clock),
+        stops=conditions(stop),
+        meter=Meter(None, None, max_seconds),
+        recorder=Recorder(objective, observe),
+        config={
+            "kind": "descent",
+            "label": _label(learning_rate, optimizer, time_step, batch_size),
+            "learning_rate": float(learning_rate) if fixed else None,
+            "time_step": None if time_step is None else float(time_step),
+            "steps": steps,
+            "batch_size": batch_size,
+            "sampling": None if drawn is None else sampling,
+            "seed": int(seed),
+        },
+    )
+    with double_precision():
+        return loop.run(progress)
+
+
+def _clock(learning_rate: Any, optimizer: Any, time_step: Any, steps: int) -> np.ndarray:
+    """t_k for k = 0..steps."""
+    if optimizer is None and learning_rate is None:
+        raise ValueError("give a learning_rate, or an optax optimizer= and its time_step=")
+    if optimizer is not None and learning_rate is not None:
+        raise ValueError(
+            "give learning_rate or optimizer=, not both; an optimizer has its own learning rate, "
+            "and its clock is time_step="
+        )
+    if optimizer is not None and not hasattr(optimizer, "update"):
+        raise TypeError(f"optimizer must be an optax optimizer, got {optimizer!r}")
+    if learning_rate is not None and not callable(learning_rate):
+        positive("learning_rate", learning_rate)
+    if time_step is not None:
+        return positive("time_step", time_step) * np.arange(steps + 1)
+    if optimizer is not None:
+        raise ValueError(
+            "an optimizer= needs its time_step=, the units of t in one step: its learning rate, "
+            "or learning rate / (1 − β) for momentum beside the plain flow"
+        )
+    if not callable(learning_rate):
+        return float(learning_rate) * np.arange(steps + 1)
+    with double_precision():
+        used = np.asarray(jax.vmap(learning_rate)(jnp.arange(steps)), np.float64)
+    if used.shape != (steps,) or not np.all(np.isfinite(used) & (used > 0)):
+        bad = used[~(used > 0)][:1] if used.shape == (steps,) else used.shape
+        raise ValueError(f"the learning_rate schedule must stay positive and finite, got {bad}")
+    return np.concatenate([[0.0], np.cumsum(used)])
+
+
+def _label(learning_rate: Any, optimizer: Any, time_step: Any, batch_size: int | None) -> str:
+    if optimizer is not None:
+        label = f"optimizer, {time_step:g} a step"
+    elif callable(learning_rate):
+        label = "GD, scheduled"
+    else:
+        label = f"GD, η = {float(learning_rate):.3g}"
+    return label if batch_size is None else f"S{label}, batch {batch_size}"
+
+
+def _rule(learning_rate: Any, optimizer: Any) -> Rule:
+    """The optax optimizer that a user asked for."""
+    import optax  # noqa: PLC0415
+
+    if optimizer is None and not callable(learning_rate):
+        # η is an argument of the compiled loop: another learning rate compiles nothing.
+        return Rule(
+            lambda eta: optax.with_extra_args_support(optax.sgd(eta)), float(learning_rate), "sgd"
+        )
+    made = optax.with_extra_args_support(optimizer or optax.sgd(learning_rate))
+    return Rule(lambda _: made, 0.0, optimizer or learning_rate)

@@ -1,0 +1,308 @@
+"""The compiled loop of a discrete optimizer, run in chunks from save to save."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from flow.objective import Objective
+from flow.progress import Progress
+from flow.pytrees import PyTree, to_numpy
+from flow.recording import BudgetSpent, Meter, ObserverFailed, Recorder, flat_record
+from flow.sampling import Batches
+from flow.stop import StopConditions
+from flow.structure import describe
+from flow.trajectory import Trajectory, current_versions, problem
+
+# A compiled chunk lasts about so long, so that Ctrl-C and the progress bar are answered.
+CHUNK_SECONDS = 0.25
+
+RUNNING, STOPPED, DIVERGED = range(3)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An update rule: η ↦ optax optimizer; two rules of one key share a compiled loop."""
+
+    optimizer: Callable[[Any], Any]
+    eta: float
+    key: Any
+
+
+class Carry(NamedTuple):
+    """What the compiled loop carries from step to step."""
+
+    k: Any
+    params: PyTree
+    state: PyTree  # the optimizer's
+    before: tuple[PyTree, PyTree]  # params and state one step back
+    order: Any  # of the examples in this epoch
+    loss: Any  # at the last step that was taken
+    rise: Any  # the largest so far
+    met: Any  # the loss that the loop left at
+    status: Any
+
+
+@dataclass
+class DescentLoop:
+    """One run; every argument has been checked by `flow.descend`."""
+
+    objective: Objective
+    rule: Rule
+    clock: np.ndarray
+    batches: Batches | None
+    seed: int
+    saves: np.ndarray
+    stops: StopConditions
+    meter: Meter
+    recorder: Recorder
+    config: dict[str, Any]
+    advance: Callable[[int], Carry] = field(init=False)
+    carry: Carry = field(init=False)
+    save_gradients: int = field(init=False, default=0)
+    batch_gradients: int = field(init=False, default=0)
+
+    def run(self, show: bool) -> Trajectory:
+        """Compile, run, and return what there is, however it ended."""
+        started = time.perf_counter()
+        first = self._prepare()
+        result = self._save() if self.saves[0] == 0 else None
+        compile_seconds = time.perf_counter() - started
+        self.meter.start()
+        with Progress(self.clock[-1], self.config["label"], show) as progress:
+            ended = result or self._drive(progress)
+        self._save_end(ended)
+        seconds = time.perf_counter() - started - compile_seconds
+        return self._trajectory(ended, first, seconds, compile_seconds)
+
+    @property
+    def k(self) -> int:
+        """The step that was reached."""
+        return int(self.carry.k)
+
+    @property
+    def t(self) -> float:
+        """Its time."""
+        return float(self.clock[self.k])
+
+    def _prepare(self) -> tuple[float, float]:
+        objective = self.objective
+        params = jax.tree.map(jnp.asarray, objective.unflatten(objective.theta))
+        state = self.rule.optimizer(self.rule.eta).init(params)
+        shuffled = self.batches is not None and self.batches.sampling == "epoch"
+        order = jnp.zeros(self.batches.examples if shuffled else 0, jnp.int32)
+        self.carry = Carry(0, params, state, (params, state), order, np.inf, 0.0, 0.0, RUNNING)
+        first = self._measure()
+        if not np.all(np.isfinite(first)):
+            raise ValueError(
+                f"at the initial parameters the loss is {first[0]} and its gradient's norm "
+                f"{first[1]}; start where both are finite"
+            )
+        loop = objective.compiled(
+            ("descend", self.rule.key, self.batches),
+            lambda: _compile(objective, self.rule.optimizer, self.batches),
+        )
+        below = self.stops.thresholds if self.batches is None else (-np.inf, -np.inf)
+        key = jax.random.key(self.seed)
+        self.advance = lambda end: jax.block_until_ready(
+            loop(self.carry, end, key, self.rule.eta, below, objective.data)
+        )
+        self.carry = self.advance(0)  # no steps: this compiles
+        return first
+
+    def _drive(self, progress: Progress) -> str:
+        chunk, total = 1, len(self.clock) - 1
+        due = [int(k) for k in self.saves if k > 0]
+        try:
+            while self.k < total:
+                self.meter.check_seconds()
+                k, began = self.k, time.perf_counter()
+                end = min(k + chunk, due[0] if due else total)
+                self.carry = self.advance(end)
+                # As many steps as last a chunk's time, growing tenfold at most.
+                pace = (time.perf_counter() - began) / max(1, self.k - k)
+                chunk = max(1, min(10 * chunk, int(CHUNK_SECONDS / pace)))
+                status = int(self.carry.status)
+                self._count(self.k - k + (status != RUNNING))
+                if status == DIVERGED:
+                    return self._diverged()
+                if (due and self.k == due[0]) or status == STOPPED:
+                    del due[:1]
+                    if (result := self._save()) is not None:
+                        return result
+                progress.update(self.t, self.carry.loss, self.meter.gradients)
+        except BudgetSpent as budget:
+            return f"budget spent at step {self.k:,} (t = {self.t:g}): {budget}"
+        except ObserverFailed as failure:
+            return f"ended at step {self.k:,} (t = {self.t:g}): {failure}"
+        except KeyboardInterrupt:
+            return f"interrupted at step {self.k:,} (t = {self.t:g})"
+        return f"reached t = {self.t:g} in {self.k:,} steps"
+
+    def _count(self, gradients: int) -> None:
+        if self.batches is None:
+            self.meter.gradients += gradients
+        else:
+            self.batch_gradients += gradients
+
+    def _diverged(self) -> str:
+        """Go back to the last step with a finite loss, and say so."""
+        bad, met = self.k, float(self.carry.met)
+        params, state = self.carry.before
+        self.carry = self.carry._replace(k=bad - 1, params=params, state=state)
+        met = f"the loss is {met:g}" if not np.isfinite(met) else "the gradient is not finite"
+        return (
+            f"diverged at step {bad:,} (t = {self.clock[bad]:g}): {met}; the last finite loss, "
+            f"{float(self.carry.loss):.4g}, was one step before. Gradient descent is stable on a "
+            "quadratic for learning rates below 2/λ_max"
+        )
+
+    def _measure(self) -> tuple[float, float]:
+        """J and ‖∇J‖ of all the data."""
+        self.save_gradients += 1
+        self.meter.gradients += 1
+        theta = self.objective.flatten(to_numpy(self.carry.params))
+        function = self.objective.compiled("value_and_gradient_norm", self._build_measure)
+        loss, norm = np.asarray(function(theta, self.objective.data))
+        return float(loss), float(norm)
+
+    def _build_measure(self) -> Callable:
+        def measure(theta: Any, data: Any) -> Any:
+            params = self.objective.tree(theta)
+            gradient = ravel_pytree(self.objective.traced_gradient(params, data))[0]
+            value = self.objective.traced_value(params, data)
+            return jnp.stack([value, jnp.linalg.norm(gradient)])
+
+        return jax.jit(measure)
+
+    def _save(self, *, observe: bool = True) -> str | None:
+        """Keep a row; a result if it meets a stop condition."""
+        loss, norm = self._measure()
+        params = to_numpy(self.carry.params)
+        state = moments(self.carry.state, params)
+        theta = self.objective.flatten(params)
+        row = self.recorder.add(self.t, theta, loss, norm, state, observe=observe)
+        met = self.stops.met(flat_record(row), saved=True)
+        return None if met is None else f"stopped at step {self.k:,} (t = {self.t:g}): {met}"
+
+    def _save_end(self, result: str) -> None:
+        """Keep the last step of a run that ended early."""
+        if result.startswith("reached") or self.t <= self.recorder.rows[-1]["t"]:
+            return
+        try:
+            self._save()
+        except ObserverFailed:
+            self._save(observe=False)
+
+    def _trajectory(
+        self, result: str, first: tuple[float, float], seconds: float, compile_seconds: float
+    ) -> Trajectory:
+        observer_gradients, observer_hvps = self.recorder.spent
+        columns = self.recorder.columns()
+        rises = np.diff(columns["loss"], prepend=columns["loss"][0])
+        return Trajectory(
+            **columns,
+            stats={
+                "gradients": self.meter.gradients,
+                "hvps": 0,
+                "batch_gradients": self.batch_gradients,
+                "save_gradients": self.save_gradients,
+                "observer_gradients": observer_gradients,
+                "observer_hvps": observer_hvps,
+                "steps": self.k,
+                "rejected": 0,
+                "seconds": seconds,
+                "compile_seconds": compile_seconds,
+                "dissipated": None,
+                "t_end": self.t,
+                "loss_first": first[0],
+                "loss_last": float(columns["loss"][-1]),
+                # Losses of mini-batches rise and fall by chance; those of all the data tell.
+                "largest_rise": float(rises.max() if self.batches else self.carry.rise),
+            },
+            result=result,
+            config=self.config | {"problem": problem(self.objective, *first)},
+            structure=describe(self.objective.params),
+            versions=current_versions(),
+            unflatten=self.objective.unflatten,
+        )
+
+
+def moments(state: Any, params: PyTree) -> dict[str, np.ndarray]:
+    """What an optax state carries beside counters: vectors of θ's structure, flat, by field name.
+
+    >>> import optax
+    >>> params = {"w": np.ones(2)}
+    >>> sorted(moments(optax.adam(0.1).init(params), params))
+    ['mu', 'nu']
+    """
+    found: dict[str, np.ndarray] = {}
+
+    def visit(node: Any) -> None:
+        fields = getattr(node, "_fields", None)
+        for name, value in zip(fields or [""] * len(node), node, strict=True):
+            if jax.tree.leaves(value) and jax.tree.structure(value) == structure:
+                unique = name if name not in found else f"{name}_{len(found)}"
+                leaves = jax.tree.leaves(value)
+                found[unique] = np.concatenate([np.ravel(np.array(x, float)) for x in leaves])
+            elif isinstance(value, tuple):
+                visit(value)
+
+    structure = jax.tree.structure(params)
+    if isinstance(state, tuple):
+        visit(state)
+    return found
+
+
+def _compile(objective: Objective, make: Callable[[Any], Any], batches: Batches | None) -> Callable:
+    """The jitted loop to step `end`; it leaves where the loss is small enough or not finite."""
+
+    def step(key: Any, eta: Any, below: Any, data: Any, carry: Carry) -> Carry:
+        order = carry.order if batches is None else batches.order(key, carry.k, carry.order)
+        batch = data if batches is None else batches.draw(key, carry.k, order, data)
+        loss = objective.traced_value(carry.params, batch)
+        gradient = objective.traced_gradient(carry.params, batch)
+        norm = jnp.linalg.norm(ravel_pytree(gradient)[0])
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        small = (loss <= below[0]) | (norm <= below[1])
+
+        def update() -> Carry:
+            updates, state = make(eta).update(
+                gradient,
+                carry.state,
+                carry.params,
+                value=loss,
+                grad=gradient,
+                value_fn=lambda p: objective.traced_value(p, batch),
+            )
+            params = jax.tree.map(jnp.add, carry.params, updates)
+            rise = jnp.maximum(carry.rise, loss - carry.loss)
+            before = (carry.params, carry.state)
+            return Carry(carry.k + 1, params, state, before, order, loss, rise, loss, carry.status)
+
+        def leave() -> Carry:
+            status = jnp.where(finite, STOPPED, DIVERGED).astype(carry.status.dtype)
+            return carry._replace(met=loss, status=status)
+
+        return jax.lax.cond(finite & ~small, update, leave)
+
+    @jax.jit
+    def loop(carry: Carry, end: Any, *arguments: Any) -> Carry:
+        carry = carry._replace(
+            k=jnp.int64(carry.k),
+            loss=jnp.float64(carry.loss),
+            rise=jnp.float64(carry.rise),
+            met=jnp.float64(carry.met),
+            status=jnp.int32(carry.status),
+        )
+        return jax.lax.while_loop(
+            lambda c: (c.k < end) & (c.status == RUNNING), partial(step, *arguments), carry
+        )
+
+    return loop

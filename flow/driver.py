@@ -1,0 +1,271 @@
+"""The loop around `OdeSolver.step`: saving, stopping, budgets, and the energy integral."""
+
+import time
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any
+
+import numpy as np
+from scipy.integrate import OdeSolver
+
+from flow.dynamics import Dynamics
+from flow.dynamics.flat import FlatDynamics, flatten
+from flow.methods.catalogue import Method
+from flow.methods.dissipated import dissipated
+from flow.progress import Progress
+from flow.recording import BudgetSpent, Meter, ObserverFailed, Recorder, flat_record
+from flow.stop import StopConditions
+from flow.structure import describe
+from flow.trajectory import Trajectory, current_versions, problem
+
+KINK_REMEDY = (
+    "At kinks (ReLU) error-controlled methods stall: follow the flow with method='RK4' or "
+    "'Euler' and step= below 2/λ_max, or smooth it with "
+    "activation=flow.backprop.softplus(beta=200)."
+)
+# At its stability limit an explicit method is rejected about once in five attempts; one that is
+# rejected twice as often is held up by something else.
+STALLED = 0.4
+
+
+@dataclass
+class Point:
+    """A state on the way, with J and ‖∇J‖ where they are known; on the device until asked for."""
+
+    t: float
+    y: np.ndarray
+    measures: Any = None
+
+
+@dataclass
+class Driver:
+    """Drives one run; every argument has been checked by `flow.integrate`."""
+
+    dynamics: Dynamics
+    method: Method
+    t: float
+    settings: dict[str, float]
+    times: np.ndarray | None
+    stops: StopConditions
+    meter: Meter
+    recorder: Recorder
+    flat: FlatDynamics = field(init=False)
+    reached: Point = field(init=False)
+    latest: Point = field(init=False)  # the last evaluation of the right-hand side
+    loss: float = field(init=False)  # the last J that was looked at
+    jacobian_at: tuple[np.ndarray, np.ndarray] | None = field(init=False, default=None)
+    evaluated: list[float] = field(init=False, default_factory=list)
+    save_gradients: int = field(init=False, default=0)
+    steps: int = field(init=False, default=0)
+    rejected: int | None = field(init=False, default=0)
+    dissipated: float | None = field(init=False, default=0.0)
+    largest_rise: float = field(init=False, default=0.0)
+
+    def run(self, show: bool) -> Trajectory:
+        """Set up, compile, drive, and return what there is, however it ended."""
+        started = time.perf_counter()
+        self.flat = flatten(self.dynamics)
+        self.reached = Point(0.0, self.flat.initial)
+        first = self._measured(self.reached)
+        if not np.all(np.isfinite(first)):
+            raise ValueError(
+                f"at the initial parameters the loss is {first[0]} and its gradient's norm "
+                f"{first[1]}; start where both are finite"
+            )
+        self.loss = float(first[0])
+        if self.method.dense:
+            self._jacobian(0.0, self.flat.initial)
+        result = self._save_up_to(self.reached, None)
+        compile_seconds = time.perf_counter() - started
+        self.meter.start()
+        with Progress(self.t, self.method.name, show) as progress:
+            ended = result or self._drive(progress)
+        self._save_end(ended)
+        seconds = time.perf_counter() - started - compile_seconds
+        return self._trajectory(ended, first, seconds, compile_seconds)
+
+    def _drive(self, progress: Progress) -> str:
+        try:
+            solver = self._solver()
+            while True:
+                self.meter.check_steps(self.steps)
+                self.evaluated.clear()
+                message = solver.step()
+                if solver.status == "failed":
+                    return self._failed(message)
+                if (result := self._accept(solver)) is not None:
+                    return result
+                if solver.status == "finished":
+                    return f"reached t = {solver.t:g}"
+                progress.update(solver.t, self.loss, self.meter.gradients)
+        except BudgetSpent as budget:
+            return f"budget spent at t = {self.reached.t:g}: {budget}{self._why_stalled()}"
+        except ObserverFailed as failure:
+            return f"ended at t = {self.reached.t:g}: {failure}"
+        except KeyboardInterrupt:
+            return f"interrupted at t = {self.reached.t:g}"
+        except (ValueError, np.linalg.LinAlgError) as error:
+            # scipy's linear algebra refuses NaN and inf; anything else is a fault to be seen.
+            if np.all(np.isfinite(self.latest.measures)):
+                raise
+            return self._failed(str(error))
+
+    def _solver(self) -> OdeSolver:
+        options: dict[str, Any] = dict(self.settings)
+        if "jac" in signature(self.method.solver.__init__).parameters:
+            options["jac"] = self._jacobian
+        return self.method.solver(self._rhs, 0.0, self.flat.initial, self.t, **options)
+
+    def _rhs(self, t: float, y: np.ndarray) -> np.ndarray:
+        self.meter.spend(*self.dynamics.cost)
+        self.evaluated.append(t)
+        derivative, measures = self.flat.derivative(t, y)
+        self.latest = Point(t, y, measures)
+        return np.asarray(derivative)
+
+    def _jacobian(self, t: float, y: np.ndarray) -> np.ndarray:
+        """∂ẏ/∂y, one product a column, unless it is known at this state."""
+        if self.jacobian_at is None or not np.array_equal(self.jacobian_at[0], y):
+            self.meter.spend(0, self.dynamics.cost[0] * y.size)
+            self.jacobian_at = (np.array(y), self.flat.jacobian(t, y))
+        return self.jacobian_at[1]
+
+    def _measured(self, point: Point) -> np.ndarray:
+        """J and ‖∇J‖ at a point, evaluated if the solver has not."""
+        if point.measures is None:
+            self._rhs(point.t, point.y)
+            self.save_gradients += self.dynamics.cost[0]
+            point.measures = self.latest.measures
+        return np.asarray(point.measures)
+
+    def _accept(self, solver: OdeSolver) -> str | None:
+        """Everything that is due after an accepted step; a result if the run ends with it."""
+        # The last evaluation of most methods is at the state they accept: J there is free.
+        known = self.latest.y is solver.y or np.array_equal(self.latest.y, solver.y)
+        point = Point(solver.t, solver.y, self.latest.measures if known else None)
+        if known or self.stops.each_step:
+            self._measured(point)
+        if not np.all(np.isfinite(solver.y if point.measures is None else point.measures)):
+            return self._failed("the state became non-finite")
+        self.steps += 1
+        if self.method.attempts is None:
+            self.rejected = None
+        else:
+            self.rejected += self.method.attempts(self.evaluated, solver.t_old) - 1
+        if self.dissipated is not None:
+            gain = dissipated(solver, self.dynamics.dissipation)
+            self.dissipated = None if gain is None else self.dissipated + gain
+        result = self._save_up_to(point, solver)
+        self.reached = point
+        if result is None and point.measures is not None:
+            loss, norm = self._seen(point)
+            record = {"t": point.t, "loss": loss, "gradient_norm": norm}
+            result = self._stopped(record, saved=False)
+        return result
+
+    def _seen(self, point: Point) -> tuple[float, float]:
+        """J and ‖∇J‖ at the next point in time; J's rise is noted."""
+        loss, norm = map(float, self._measured(point))
+        self.largest_rise = max(self.largest_rise, loss - self.loss)
+        self.loss = loss
+        return loss, norm
+
+    def _save_up_to(self, point: Point, solver: OdeSolver | None) -> str | None:
+        """Save what falls into the last step; a result if a saved record ends the run."""
+        if self.times is None:
+            return self._save(point) if self.recorder.wants() else None
+        saved = len(self.recorder.rows)
+        due = self.times[saved : np.searchsorted(self.times, point.t, side="right")]
+        if due.size == 0:
+            return None
+        dense = solver.dense_output() if due[0] < point.t else None
+        for t in due:
+            at = point if t == point.t else Point(float(t), dense(t))
+            if (result := self._save(at)) is not None:
+                return result
+        return None
+
+    def _save(self, point: Point) -> str | None:
+        loss, norm = self._seen(point)
+        row = self.recorder.add(
+            point.t, self.flat.params(point.y), loss, norm, self.flat.auxiliary(point.y)
+        )
+        return self._stopped(flat_record(row), saved=True)
+
+    def _save_end(self, result: str) -> None:
+        """Keep the last accepted step of a run that ended early or saved as it went."""
+        early = not result.startswith("reached")
+        if not (early or self.times is None) or self.reached.t <= self.recorder.rows[-1]["t"]:
+            return
+        self.meter.lift()
+        try:
+            self._save(self.reached)
+        except ObserverFailed:
+            loss, norm = self._seen(self.reached)
+            y = self.reached.y
+            theta, state = self.flat.params(y), self.flat.auxiliary(y)
+            self.recorder.add(self.reached.t, theta, loss, norm, state, observe=False)
+
+    def _stopped(self, record: dict[str, Any], *, saved: bool) -> str | None:
+        met = self.stops.met(record, saved=saved)
+        return None if met is None else f"stopped at t = {record['t']:g}: {met}"
+
+    def _failed(self, message: str) -> str:
+        where = f"ended at t = {self.reached.t:g}"
+        if not np.all(np.isfinite(self.latest.measures)):
+            loss, norm = np.asarray(self.latest.measures)
+            return (
+                f"{where}: beyond it the loss became non-finite (J = {loss:g}, ‖∇J‖ = {norm:g}); "
+                f"the last finite loss is {self.loss:.6g}"
+            )
+        return f"{where}: {message}{self._why_stalled()}"
+
+    def _why_stalled(self) -> str:
+        attempts = self.steps + (self.rejected or 0)
+        stalled = self.rejected is not None and self.rejected > STALLED * attempts
+        if not self.method.adaptive or (self.dynamics.objective.smooth and not stalled):
+            return ""
+        share = f"; {self.rejected} of {attempts} attempted steps were rejected" if attempts else ""
+        return f"{share}. {KINK_REMEDY}"
+
+    def _trajectory(
+        self, result: str, first: np.ndarray, seconds: float, compile_seconds: float
+    ) -> Trajectory:
+        objective = self.dynamics.objective
+        observer_gradients, observer_hvps = self.recorder.spent
+        last = float(self._measured(self.reached)[0])
+        name = type(self.dynamics).__name__
+        return Trajectory(
+            **self.recorder.columns(),
+            stats={
+                "gradients": self.meter.gradients,
+                "hvps": self.meter.hvps,
+                "save_gradients": self.save_gradients,
+                "observer_gradients": observer_gradients,
+                "observer_hvps": observer_hvps,
+                "steps": self.steps,
+                "rejected": self.rejected,
+                "seconds": seconds,
+                "compile_seconds": compile_seconds,
+                "dissipated": self.dissipated,
+                "t_end": self.reached.t,
+                "loss_first": float(first[0]),
+                "loss_last": last,
+                "largest_rise": self.largest_rise,
+            },
+            result=result,
+            config={
+                "kind": "flow",
+                "label": "gradient flow" if name == "GradientFlow" else name,
+                "dynamics": name,
+                "method": self.method.name,
+                "t": self.t,
+                **self.settings,
+                "problem": problem(objective, *first),
+            },
+            structure=describe(objective.params),
+            versions=current_versions(),
+            dynamics=self.dynamics,
+            solver=self.method.solver,
+            unflatten=objective.unflatten,
+        )

@@ -1,0 +1,80 @@
+"""A dynamics on the flat vector that solvers move, compiled once for each objective."""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Float64
+
+from flow.dynamics.base import Dynamics
+from flow.precision import double_precision
+
+State = Float64[np.ndarray, "n"]
+
+
+@dataclass(frozen=True)
+class FlatDynamics:
+    """Jitted functions of the flat state y (n,); to be called in double precision.
+
+    Parameters
+    ----------
+    initial
+        The state at t = 0, flat.
+    derivative
+        (t, y) ↦ (ẏ, (J, ‖∇J‖)): the measures come free, as `rhs` computes what they need, and
+        stay on the device until somebody asks.
+    jacobian
+        (t, y) ↦ ∂ẏ/∂y, (n, n).
+    params, auxiliary
+        y ↦ θ as a flat vector; y ↦ name -> array, what else the state carries.
+    """
+
+    initial: State
+    derivative: Callable[[float, State], tuple[Any, Any]]
+    jacobian: Callable[[float, State], np.ndarray]
+    params: Callable[[State], np.ndarray]
+    auxiliary: Callable[[State], dict[str, np.ndarray]]
+
+
+def flatten(dynamics: Dynamics) -> FlatDynamics:
+    """Return the dynamics on its flat vector; compiled functions are kept by the objective."""
+    objective, data = dynamics.objective, dynamics.objective.data
+    with double_precision():
+        initial, unravel = ravel_pytree(dynamics.initial_state())
+
+    def derivative(t: Any, y: Any, data: Any) -> tuple[Any, Any]:
+        state = unravel(y)
+        params = dynamics.params(state)
+        gradient = ravel_pytree(objective.traced_gradient(params, data))[0]
+        measures = objective.traced_value(params, data), jnp.linalg.norm(gradient)
+        return ravel_pytree(dynamics.rhs(t, state, data))[0], jnp.stack(measures)
+
+    def jacobian(t: Any, y: Any, data: Any) -> Any:
+        return jax.jacfwd(lambda x: ravel_pytree(dynamics.rhs(t, unravel(x), data))[0])(y)
+
+    def params(y: Any) -> Any:
+        return ravel_pytree(dynamics.params(unravel(y)))[0]
+
+    def auxiliary(y: Any) -> Any:
+        return {k: ravel_pytree(v)[0] for k, v in dynamics.auxiliary(unravel(y)).items()}
+
+    def compiled(function: Callable) -> Callable:
+        key: Hashable = (function.__name__, dynamics)
+        return objective.compiled(key, lambda: jax.jit(function))
+
+    jitted = compiled(derivative)
+    # A constant t is one conversion to a device scalar less in each call.
+    call = (lambda t, y: jitted(0.0, y, data)) if dynamics.autonomous else (
+        lambda t, y: jitted(t, y, data)
+    )
+    return FlatDynamics(
+        np.array(initial),
+        call,
+        lambda t, y: np.array(compiled(jacobian)(t, y, data)),
+        lambda y: np.array(compiled(params)(y)),
+        lambda y: {k: np.array(v) for k, v in compiled(auxiliary)(y).items()},
+    )

@@ -1,0 +1,53 @@
+"""Files are written whole or not at all, and nothing is overwritten."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_new(path: str | os.PathLike, content: bytes) -> Path:
+    """Write a new file: it appears under its name when it is complete.
+
+    Raises
+    ------
+    FileExistsError
+        The path exists; it is left as it was.
+    OSError
+        The folder is missing or not writable, or the disk is full; nothing is left behind.
+    """
+    path = refuse_existing(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        # A link fails where a rename would replace a file that came into being meanwhile.
+        os.link(temporary, path)
+    except FileExistsError:
+        raise FileExistsError(_exists(path)) from None
+    finally:
+        temporary.unlink()
+    return path
+
+
+def refuse_existing(path: str | os.PathLike) -> Path:
+    """Return the path if nothing is there and its folder is, else raise."""
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(_exists(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"folder {path.parent} does not exist; create it first")
+    return path
+
+
+def _exists(path: Path) -> str:
+    return f"{path} exists and is not overwritten; choose another name or remove it first"
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,350 @@
+"""`Objective`: J, ∇J and ∇²J·v of a pytree of parameters and of its flat vector."""
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Float64
+
+from flow.checks import choice
+from flow.precision import PrecisionWarning, coarsest_float, double_precision
+from flow.pytrees import PyTree, as_data, as_parameters, path_name, to_numpy
+
+Theta: TypeAlias = Float64[np.ndarray, "n"]
+
+# A loop that makes a new optimizer in each turn compiles a new function in each.
+MAX_COMPILED = 32
+
+
+@dataclass
+class Tally:
+    """What was spent: gradients of the full data, and Hessian-vector products."""
+
+    gradients: int = 0
+    hvps: int = 0
+
+
+class Objective:
+    """A loss J(θ) to be followed downhill: value, gradient and Hessian-vector products.
+
+    θ is any pytree of floating-point arrays. Everything is computed in double precision and
+    comes back as numpy float64, whatever JAX's global setting is.
+
+    Parameters
+    ----------
+    loss
+        ``loss(params) -> scalar``, or with data ``loss(params, batch) -> scalar``, the mean over
+        the leading axis of the batch. Any JAX function.
+    params
+        θ₀, a pytree of floating-point arrays. Partition an equinox module first:
+        ``params, static = equinox.partition(model, equinox.is_inexact_array)``.
+    data
+        A pytree of arrays with one leading axis of examples in common, (X, y) for instance.
+    outputs, output_loss
+        Instead of `loss`, where the network's outputs matter: ``outputs(params, X)`` is
+        (examples, ...) and ``output_loss(outputs, y)`` their mean loss; `data` is then (X, y).
+    gradient
+        A hand-written ``gradient(params)`` or ``gradient(params, batch)``, a pytree like
+        `params`; without it the gradient is ``jax.grad(loss)``.
+    conserved
+        Name -> function of the parameters that the gradient flow keeps constant, audited by
+        `flow.audit`. `flow.MLP` declares its own.
+    smooth
+        False if the loss has kinks (ReLU), at which error-controlled integrators stall.
+    dtype
+        "float64", or "float32" to compute in single precision inside.
+
+    Attributes
+    ----------
+    params
+        θ₀ as it was given.
+    size
+        Number of entries of θ, n.
+    theta
+        θ₀ as a flat vector (n,), in `jax.flatten_util.ravel_pytree` order.
+    resolution
+        Unit roundoff of what is computed inside, 2.2e-16 or 1.2e-7; tolerances below a hundred
+        times it are refused by `flow.integrate`.
+    tally
+        Gradients and Hessian-vector products spent through this object's methods.
+
+    Raises
+    ------
+    TypeError
+        A leaf of `params` is not floating-point (its path is named), or the loss is complex.
+    ValueError
+        The loss is not a scalar or not finite at θ₀; the data is empty or ragged.
+
+    Examples
+    --------
+    >>> import numpy as np, flow
+    >>> H = np.diag([1.0, 10.0])
+    >>> objective = flow.Objective(lambda x: 0.5 * x @ H @ x, np.array([1.0, 1.0]))
+    >>> objective.value(objective.params), objective.gradient(objective.params)
+    (5.5, array([ 1., 10.]))
+    >>> objective.hvp(objective.params, np.array([0.0, 1.0]))
+    array([ 0., 10.])
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Any] | None = None,
+        params: PyTree = None,
+        data: PyTree = None,
+        *,
+        outputs: Callable[[PyTree, Any], Any] | None = None,
+        output_loss: Callable[[Any, Any], Any] | None = None,
+        gradient: Callable[..., PyTree] | None = None,
+        conserved: Mapping[str, Callable[[PyTree], Any]] | None = None,
+        smooth: bool = True,
+        dtype: str = "float64",
+    ) -> None:
+        self._dtype = np.dtype(choice("dtype", np.dtype(dtype).name, ["float64", "float32"]))
+        self.params = params
+        params64 = as_parameters(params)
+        loss = _loss_of(loss, outputs, output_loss, data)
+        self._loss = loss if data is not None else (lambda p, _: loss(p))
+        self._network = outputs
+        self.conserved = dict(conserved or {})
+        self.smooth = smooth
+        self.tally = Tally()
+        with double_precision():
+            self.data = as_data(data, self._dtype)
+            theta, self._unravel = ravel_pytree(params64)
+        self.theta: Theta = np.array(theta)
+        self.size: int = self.theta.size
+        self._structure = jax.tree.structure(params64)
+        self._compiled: dict[Any, Any] = {}
+        self._check_loss(params64)
+        self._hand_gradient = (
+            gradient if gradient is None or data is not None else lambda p, _: gradient(p)
+        )
+        self._check_hand_gradient(params64)
+        self.resolution = self._check_precision(params64)
+        value = self.value(params)
+        if not np.isfinite(value):
+            raise ValueError(
+                f"loss is {value} at the initial parameters; start from parameters (and data) "
+                "at which it is finite"
+            )
+        self.tally = Tally()
+
+    # ---- pure functions, for dynamics and user code that is itself traced by JAX
+
+    def traced_value(self, params: PyTree, data: PyTree) -> Float[Array, ""]:
+        """J, to be called under `jax.jit`; `data` is usually `objective.data`."""
+        return self._loss(self._inside(params), data).astype(jnp.float64)
+
+    def traced_gradient(self, params: PyTree, data: PyTree) -> PyTree:
+        """∇J, to be called under `jax.jit`.
+
+        Beside `traced_value` in one jitted function the forward pass is done once: XLA merges
+        the two identical ones.
+        """
+        gradient = self._hand_gradient or jax.grad(self._loss)
+        return jax.tree.map(
+            lambda g: g.astype(jnp.float64), gradient(self._inside(params), data)
+        )
+
+    def traced_hvp(self, params: PyTree, v: PyTree, data: PyTree) -> PyTree:
+        """∇²J·v, the push-forward (JVP) of the backward pass, to be called under `jax.jit`."""
+        return jax.jvp(lambda p: self.traced_gradient(p, data), (params,), (v,))[1]
+
+    # ---- views of θ
+
+    def flatten(self, params: PyTree) -> Theta:
+        """θ as a flat float64 vector (n,).
+
+        Raises
+        ------
+        ValueError
+            `params` has not the structure or the shapes of θ₀.
+        """
+        self._check_structure(params)
+        leaves = jax.tree.leaves(params)
+        return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in leaves])
+
+    def unflatten(self, theta: np.ndarray) -> PyTree:
+        """The pytree of numpy float64 leaves whose flat vector is `theta` (n,)."""
+        theta = np.asarray(theta, np.float64)
+        if theta.shape != (self.size,):
+            raise ValueError(f"theta must have shape ({self.size},), got {theta.shape}")
+        with double_precision():
+            return to_numpy(self._unravel(theta))
+
+    # ---- what users call: pytrees in, numpy float64 out
+
+    def value(self, params: PyTree, data: PyTree = None) -> float:
+        """J(θ); of other data where `data` is given, held-out examples for instance."""
+        theta = self.flatten(params)
+        with double_precision():
+            batch = self.data if data is None else as_data(data, self._dtype)
+            return float(self.compiled("value", self._build_value)(theta, batch))
+
+    def gradient(self, params: PyTree) -> PyTree:
+        """∇J(θ), a pytree like `params`."""
+        return self.unflatten(self.flat_value_and_gradient(self.flatten(params))[1])
+
+    def value_and_gradient(self, params: PyTree) -> tuple[float, PyTree]:
+        """J(θ) and ∇J(θ) in one jitted pass."""
+        value, gradient = self.flat_value_and_gradient(self.flatten(params))
+        return value, self.unflatten(gradient)
+
+    def hvp(self, params: PyTree, v: PyTree) -> PyTree:
+        """∇²J(θ)·v, a pytree like `params`, at the cost of two gradients."""
+        return self.unflatten(self.flat_hvp(self.flatten(params), self.flatten(v)))
+
+    def outputs(self, params: PyTree, X: Any = None) -> np.ndarray:
+        """The network's outputs (examples, ...) on X, by default on the objective's own data.
+
+        Raises
+        ------
+        TypeError
+            The objective was made from an opaque `loss`.
+        """
+        if self._network is None:
+            raise TypeError(
+                "this objective knows its loss only; make it with "
+                "flow.Objective(outputs=..., output_loss=..., params=..., data=(X, y))"
+            )
+        theta = self.flatten(params)
+        with double_precision():
+            X = self.data[0] if X is None else as_data(X, self._dtype)
+            return np.array(self.compiled("outputs", self._build_outputs)(theta, X), np.float64)
+
+    # ---- the same of flat vectors
+
+    def flat_value_and_gradient(self, theta: Theta) -> tuple[float, Theta]:
+        """J and ∇J at a flat θ (n,); the gradient is (n,)."""
+        self.tally.gradients += 1
+        with double_precision():
+            function = self.compiled("value_and_gradient", self._build_value_and_gradient)
+            value, gradient = function(theta, self.data)
+            return float(value), np.array(gradient)
+
+    def flat_hvp(self, theta: Theta, v: Theta) -> Theta:
+        """∇²J(θ)·v for flat θ and v (n,)."""
+        self.tally.hvps += 1
+        with double_precision():
+            return np.array(self.compiled("hvp", self._build_hvp)(theta, v, self.data))
+
+    def counted(self) -> "Objective":
+        """A view of the same compiled functions with a tally of its own, at zero."""
+        view = copy.copy(self)
+        view.tally = Tally()
+        return view
+
+    def compiled(self, key: Any, build: Callable[[], Any]) -> Any:
+        """Return the jitted function kept under `key`, made by `build` on first use.
+
+        Functions live as long as their objective, so a second run compiles nothing; beyond
+        `MAX_COMPILED` of them the oldest goes.
+        """
+        if key not in self._compiled:
+            if len(self._compiled) >= MAX_COMPILED:
+                del self._compiled[next(iter(self._compiled))]
+            self._compiled[key] = build()
+        return self._compiled[key]
+
+    def tree(self, theta: Float[Array, "n"]) -> PyTree:
+        """The pytree of a traced flat vector, to be called under `jax.jit`."""
+        return self._unravel(theta)
+
+    def _build_value(self) -> Callable:
+        return jax.jit(lambda theta, data: self.traced_value(self.tree(theta), data))
+
+    def _build_value_and_gradient(self) -> Callable:
+        def value_and_gradient(theta: Array, data: PyTree) -> tuple[Array, Array]:
+            params = self.tree(theta)
+            gradient = ravel_pytree(self.traced_gradient(params, data))[0]
+            return self.traced_value(params, data), gradient
+
+        return jax.jit(value_and_gradient)
+
+    def _build_hvp(self) -> Callable:
+        def hvp(theta: Array, v: Array, data: PyTree) -> Array:
+            return ravel_pytree(self.traced_hvp(self.tree(theta), self.tree(v), data))[0]
+
+        return jax.jit(hvp)
+
+    def _build_outputs(self) -> Callable:
+        return jax.jit(lambda theta, X: self._network(self._inside(self.tree(theta)), X))
+
+    def _inside(self, params: PyTree) -> PyTree:
+        return jax.tree.map(lambda p: p.astype(self._dtype), params)
+
+    # ---- the door
+
+    def _check_structure(self, params: PyTree) -> None:
+        if jax.tree.structure(params) != self._structure:
+            raise ValueError(
+                f"params has the structure {jax.tree.structure(params)}, "
+                f"but the objective's parameters have {self._structure}"
+            )
+        own = jax.tree.leaves(self.params)
+        for (path, leaf), mine in zip(jax.tree.leaves_with_path(params), own, strict=True):
+            if np.shape(leaf) != np.shape(mine):
+                raise ValueError(
+                    f"{path_name('params', path)} has shape {np.shape(leaf)}, "
+                    f"but the objective's has {np.shape(mine)}"
+                )
+
+    def _check_loss(self, params: PyTree) -> None:
+        with double_precision():
+            J = jax.eval_shape(lambda p, d: self._loss(self._inside(p), d), params, self.data)
+        shape, dtype = getattr(J, "shape", None), getattr(J, "dtype", None)
+        if shape != ():
+            met = "a pytree" if shape is None else f"an array of shape {shape}"
+            raise ValueError(f"loss must return a scalar, got {met}; take the mean over examples")
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"loss must return a real floating-point number, got {dtype}")
+
+    def _check_hand_gradient(self, params: PyTree) -> None:
+        if self._hand_gradient is None:
+            return
+        with double_precision():
+            g = jax.eval_shape(
+                lambda p, d: self._hand_gradient(self._inside(p), d), params, self.data
+            )
+        try:
+            self._check_structure(g)
+        except ValueError as error:
+            raise ValueError(f"gradient must return a pytree like params: {error}") from None
+
+    def _check_precision(self, params: PyTree) -> float:
+        """Unit roundoff of the coarsest operation in the jaxpr of the gradient."""
+        with double_precision():
+            jaxpr = jax.make_jaxpr(self.traced_gradient)(params, self.data)
+        dtype, operation = coarsest_float(jaxpr)
+        eps = float(jnp.finfo(dtype).eps)
+        if eps > np.finfo(self._dtype).eps:
+            warnings.warn(
+                f"the loss computes in {dtype} inside (in {operation}); remove the cast to work "
+                f"in double precision, or say dtype='float32'. flow.integrate will refuse "
+                f"rtol below {100 * eps:.1e}.",
+                PrecisionWarning,
+                stacklevel=3,
+            )
+        return max(eps, float(np.finfo(self._dtype).eps))
+
+
+def _loss_of(
+    loss: Callable | None, outputs: Callable | None, output_loss: Callable | None, data: PyTree
+) -> Callable:
+    if loss is not None:
+        if output_loss is not None:
+            raise ValueError("give loss, or outputs and output_loss, not both")
+        if not callable(loss):
+            raise TypeError(f"loss must be a function of the parameters, got {loss!r}")
+        return loss
+    if outputs is None or output_loss is None:
+        raise ValueError("give a loss, or both outputs= and output_loss=")
+    if not (isinstance(data, tuple | list) and len(data) == 2):  # noqa: PLR2004
+        raise ValueError("outputs= and output_loss= need data=(X, y)")
+    return lambda params, batch: output_loss(outputs(params, batch[0]), batch[1])

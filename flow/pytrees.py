@@ -1,0 +1,57 @@
+"""Parameters and data as pytrees: what is let in, and in which form."""
+
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree: TypeAlias = Any
+
+
+def path_name(root: str, path: Any) -> str:
+    """The place of a leaf as one would type it: ``params[0]['W']``."""
+    return f"{root}{jax.tree_util.keystr(path)}"
+
+
+def as_parameters(params: PyTree) -> PyTree:
+    """Copy floating-point leaves to numpy float64; refuse any other leaf by its path."""
+    leaves = jax.tree.leaves_with_path(params)
+    if not leaves:
+        raise ValueError(f"params has no arrays: {params!r}; give a pytree of float arrays")
+    for path, leaf in leaves:
+        dtype = np.dtype(float) if type(leaf) is float else getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            met = f"a {type(leaf).__name__}" if dtype is None else f"an array of {dtype}"
+            raise TypeError(
+                f"{path_name('params', path)} must be a floating-point array, got {met}; convert "
+                "it with .astype(float), or keep what is not trained out of params "
+                "(equinox.partition, or a closure)"
+            )
+        if np.size(leaf) == 0:
+            raise ValueError(f"{path_name('params', path)} is empty, shape {np.shape(leaf)}")
+    return to_numpy(params)
+
+
+def as_data(data: PyTree, dtype: Any) -> PyTree:
+    """Put data on the device, floats as `dtype`; refuse ragged or empty data by name."""
+
+    def convert(path: Any, leaf: Any) -> jax.Array:
+        array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        name = path_name("data", path)
+        if array.dtype.kind not in "fiubVc":  # V: bfloat16 and its kin
+            raise TypeError(f"{name} must be numeric, got dtype {array.dtype}")
+        if array.ndim == 0 or array.shape[0] == 0:
+            raise ValueError(f"{name} has shape {array.shape}; it needs at least one example")
+        return jnp.asarray(array, dtype if jnp.issubdtype(array.dtype, jnp.floating) else None)
+
+    arrays = jax.tree_util.tree_map_with_path(convert, data)
+    rows = {path_name("data", p): x.shape[0] for p, x in jax.tree.leaves_with_path(arrays)}
+    if len(set(rows.values())) > 1:
+        raise ValueError(f"the leading axes of the data differ, {rows}; rows are examples")
+    return arrays
+
+
+def to_numpy(tree: PyTree) -> PyTree:
+    """The same pytree with numpy float64 leaves of its own."""
+    return jax.tree.map(lambda x: np.array(x, np.float64), tree)

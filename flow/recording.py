@@ -1,0 +1,186 @@
+"""What a run spends and what it keeps: a meter with budgets, and the rows of a trajectory."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from flow.checks import positive, positive_integer
+from flow.objective import Objective
+from flow.observe import Observer
+
+
+class BudgetSpent(Exception):  # noqa: N818 - a message to the driver, no error
+    """A budget is spent; the message says which."""
+
+
+class ObserverFailed(Exception):  # noqa: N818
+    """An observer raised half-way; the message says which and what."""
+
+
+class Meter:
+    """Counts gradients and Hessian-vector products; a gradient is one unit, a product two."""
+
+    def __init__(
+        self, max_gradients: int | None, max_steps: int | None, max_seconds: float | None
+    ) -> None:
+        self.gradients = self.hvps = 0
+        self._most = (
+            np.inf
+            if max_gradients is None
+            else positive_integer("max_gradients", max_gradients)
+        )
+        self._max_steps = (
+            np.inf if max_steps is None else positive_integer("max_steps", max_steps)
+        )
+        self._max_seconds = (
+            np.inf if max_seconds is None else positive("max_seconds", max_seconds)
+        )
+        self._deadline = np.inf
+        self.limited = min(self._most, self._max_steps, self._max_seconds) < np.inf
+
+    def start(self) -> None:
+        """Let the seconds run."""
+        self._deadline = time.perf_counter() + self._max_seconds
+
+    def spend(self, gradients: int, hvps: int = 0) -> None:
+        """Count, or raise `BudgetSpent` if this would go beyond a budget."""
+        if self.gradients + gradients + 2 * (self.hvps + hvps) > self._most:
+            raise BudgetSpent(f"{self._most:,} gradients (max_gradients)")
+        self.check_seconds()
+        self.gradients += gradients
+        self.hvps += hvps
+
+    def check_seconds(self) -> None:
+        """Raise `BudgetSpent` after the deadline."""
+        if time.perf_counter() > self._deadline:
+            raise BudgetSpent(f"{self._max_seconds:g} seconds (max_seconds)")
+
+    def check_steps(self, steps: int) -> None:
+        """Raise `BudgetSpent` if another step would be one too many."""
+        if steps >= self._max_steps:
+            raise BudgetSpent(f"{self._max_steps:,} steps (max_steps)")
+
+    def lift(self) -> None:
+        """Lift the budgets, for what is left to do once a run has ended."""
+        self._most = self._max_steps = self._deadline = np.inf
+
+
+class Recorder:
+    """Rows of a trajectory: t, θ, J, ‖∇J‖, auxiliary state and observables.
+
+    Parameters
+    ----------
+    objective
+        Handed to observers as a view with a tally of its own, so that what they spend is known.
+    observe
+        Name -> function of (objective, params), or an `Observer`.
+    most
+        If given, keep at most twice so many rows: every other one is dropped whenever there are
+        more, for runs whose end is not known.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        observe: Mapping[str, Callable | Observer] | None,
+        most: int | None = None,
+    ) -> None:
+        self._objective = objective.counted()
+        self._observers = dict(observe or {})
+        for name, observer in self._observers.items():
+            if not (callable(observer) or isinstance(observer, Observer)):
+                raise TypeError(
+                    f"observe[{name!r}] must be a function of (objective, params) or a "
+                    f"flow.observe.Observer, got {observer!r}"
+                )
+            if name in {"t", "theta", "loss", "gradient_norm"}:
+                raise ValueError(f"observe[{name!r}]: every run records {name} already; rename it")
+        self._states: dict[str, Any] = {}
+        self._most, self._stride, self._offered = most, 1, 0
+        self.rows: list[dict[str, Any]] = []
+
+    @property
+    def spent(self) -> tuple[int, int]:
+        """Gradients and Hessian-vector products that observers spent."""
+        return self._objective.tally.gradients, self._objective.tally.hvps
+
+    def wants(self) -> bool:
+        """Whether a thinned recorder keeps the next row that is offered."""
+        self._offered += 1
+        return (self._offered - 1) % self._stride == 0
+
+    def add(
+        self,
+        t: float,
+        theta: np.ndarray,
+        loss: float,
+        gradient_norm: float,
+        state: Mapping[str, np.ndarray],
+        *,
+        observe: bool = True,
+    ) -> dict[str, Any]:
+        """Observe and keep one row; return it. Unobserved, its observables are NaN."""
+        if observe:
+            params = self._objective.unflatten(theta) if self._observers else None
+            observed = {name: self._observe(name, params) for name in self._observers}
+        else:
+            observed = {k: np.full_like(v, np.nan) for k, v in self.rows[0]["observed"].items()}
+        row = {
+            "t": t,
+            "theta": np.array(theta),
+            "loss": float(loss),
+            "gradient_norm": float(gradient_norm),
+            "state": dict(state),
+            "observed": observed,
+        }
+        if self.rows and not t > self.rows[-1]["t"]:
+            return row
+        self.rows.append(row)
+        if self._most is not None and len(self.rows) > 2 * self._most:
+            self.rows = self.rows[::2]
+            self._stride *= 2
+        return row
+
+    def columns(self) -> dict[str, Any]:
+        """Rows as arrays, the first axis being the saved times."""
+        rows = self.rows
+
+        def stacked(group: str) -> dict[str, np.ndarray]:
+            return {name: np.array([row[group][name] for row in rows]) for name in rows[0][group]}
+
+        flat = ("t", "theta", "loss", "gradient_norm")
+        return {k: np.array([row[k] for row in rows]) for k in flat} | {
+            group: stacked(group) for group in ("state", "observed")
+        }
+
+    def _observe(self, name: str, params: Any) -> np.ndarray:
+        try:
+            array = np.asarray(self._call(name, params))
+            if array.dtype.kind not in "fiub":
+                raise TypeError(f"it must return a number or an array of numbers, got {array!r}")
+            if self.rows and array.shape != (first := self.rows[0]["observed"][name].shape):
+                raise ValueError(f"it returned shape {array.shape}, but {first} at first")
+        except Exception as error:
+            error.add_note(f"from observe[{name!r}]")
+            if not self.rows:
+                raise
+            raise ObserverFailed(
+                f"observe[{name!r}] raised {type(error).__name__}: {error}"
+            ) from error
+        return array.astype(np.float64)
+
+    def _call(self, name: str, params: Any) -> Any:
+        observer = self._observers[name]
+        if not isinstance(observer, Observer):
+            return observer(self._objective, params)
+        if name not in self._states:
+            self._states[name] = observer.init(self._objective, params)
+        value, self._states[name] = observer.update(self._objective, params, self._states[name])
+        return value
+
+
+def flat_record(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as stop conditions see it: observables beside t, loss and gradient_norm."""
+    return {k: row[k] for k in ("t", "loss", "gradient_norm")} | row["observed"]

@@ -1,0 +1,66 @@
+"""When a run saves: `save` is a number of times or the times themselves."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from flow.checks import choice, positive_integer
+
+SPACINGS = ["linear", "log"]
+# Log-spaced saves span so many decades below the run's end, after t = 0.
+LOG_DECADES = 5
+
+Save: TypeAlias = Any  # an int, or anything numpy makes a vector of times of
+
+
+def save_times(save: Save, spacing: str, t: float) -> np.ndarray:
+    """Times (times,) in [0, t] at which to save.
+
+    A number n gives n times from 0 to t, both included: evenly spaced ("linear"), or 0 and then
+    evenly spaced in log t over five decades ("log").
+
+    >>> save_times(3, "linear", 1.0)
+    array([0. , 0.5, 1. ])
+    >>> save_times([0.25, 0.75], "linear", 1.0)
+    array([0.25, 0.75])
+    """
+    choice("spacing", spacing, SPACINGS)
+    if np.ndim(save) == 0:
+        n = _number(save)
+        if spacing == "linear":
+            return np.linspace(0.0, t, n)
+        log = np.geomspace(t * 10.0**-LOG_DECADES, t, n - 1) if n > 2 else np.array([t])  # noqa: PLR2004
+        log[-1] = t
+        return np.concatenate([[0.0], log])
+    times = np.asarray(save, np.float64)
+    if times.ndim != 1 or times.size == 0:
+        raise ValueError(f"save must be a number or a vector of times, got shape {times.shape}")
+    if not np.all(np.isfinite(times)) or np.any(np.diff(times) <= 0):
+        raise ValueError(
+            "save times must be finite and strictly increasing; np.unique(times) sorts them"
+        )
+    # t itself may be written as steps × learning rate and end a rounding error beyond.
+    if times[0] < 0 or times[-1] > t * (1 + 1e-12):
+        raise ValueError(
+            f"save times must lie in [0, {t:g}], got {times[0]:g} to {times[-1]:g}; "
+            "integrate for longer, or leave the others out"
+        )
+    return np.minimum(times, t)
+
+
+def save_steps(save: Save, spacing: str, clock: np.ndarray) -> np.ndarray:
+    """Steps at which to save, from the clock t_k (steps + 1,) of a discrete run.
+
+    Times that fall between two steps are saved at the nearer one.
+    """
+    times = save_times(save, spacing, float(clock[-1]))
+    after = np.clip(np.searchsorted(clock, times), 1, len(clock) - 1)
+    nearer = np.where(times - clock[after - 1] < clock[after] - times, after - 1, after)
+    return np.unique(nearer)
+
+
+def _number(save: Any) -> int:
+    n = positive_integer("save", save, "a number of times (at least 2) or the times themselves")
+    if n < 2:  # noqa: PLR2004
+        raise ValueError(f"save must be at least 2 times, the first and the last, got {save}")
+    return n

@@ -1,0 +1,88 @@
+"""Stop conditions: ``stop=flow.stop.gradient_norm(1e-8)``, or a list, of which any one stops.
+
+Conditions on the loss and the gradient's norm are tested at every accepted step. Any function of
+a record (a mapping with "t", "loss", "gradient_norm" and the observables by name) may stand
+beside them, ``lambda record: record["accuracy"] > 0.95``; it is tested at the saved times, where
+observables are known.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any, TypeAlias
+
+from flow.checks import positive, real
+
+Condition: TypeAlias = Callable[[Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True)
+class Below:
+    """True once a quantity of the record is at most a threshold."""
+
+    quantity: str
+    threshold: float
+
+    def __call__(self, record: Mapping[str, Any]) -> bool:
+        """Test one record."""
+        return record[self.quantity] <= self.threshold
+
+
+def loss(threshold: float) -> Below:
+    """Stop when J ≤ threshold.
+
+    >>> loss(1e-3)({"loss": 5e-4})
+    True
+    """
+    return Below("loss", real("threshold", threshold))
+
+
+def gradient_norm(threshold: float) -> Below:
+    """Stop when ‖∇J‖ ≤ threshold."""
+    return Below("gradient_norm", positive("threshold", threshold))
+
+
+@dataclass(frozen=True)
+class StopConditions:
+    """The conditions of a run, told apart by when they can be tested."""
+
+    each_step: tuple[Below, ...]
+    each_save: tuple[Condition, ...]
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self.each_step or self.each_save)
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """The loss and the gradient norm at or below which a run stops, −∞ where none is given."""
+        given = {"loss": -inf, "gradient_norm": -inf}
+        for condition in self.each_step:
+            given[condition.quantity] = max(given[condition.quantity], condition.threshold)
+        return given["loss"], given["gradient_norm"]
+
+    def met(self, record: Mapping[str, Any], *, saved: bool) -> str | None:
+        """Say which condition a record meets, if any."""
+        for condition in self.each_step:
+            if condition(record):
+                name = condition.quantity.replace("_", " ")
+                return f"{name} {record[condition.quantity]:.6g} ≤ {condition.threshold:g}"
+        for condition in self.each_save if saved else ():
+            if condition(record):
+                return f"condition {getattr(condition, '__name__', condition)!s} holds"
+        return None
+
+
+def conditions(stop: Condition | Iterable[Condition] | None) -> StopConditions:
+    """Sort what a user gave as `stop` into what is tested when."""
+    given = [] if stop is None else [stop] if callable(stop) else list(stop)
+    for condition in given:
+        if not callable(condition):
+            raise TypeError(
+                f"stop must be flow.stop.loss(...), flow.stop.gradient_norm(...), a function of "
+                f"the record, or a list of them; got {condition!r}"
+            )
+    return StopConditions(
+        tuple(c for c in given if isinstance(c, Below)),
+        tuple(c for c in given if not isinstance(c, Below)),
+    )

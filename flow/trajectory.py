@@ -1,0 +1,254 @@
+"""`Trajectory`: times, parameters, observables, cost and why it ended; saved and loaded whole."""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jaxtyping import Float64
+
+from flow import structure
+from flow.files import refuse_existing, write_new
+from flow.objective import Objective
+from flow.pytrees import PyTree
+
+if TYPE_CHECKING:
+    import xarray
+
+FORMAT = "flow trajectory"
+FORMAT_VERSION = 1
+TIME_UNIT = "learning rate × steps"
+_PACKAGES = ["gradient-flow", "jax", "numpy", "scipy", "optax"]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a run computed, in numpy float64.
+
+    Attributes
+    ----------
+    t
+        Saved times (times,), in units of learning rate × steps.
+    theta
+        Flat parameters (times, n), in `jax.flatten_util.ravel_pytree` order.
+    loss, gradient_norm
+        J and ‖∇J‖ on all the data (times,).
+    state
+        What else the dynamics or the optimizer carries, by name: (times, ...).
+    observed
+        Observables by name: (times, ...).
+    stats
+        What it cost: "gradients" and "hvps" in all, of which "save_gradients" for J and ‖∇J‖ at
+        saved times; "observer_gradients" and "observer_hvps" apart; "steps", "rejected" (None
+        where the method does not tell), "seconds" without "compile_seconds". And what it met:
+        "dissipated" = ∫‖∇J‖² dt up to "t_end", "loss_first", "loss_last", "largest_rise" of J
+        between steps (where a method does not evaluate J there: between saves).
+    result
+        Why it ended, a sentence.
+    config
+        What was run: kind, method, tolerances, learning rate, clock, problem, seed.
+    dynamics
+        The dynamics that moved, for a flow computed in this process; None after loading.
+    solver
+        Its `scipy.integrate.OdeSolver` class, likewise.
+    """
+
+    t: Float64[np.ndarray, "times"]
+    theta: Float64[np.ndarray, "times n"]
+    loss: Float64[np.ndarray, "times"]
+    gradient_norm: Float64[np.ndarray, "times"]
+    state: Mapping[str, np.ndarray]
+    observed: Mapping[str, np.ndarray]
+    stats: Mapping[str, Any]
+    result: str
+    config: Mapping[str, Any]
+    structure: Any = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    dynamics: Any = field(default=None, repr=False, compare=False)
+    solver: Any = field(default=None, repr=False, compare=False)
+    unflatten: Callable[[np.ndarray], PyTree] | None = field(
+        default=None, repr=False, compare=False
+    )
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call it."""
+        return self.config["label"]
+
+    def params(self, i: int) -> PyTree:
+        """Parameters at the i-th saved time, a pytree like the θ₀ that the user gave.
+
+        Raises
+        ------
+        ValueError
+            The run was loaded and its parameters are in containers that no file can restore;
+            ``flow.load(path, like=params)`` restores them.
+        """
+        if self.unflatten is not None:
+            return self.unflatten(self.theta[i])
+        if self.structure is None:
+            raise ValueError(
+                "the parameters of this loaded run are not made of dicts, lists and tuples; "
+                "load it with flow.load(path, like=params), params a pytree of that structure"
+            )
+        return structure.restore(self.structure, self.theta[i])
+
+    def __repr__(self) -> str:
+        """A line that tells runs apart."""
+        return (
+            f"<Trajectory {self.label}: {len(self.t)} times to t = {self.t[-1]:g}, "
+            f"{self.theta.shape[1]} parameters, J {self.loss[0]:.4g} → {self.loss[-1]:.4g}, "
+            f"{self.stats['gradients']:,} gradients; {self.result}>"
+        )
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """The run as an `xarray.Dataset` with units; configuration and cost are attributes."""
+        import xarray  # noqa: PLC0415
+
+        variables: dict[str, Any] = {
+            "theta": (("time", "parameter"), self.theta, {"long_name": "parameters, flat"}),
+            "loss": ("time", self.loss, {"long_name": "J, mean over examples"}),
+            "gradient_norm": ("time", self.gradient_norm, {"long_name": "‖∇J‖"}),
+        }
+        for group, arrays in (("state", self.state), ("observed", self.observed)):
+            for name, array in arrays.items():
+                axes = [f"{group}_{name}_{i}" for i in range(1, array.ndim)]
+                variables[f"{group}:{name}"] = (("time", *axes), array)
+        clock = {"long_name": "flow time", "units": TIME_UNIT}
+        return xarray.Dataset(
+            variables,
+            coords={"t": ("time", self.t, clock)},
+            attrs={
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "result": self.result,
+                "config": json.dumps(self.config),
+                "stats": json.dumps(self.stats),
+                "structure": json.dumps(self.structure),
+                "versions": json.dumps(self.versions),
+            },
+        )
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write the run to one netCDF file, whole or not at all.
+
+        Raises
+        ------
+        FileExistsError
+            The path exists; nothing is overwritten.
+        OSError
+            The folder is missing or not writable, or the disk is full.
+        """
+        path = refuse_existing(path)
+        return write_new(path, bytes(self.to_xarray().to_netcdf(engine="h5netcdf")))
+
+
+def load(path: str | os.PathLike, like: PyTree = None) -> Trajectory:
+    """Read a run that `Trajectory.save` wrote.
+
+    Parameters
+    ----------
+    path
+        The netCDF file.
+    like
+        A pytree of the parameters' structure. Needed only where they are in containers other
+        than dicts, lists and tuples: equinox modules, named tuples.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is truncated, or no run of flow, or of a newer format; or `like` does not fit.
+
+    Examples
+    --------
+    >>> import flow, numpy as np, tempfile, pathlib
+    >>> objective = flow.Objective(lambda p: (p["x"] ** 2).sum(), {"x": np.ones(2)})
+    >>> path = flow.integrate(objective, t=1.0, save=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     again = flow.load(path.save(pathlib.Path(folder) / "run.nc"))
+    >>> again.params(-1)["x"] == path.params(-1)["x"]
+    array([ True,  True])
+    """
+    import xarray  # noqa: PLC0415
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; flow.load reads what path.save(...) wrote")
+    try:
+        dataset = xarray.load_dataset(path, engine="h5netcdf")
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as netCDF ({error}); is it truncated?") from error
+    if dataset.attrs.get("format") != FORMAT:
+        raise ValueError(f"{path} is netCDF, but not a run that flow saved")
+    if dataset.attrs["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format {dataset.attrs['format_version']}, newer than this flow's "
+            f"{FORMAT_VERSION}; upgrade gradient-flow"
+        )
+
+    def group(name: str) -> dict[str, np.ndarray]:
+        prefix = f"{name}:"
+        return {
+            str(k).removeprefix(prefix): v.to_numpy()
+            for k, v in dataset.data_vars.items()
+            if str(k).startswith(prefix)
+        }
+
+    theta = dataset["theta"].to_numpy()
+    return Trajectory(
+        t=dataset["t"].to_numpy(),
+        theta=theta,
+        loss=dataset["loss"].to_numpy(),
+        gradient_norm=dataset["gradient_norm"].to_numpy(),
+        state=group("state"),
+        observed=group("observed"),
+        stats=json.loads(dataset.attrs["stats"]),
+        result=dataset.attrs["result"],
+        config=json.loads(dataset.attrs["config"]),
+        structure=json.loads(dataset.attrs["structure"]),
+        versions=json.loads(dataset.attrs["versions"]),
+        unflatten=None if like is None else _like(like, theta.shape[1]),
+    )
+
+
+def _like(like: PyTree, size: int) -> Callable[[np.ndarray], PyTree]:
+    leaves, treedef = jax.tree.flatten(like)
+    sizes = [np.size(leaf) for leaf in leaves]
+    if sum(sizes) != size:
+        raise ValueError(f"like has {sum(sizes)} entries, but the run has {size} parameters")
+
+    def unflatten(theta: np.ndarray) -> PyTree:
+        parts = np.split(np.array(theta, np.float64), np.cumsum(sizes)[:-1])
+        shaped = [p.reshape(np.shape(x)) for p, x in zip(parts, leaves, strict=True)]
+        return jax.tree.unflatten(treedef, shaped)
+
+    return unflatten
+
+
+def problem(objective: Objective, loss: float, gradient_norm: float) -> dict[str, float]:
+    """Numbers at θ₀ by which runs of one problem know each other, across files and processes."""
+    return {
+        "size": objective.size,
+        "loss": float(loss),
+        "gradient_norm": float(gradient_norm),
+        "norm": float(np.linalg.norm(objective.theta)),
+    }
+
+
+def current_versions() -> dict[str, str]:
+    """Versions of what computes a run, kept with it."""
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
