@@ -1,10 +1,54 @@
-"""Continuous-time gradient flow of neural networks, beside the optimizers that approximate it."""
+"""Continuous-time gradient flow of neural networks, beside the optimizers that approximate it.
 
-from flow import backprop, datasets, dynamics, methods, observe, stop
+>>> import flow
+>>> X, y = flow.datasets.digits(100)
+>>> objective = flow.MLP([64, 8, 10]).objective(X, y)
+>>> path = flow.integrate(objective, t=10.0)
+>>> steps = flow.descend(objective, learning_rate=0.1, steps=100)
+>>> bool(flow.compare(path, steps).relative_distance[-1] < 0.05)
+True
+"""
+
+from flow import backprop, datasets, dynamics, exact, methods, observe, plots, stop
+from flow.audit import Audit, audit
+from flow.comparison import Comparison, ErrorBarWarning, compare
 from flow.descent import descend
 from flow.dynamics import Dynamics, GradientFlow
 from flow.integration import integrate
 from flow.networks import MLP
 from flow.objective import Objective
+from flow.order import OrderStudy, auto_learning_rates, order_study
 from flow.precision import PrecisionWarning
+from flow.spectrum import EigenvaluesNotConverged, sharpness, top_eigenvalues
 from flow.trajectory import Trajectory, load
+
+__all__ = [
+    "MLP",
+    "Audit",
+    "Comparison",
+    "Dynamics",
+    "EigenvaluesNotConverged",
+    "ErrorBarWarning",
+    "GradientFlow",
+    "Objective",
+    "OrderStudy",
+    "PrecisionWarning",
+    "Trajectory",
+    "audit",
+    "auto_learning_rates",
+    "backprop",
+    "compare",
+    "datasets",
+    "descend",
+    "dynamics",
+    "exact",
+    "integrate",
+    "load",
+    "methods",
+    "observe",
+    "order_study",
+    "plots",
+    "sharpness",
+    "stop",
+    "top_eigenvalues",
+]

@@ -1,0 +1,158 @@
+"""`audit`: does a run obey the laws that it must? Energy identity, conservation, error bar."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import jax
+import numpy as np
+
+from flow.dynamics import GradientFlow
+from flow.integration import rerun
+from flow.methods.catalogue import METHODS
+from flow.objective import Objective
+from flow.precision import double_precision
+from flow.trajectory import Trajectory
+
+_TIGHTER = 10.0
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes
+    ----------
+    energy_residual
+        (J₀ − J_T − ∫‖∇J‖² dt)/(J₀ − J_T), zero for the exact flow; NaN for a discrete run, which
+        does not obey the identity.
+    largest_rise
+        Largest rise of J over a step; the exact flow never rises.
+    conserved
+        Name -> largest drift ‖Q(θ(t)) − Q(θ₀)‖ over the saved times, of what the objective
+        declares its gradient flow to conserve.
+    error_bar
+        ‖θ(t) − θ_tight(t)‖ at the saved times (times,), from a run at a ten times tighter
+        tolerance (fixed steps: from half the step, by the method's order); None unless asked for.
+    """
+
+    energy_residual: float
+    largest_rise: float
+    conserved: Mapping[str, float]
+    error_bar: np.ndarray | None
+
+    def __str__(self) -> str:
+        """A line for each finding."""
+        lines = [
+            f"energy residual (J₀ − J_T − ∫‖∇J‖²dt)/(J₀ − J_T)  {self.energy_residual: .2e}",
+            f"largest rise of J over a step                    {self.largest_rise: .2e}",
+        ]
+        lines += [f"drift of {name:<40} {drift: .2e}" for name, drift in self.conserved.items()]
+        if self.error_bar is not None:
+            lines.append(
+                f"error bar ‖θ − θ_tight‖, largest                 {self.error_bar.max(): .2e}"
+            )
+        return "\n".join(lines)
+
+
+def audit(path: Trajectory, objective: Objective | None = None, error_bar: bool = False) -> Audit:
+    """Audit a run.
+
+    Parameters
+    ----------
+    path
+        A flow or a discrete run.
+    objective
+        Of a loaded run, for its conserved quantities and its error bar.
+    error_bar
+        Whether to run again at a tighter tolerance; costs about as much as the run itself.
+
+    Raises
+    ------
+    ValueError
+        An error bar is asked for of a discrete run, or of a loaded one without its objective.
+
+    Examples
+    --------
+    >>> import flow
+    >>> X, y = flow.datasets.digits(50)
+    >>> network = flow.MLP([64, 4, 10], activation="identity", bias=False)
+    >>> path = flow.integrate(network.objective(X, y), t=5.0)
+    >>> report = flow.audit(path)
+    >>> abs(report.energy_residual) < 1e-6, report.conserved["balancedness 1-2"] < 1e-6
+    (True, True)
+    """
+    if objective is None and path.dynamics is not None:
+        objective = path.dynamics.objective
+    if objective is not None and objective.size != path.theta.shape[1]:
+        raise ValueError(
+            f"the objective has {objective.size} parameters, but the run {path.theta.shape[1]}; "
+            "pass the objective that was run"
+        )
+    stats = path.stats
+    residual = np.nan
+    if stats["dissipated"] is not None:
+        fallen = stats["loss_first"] - stats["loss_last"]
+        residual = (fallen - stats["dissipated"]) / fallen if fallen else stats["dissipated"]
+    return Audit(
+        float(residual),
+        stats["largest_rise"],
+        {} if objective is None else drifts(path, objective),
+        error_bars(path, path.t, objective) if error_bar else None,
+    )
+
+
+def drifts(path: Trajectory, objective: Objective) -> dict[str, float]:
+    """Largest drift over the saved times of each quantity that the objective conserves."""
+    found = {}
+    for name, quantity in objective.conserved.items():
+        with double_precision():
+            values = jax.lax.map(
+                lambda theta, q=quantity: q(objective.tree(theta)), path.theta, batch_size=16
+            )
+            start = quantity(objective.unflatten(objective.theta))
+        drift = np.asarray(values) - np.asarray(start)
+        found[name] = float(np.linalg.norm(drift.reshape(len(drift), -1), axis=1).max())
+    return found
+
+
+def error_bars(
+    path: Trajectory, times: np.ndarray, objective: Objective | None = None
+) -> np.ndarray:
+    """‖θ(t) − θ_tight(t)‖ at the given times (times,), by running the flow again.
+
+    Raises
+    ------
+    ValueError
+        The run is discrete, or loaded and without an objective.
+    """
+    if path.config["kind"] != "flow":
+        raise ValueError("a discrete run is what it is and has no error bar; audit the flow")
+    path = _with_dynamics(path, objective)
+    known = path if np.array_equal(times, path.t) else rerun(path, times)
+    if "step" in path.config:
+        # Errors of a method of order p fall by 2^p when the step is halved.
+        step = path.config["step"]
+        method = METHODS.get(path.config["method"])
+        order = getattr(method and method.solver, "order", 1)
+        tight, factor = rerun(path, times, step=step / 2), 2.0**order / (2.0**order - 1.0)
+    else:
+        floor = 100 * path.dynamics.objective.resolution
+        rtol = max(path.config["rtol"] / _TIGHTER, floor)
+        if rtol >= path.config["rtol"]:  # nothing tighter is left to compare with
+            return np.full(len(times), np.nan)
+        atol = path.config["atol"] / _TIGHTER
+        tight, factor = rerun(path, times, rtol=rtol, atol=atol), 1.0
+    n = min(len(known.t), len(tight.t))
+    bars = np.full(len(times), np.nan)
+    bars[:n] = factor * np.linalg.norm(known.theta[:n] - tight.theta[:n], axis=1)
+    return bars
+
+
+def _with_dynamics(path: Trajectory, objective: Objective | None) -> Trajectory:
+    if path.dynamics is not None:
+        return path
+    if objective is None or path.config["dynamics"] != "GradientFlow":
+        raise ValueError(
+            "this run was loaded and carries no objective; pass it: flow.audit(path, objective)"
+        )
+    return replace(path, dynamics=GradientFlow(objective))

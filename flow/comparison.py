@@ -1,0 +1,397 @@
+"""`compare`: how far runs are from a reference, at truly matched times."""
+
+import warnings
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+
+from flow.audit import error_bars
+from flow.checks import positive
+from flow.dynamics import GradientFlow
+from flow.integration import rerun
+from flow.trajectory import TIME_UNIT, Trajectory
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+# A distance is reported with a warning if the integrator's own error is more than this of it.
+ERROR_BAR_SHARE = 0.05
+# Times are the same if they differ by rounding: steps × learning rate against the flow's end.
+_SAME_TIME = 1e-12
+# The problem's numbers at θ₀ agree so well between processes, and in single precision so.
+_SAME_PROBLEM = 1e-4
+
+
+class ErrorBarWarning(UserWarning):
+    """A reported distance is not much larger than the integrator's own error."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One run against the reference, at matched times.
+
+    Attributes
+    ----------
+    run
+        The run.
+    t
+        Matched times (times,), units of learning rate × steps.
+    theta, reference_theta
+        Parameters of both there (times, n).
+    distance
+        ‖θ_run(t) − θ_ref(t)‖.
+    relative_distance
+        `distance` over ‖θ_ref(t) − θ_ref(0)‖, what the reference has travelled; NaN at t = 0.
+    nearest_distance
+        Distance of θ_run(t) from the reference's curve, whatever the time on it: at most
+        `distance`, and much less where a run lags behind on the same path. Between matched times
+        the curve is the cubic Hermite interpolant of positions and velocities.
+    loss_gap
+        J_run(t) − J_ref(t).
+    angle
+        Angle in degrees between the mean velocities of both over the interval that ends at t;
+        NaN at the first time.
+    error_bar
+        ‖θ_ref − θ_tight‖, the reference's own error; NaN where it is not known.
+    """
+
+    run: Trajectory
+    t: np.ndarray
+    theta: np.ndarray
+    reference_theta: np.ndarray
+    distance: np.ndarray
+    relative_distance: np.ndarray
+    nearest_distance: np.ndarray
+    loss_gap: np.ndarray
+    angle: np.ndarray
+    error_bar: np.ndarray
+
+    def first_passage(self, threshold: float, of: str = "relative_distance") -> float:
+        """First matched time at which |gap| exceeds a threshold; NaN if it never does."""
+        beyond = np.abs(getattr(self, of)) > positive("threshold", threshold)
+        return float(self.t[np.argmax(beyond)]) if beyond.any() else np.nan
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs against a reference.
+
+    `t`, `distance`, `relative_distance`, `nearest_distance`, `loss_gap`, `angle`, `error_bar` are
+    arrays (times,) if one run is compared, and tuples of arrays in the order of the runs if
+    several are, as their times may differ; see `Pair` for what each is.
+
+    Attributes
+    ----------
+    reference
+        The first trajectory that was given to `compare`.
+    pairs
+        One `Pair` for each other run.
+    """
+
+    reference: Trajectory
+    pairs: tuple[Pair, ...]
+
+    def _of(self, name: str) -> Any:
+        values = tuple(getattr(pair, name) for pair in self.pairs)
+        return values[0] if len(values) == 1 else values
+
+    t = property(lambda self: self._of("t"))
+    distance = property(lambda self: self._of("distance"))
+    relative_distance = property(lambda self: self._of("relative_distance"))
+    nearest_distance = property(lambda self: self._of("nearest_distance"))
+    loss_gap = property(lambda self: self._of("loss_gap"))
+    angle = property(lambda self: self._of("angle"))
+    error_bar = property(lambda self: self._of("error_bar"))
+
+    def first_passage(self, threshold: float, of: str = "relative_distance") -> Any:
+        """First matched time at which a gap exceeds a threshold, for each run; NaN if never."""
+        values = tuple(pair.first_passage(threshold, of) for pair in self.pairs)
+        return values[0] if len(values) == 1 else values
+
+    def table(self) -> "pandas.DataFrame":
+        """One row a run, at its last matched time; times in units of learning rate × steps."""
+        import pandas  # noqa: PLC0415
+
+        rows = [
+            {
+                "run": pair.run.label,
+                "t": pair.t[-1],
+                "loss": pair.run.loss[-1],
+                "loss gap": pair.loss_gap[-1],
+                "distance": pair.distance[-1],
+                "± error bar": pair.error_bar[-1],
+                "relative": pair.relative_distance[-1],
+                "nearest": pair.nearest_distance[-1],
+                "10 % apart at t": pair.first_passage(0.1),
+                "ended": pair.run.result.split(" ")[0],
+            }
+            for pair in self.pairs
+        ]
+        return pandas.DataFrame(rows).set_index("run")
+
+    def plot(self, figure: Any = None) -> Any:
+        """Loss, distance, gradient norm and common PCA plane in one 2 × 2 matplotlib figure."""
+        from flow import plots  # noqa: PLC0415
+
+        return plots.comparison(self, figure)
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """The gaps on the union of the matched times, NaN where a run has none."""
+        import xarray  # noqa: PLC0415
+
+        t = np.unique(np.concatenate([pair.t for pair in self.pairs]))
+        names = (
+            "distance",
+            "relative_distance",
+            "nearest_distance",
+            "loss_gap",
+            "angle",
+            "error_bar",
+        )
+        gaps = {name: np.full((len(self.pairs), len(t)), np.nan) for name in names}
+        for i, pair in enumerate(self.pairs):
+            for name in names:
+                gaps[name][i, np.searchsorted(t, pair.t)] = getattr(pair, name)
+        return xarray.Dataset(
+            {name: (("run", "time"), gap) for name, gap in gaps.items()},
+            coords={
+                "t": ("time", t, {"long_name": "flow time", "units": TIME_UNIT}),
+                "run": [pair.run.label for pair in self.pairs],
+            },
+            attrs={"reference": self.reference.label},
+        )
+
+
+def compare(reference: Trajectory, *runs: Trajectory, error_bar: bool = True) -> Comparison:
+    """Compare runs with a reference at matched times, the saved times of each run.
+
+    Where the reference was not saved at them, its dense output is evaluated there by repeating
+    it (nothing is interpolated between saves); a loaded reference, which can't be repeated, is
+    compared at the times that both share.
+
+    Parameters
+    ----------
+    reference
+        Usually a gradient flow.
+    runs
+        Others of the same problem, from the same θ₀.
+    error_bar
+        Whether to run a flow that can be repeated once more at a ten times tighter tolerance, to
+        know its own error. It costs about as much as the reference.
+
+    Warns
+    -----
+    ErrorBarWarning
+        If that error exceeds 5 % of the largest or of the last distance of a run.
+
+    Raises
+    ------
+    ValueError
+        The runs are of different problems or initial parameters, or share no times after t = 0.
+
+    Examples
+    --------
+    >>> import flow
+    >>> objective = flow.Objective(lambda x: 0.5 * x @ x, np.array([1.0]))
+    >>> path = flow.integrate(objective, t=1.0)
+    >>> comparison = flow.compare(path, flow.descend(objective, 0.5, steps=2))
+    >>> comparison.t
+    array([0. , 0.5, 1. ])
+    >>> np.allclose(comparison.distance, np.abs(0.5 ** np.arange(3) - np.exp(-comparison.t)))
+    True
+    """
+    if not runs:
+        raise ValueError("compare needs a reference and at least one other run")
+    for run in runs:
+        _check_same_problem(reference, run)
+    matched = _match(reference, runs)
+    # θ_ref(0), from which the distance travelled is taken, is one of the rows where it is known.
+    start = [[0.0]] if reference.dynamics is not None or reference.t[0] == 0 else []
+    times = np.unique(np.concatenate([*start, *(t for t, _ in matched)]))
+    source = _evaluated(reference, times)
+    bars = np.full(len(times), np.nan)
+    if error_bar and reference.dynamics is not None:
+        bars = error_bars(source, times)
+    curve = _Curve(source)
+    pairs = tuple(
+        _pair(run, run_index, source, np.searchsorted(times, t), bars, curve)
+        for run, (t, run_index) in zip(runs, matched, strict=True)
+    )
+    for pair in pairs:
+        _warn_of_error(pair, reference)
+    return Comparison(reference, pairs)
+
+
+def _check_same_problem(reference: Trajectory, run: Trajectory) -> None:
+    mine, other = reference.config["problem"], run.config["problem"]
+    for name, meaning in (
+        ("size", "number of parameters"),
+        ("norm", "norm of the initial parameters"),
+        ("loss", "initial loss"),
+        ("gradient_norm", "initial gradient norm"),
+    ):
+        if not np.isclose(mine[name], other[name], rtol=_SAME_PROBLEM, atol=1e-12):
+            raise ValueError(
+                f"{reference.label!r} and {run.label!r} are runs of different problems: their "
+                f"{meaning} is {mine[name]:.6g} and {other[name]:.6g}; compare runs of one "
+                "objective from one θ₀"
+            )
+
+
+def _match(
+    reference: Trajectory, runs: tuple[Trajectory, ...]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each run the matched times, and the run's rows there."""
+    end = reference.stats["t_end"]
+    tolerance = _SAME_TIME * max(end, 1.0)
+    matched = []
+    for run in runs:
+        index = np.flatnonzero(run.t <= end + tolerance)
+        t = run.t[index]
+        near = reference.t[_nearest(reference.t, t)]
+        shared = np.abs(near - t) <= _SAME_TIME * np.maximum(np.abs(t), 1.0)
+        t = np.where(shared, near, np.minimum(t, end))
+        if reference.dynamics is None:
+            index, t = index[shared], t[shared]
+        if not np.any(t > 0):
+            raise ValueError(
+                f"{reference.label!r}, which can't be repeated here, and {run.label!r} share no "
+                "saved time after t = 0; save one at the other's, integrate(..., save=run.t)"
+            )
+        matched.append((t, index))
+    return matched
+
+
+def _nearest(sorted_times: np.ndarray, t: np.ndarray) -> np.ndarray:
+    if len(sorted_times) == 1:
+        return np.zeros(len(t), int)
+    after = np.clip(np.searchsorted(sorted_times, t), 1, len(sorted_times) - 1)
+    before_is_nearer = t - sorted_times[after - 1] < sorted_times[after] - t
+    return np.where(before_is_nearer, after - 1, after)
+
+
+def _evaluated(reference: Trajectory, times: np.ndarray) -> Trajectory:
+    """The reference with rows at the given times."""
+    rows = _nearest(reference.t, times)
+    if not np.array_equal(reference.t[rows], times):
+        return rerun(reference, times)
+    return replace(
+        reference,
+        t=times,
+        theta=reference.theta[rows],
+        loss=reference.loss[rows],
+        gradient_norm=reference.gradient_norm[rows],
+    )
+
+
+class _Curve:
+    """The reference as a curve between its rows, for nearest points on it."""
+
+    def __init__(self, source: Trajectory) -> None:
+        self.t, self.theta = source.t, source.theta
+        self.source = source
+
+    @cached_property
+    def velocity(self) -> np.ndarray:
+        """Velocities at the rows."""
+        return velocities(self.source)
+
+    def distances(self, points: np.ndarray) -> np.ndarray:
+        """Least distance of each point (points, n) from the rows and the pieces beside the nearest.
+
+        ‖a − b‖² = ‖a‖² + ‖b‖² − 2ab is one matrix product; its rounding only chooses the row.
+        """
+        rows, centred = self.theta - self.theta[0], points - self.theta[0]
+        squares = np.einsum("ij,ij->i", rows, rows) - 2 * centred @ rows.T
+        return np.array(
+            [self._distance(int(i), point) for i, point in zip(squares.argmin(1), points, strict=True)]
+        )
+
+    def _distance(self, i: int, point: np.ndarray) -> float:
+        best = float(np.sum((self.theta[i] - point) ** 2))
+        for a in (i - 1, i):
+            if 0 <= a < len(self.t) - 1:
+                best = min(best, self._least_square(a, point))
+        return best**0.5
+
+    def _least_square(self, a: int, point: np.ndarray) -> float:
+        """min over s in [0, 1] of ‖c₀ + c₁s + c₂s² + c₃s³ − point‖², a sextic in s."""
+        h = self.t[a + 1] - self.t[a]
+        start = self.theta[a] - point
+        rise = self.theta[a + 1] - self.theta[a]
+        v, w = h * self.velocity[a], h * self.velocity[a + 1]
+        c = np.array([start, v, 3 * rise - 2 * v - w, v + w - 2 * rise])
+        gram = c @ c.T
+        sextic = np.polynomial.Polynomial(
+            [np.fliplr(gram).diagonal(3 - degree).sum() for degree in range(7)]
+        )
+        roots = sextic.deriv().trim().roots()
+        inside = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0) & (roots.real < 1)]  # noqa: PLR2004
+        return float(min((np.sum((c.T @ s ** np.arange(4.0)) ** 2) for s in inside), default=np.inf))
+
+
+def velocities(path: Trajectory) -> np.ndarray:
+    """θ̇ at the saved times (times, n): −∇J, or the slope of a cubic spline where J is unknown."""
+    if isinstance(path.dynamics, GradientFlow):
+        objective = path.dynamics.objective.counted()
+        return -np.array([objective.flat_value_and_gradient(theta)[1] for theta in path.theta])
+    return CubicSpline(path.t, path.theta)(path.t, 1)
+
+
+def _pair(
+    run: Trajectory,
+    rows: np.ndarray,
+    source: Trajectory,
+    at: np.ndarray,
+    bars: np.ndarray,
+    curve: _Curve,
+) -> Pair:
+    theta, reference = run.theta[rows], source.theta[at]
+    difference = theta - reference
+    distance = np.linalg.norm(difference, axis=1)
+    travelled = np.linalg.norm(reference - source.theta[0], axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(travelled > 0, distance / travelled, np.nan)
+    return Pair(
+        run=run,
+        t=source.t[at],
+        theta=theta,
+        reference_theta=reference,
+        distance=distance,
+        relative_distance=relative,
+        # Rounding may choose a row that is not the nearest.
+        nearest_distance=np.minimum(curve.distances(theta), distance),
+        loss_gap=run.loss[rows] - source.loss[at],
+        angle=_angles(np.diff(theta, axis=0), np.diff(reference, axis=0)),
+        error_bar=bars[at],
+    )
+
+
+def _angles(moved: np.ndarray, reference_moved: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        a = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+        b = reference_moved / np.linalg.norm(reference_moved, axis=1, keepdims=True)
+    # Kahan's formula keeps small angles, of which arccos loses half the digits.
+    half = np.arctan2(np.linalg.norm(a - b, axis=1), np.linalg.norm(a + b, axis=1))
+    return np.concatenate([[np.nan], np.degrees(2 * half)])
+
+
+def _warn_of_error(pair: Pair, reference: Trajectory) -> None:
+    if not np.any(np.isfinite(pair.error_bar)):
+        return
+    # Below the absolute tolerance that was asked for, two runs are the same.
+    least = 10 * reference.config.get("atol", 0.0) * np.sqrt(pair.theta.shape[1])
+    for i in (int(np.nanargmax(pair.distance)), -1):
+        bar, distance = pair.error_bar[i], pair.distance[i]
+        if bar > ERROR_BAR_SHARE * distance and bar > least:
+            warnings.warn(
+                f"the reference's own error at t = {pair.t[i]:g} is {bar:.2g}, of a distance of "
+                f"{distance:.2g} to {pair.run.label!r}; integrate with a tighter rtol",
+                ErrorBarWarning,
+                stacklevel=3,
+            )
+            return
