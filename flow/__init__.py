@@ -4,7 +4,7 @@
 >>> X, y = flow.datasets.digits(100)
 >>> objective = flow.MLP([64, 8, 10]).objective(X, y)
 >>> path = flow.integrate(objective, t=10.0)
->>> steps = flow.descend(objective, learning_rate=0.1, steps=100)
+>>> steps = flow.descend(objective, learning_rate=0.05, steps=200)
 >>> bool(flow.compare(path, steps).relative_distance[-1] < 0.05)
 True
 """

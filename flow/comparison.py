@@ -114,7 +114,7 @@ class Comparison:
 
     def table(self) -> "pandas.DataFrame":
         """One row a run, at its last matched time; times in units of learning rate × steps."""
-        import pandas  # noqa: PLC0415
+        import pandas
 
         rows = [
             {
@@ -135,13 +135,13 @@ class Comparison:
 
     def plot(self, figure: Any = None) -> Any:
         """Loss, distance, gradient norm and common PCA plane in one 2 × 2 matplotlib figure."""
-        from flow import plots  # noqa: PLC0415
+        from flow import plots
 
         return plots.comparison(self, figure)
 
     def to_xarray(self) -> "xarray.Dataset":
         """The gaps on the union of the matched times, NaN where a run has none."""
-        import xarray  # noqa: PLC0415
+        import xarray
 
         t = np.unique(np.concatenate([pair.t for pair in self.pairs]))
         names = (
@@ -308,7 +308,10 @@ class _Curve:
         rows, centred = self.theta - self.theta[0], points - self.theta[0]
         squares = np.einsum("ij,ij->i", rows, rows) - 2 * centred @ rows.T
         return np.array(
-            [self._distance(int(i), point) for i, point in zip(squares.argmin(1), points, strict=True)]
+            [
+                self._distance(int(i), point)
+                for i, point in zip(squares.argmin(1), points, strict=True)
+            ]
         )
 
     def _distance(self, i: int, point: np.ndarray) -> float:
@@ -319,7 +322,7 @@ class _Curve:
         return best**0.5
 
     def _least_square(self, a: int, point: np.ndarray) -> float:
-        """min over s in [0, 1] of ‖c₀ + c₁s + c₂s² + c₃s³ − point‖², a sextic in s."""
+        """Min over s in [0, 1] of ‖c₀ + c₁s + c₂s² + c₃s³ − point‖², a sextic in s."""
         h = self.t[a + 1] - self.t[a]
         start = self.theta[a] - point
         rise = self.theta[a + 1] - self.theta[a]
@@ -331,7 +334,9 @@ class _Curve:
         )
         roots = sextic.deriv().trim().roots()
         inside = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0) & (roots.real < 1)]  # noqa: PLR2004
-        return float(min((np.sum((c.T @ s ** np.arange(4.0)) ** 2) for s in inside), default=np.inf))
+        return float(
+            min((np.sum((c.T @ s ** np.arange(4.0)) ** 2) for s in inside), default=np.inf)
+        )
 
 
 def velocities(path: Trajectory) -> np.ndarray:

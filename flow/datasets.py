@@ -28,13 +28,13 @@ def digits(examples: int = 1797, test: int | None = None) -> Examples | tuple[Ex
     Examples
     --------
     >>> X, y = digits(300)
-    >>> X.shape, y.shape, X.max()
+    >>> X.shape, y.shape, X.max().item()
     ((300, 64), (300, 10), 1.0)
     >>> (X, y), (X_test, y_test) = digits(300, test=500)
     >>> len(X_test)
     500
     """
-    from sklearn.datasets import load_digits  # noqa: PLC0415
+    from sklearn.datasets import load_digits
 
     X, label = load_digits(return_X_y=True)
     X, y = X / 16.0, np.eye(10)[label]

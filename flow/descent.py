@@ -159,7 +159,7 @@ def _label(learning_rate: Any, optimizer: Any, time_step: Any, batch_size: int |
 
 def _rule(learning_rate: Any, optimizer: Any) -> Rule:
     """The optax optimizer that a user asked for."""
-    import optax  # noqa: PLC0415
+    import optax
 
     if optimizer is None and not callable(learning_rate):
         # η is an argument of the compiled loop: another learning rate compiles nothing.

@@ -66,7 +66,9 @@ def least_squares(X: np.ndarray, y: np.ndarray) -> Exact:
         return (filters * (vectors.T @ (X.T @ y / N))) @ vectors.T
 
     objective = Objective(
-        lambda w, batch: 0.5 * jnp.mean((batch[0] @ w - batch[1]) ** 2), np.zeros(X.shape[1]), (X, y)
+        lambda w, batch: 0.5 * jnp.mean((batch[0] @ w - batch[1]) ** 2),
+        np.zeros(X.shape[1]),
+        (X, y),
     )
     return Exact(objective, theta)
 

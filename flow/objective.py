@@ -94,7 +94,7 @@ class Objective:
 
     def __init__(
         self,
-        loss: Callable[..., Any] | None = None,
+        loss: Any = None,
         params: PyTree = None,
         data: PyTree = None,
         *,
@@ -148,9 +148,7 @@ class Objective:
         the two identical ones.
         """
         gradient = self._hand_gradient or jax.grad(self._loss)
-        return jax.tree.map(
-            lambda g: g.astype(jnp.float64), gradient(self._inside(params), data)
-        )
+        return jax.tree.map(lambda g: g.astype(jnp.float64), gradient(self._inside(params), data))
 
     def traced_hvp(self, params: PyTree, v: PyTree, data: PyTree) -> PyTree:
         """∇²J·v, the push-forward (JVP) of the backward pass, to be called under `jax.jit`."""

@@ -1,4 +1,4 @@
-"""`order_study`: at what rate do a dynamics and its discrete counterpart approach each other?"""
+"""`order_study`: the rate at which a dynamics and its discrete counterpart approach each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class OrderStudy:
 
     def table(self) -> "pandas.DataFrame":
         """One row a learning rate; `slope` is the local one, from the row above."""
-        import pandas  # noqa: PLC0415
+        import pandas
 
         ratios = np.diff(np.log(self.distance)) / np.diff(np.log(self.learning_rates))
         return pandas.DataFrame(
@@ -60,14 +60,12 @@ class OrderStudy:
 
     def plot(self, ax: Any = None) -> Any:
         """Distance against learning rate in log–log, with the fitted line."""
-        from flow import plots  # noqa: PLC0415
+        from flow import plots
 
         return plots.order(self, ax)
 
 
-def auto_learning_rates(
-    objective: Objective, shares: Sequence[float] = AUTO_SHARES
-) -> np.ndarray:
+def auto_learning_rates(objective: Objective, shares: Sequence[float] = AUTO_SHARES) -> np.ndarray:
     """Learning rates as shares of 2/λ_max(θ₀), the stability limit at the initial parameters.
 
     The default {0.1, 0.5, 0.9, 1.1} is well below the limit, near it, and beyond.

@@ -94,7 +94,7 @@ def order(study: "OrderStudy", ax: Any = None) -> Any:
 
 def comparison(comparison: "Comparison", figure: Any = None) -> Any:
     """Loss, distance, gradient norm and common PCA plane in one 2 × 2 figure."""
-    import matplotlib.pyplot as plt  # noqa: PLC0415
+    import matplotlib.pyplot as plt
 
     figure = figure or plt.figure(figsize=(10, 7.6), layout="constrained")
     axes = figure.subplots(2, 2)
@@ -129,7 +129,7 @@ def _against_time(runs: Sequence[Trajectory], quantity: str, label: str, ax: Any
 
 
 def _axes(ax: Any) -> Any:
-    import matplotlib.pyplot as plt  # noqa: PLC0415
+    import matplotlib.pyplot as plt
 
     return plt.gca() if ax is None else ax
 

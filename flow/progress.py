@@ -3,6 +3,7 @@
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -39,16 +40,16 @@ class Progress:
         )
         self._interval, self._next = interval, time.perf_counter() + interval
 
-    def update(self, t: float, loss: float | None, gradients: int) -> None:
+    def update(self, t: float, loss: Any, gradients: int) -> None:
         """Redraw if it is time."""
         if time.perf_counter() < self._next:
             return
         self._next = time.perf_counter() + self._interval
-        shown = {} if loss is None else {"loss": f"{float(loss):.3g}"}
-        self._bar.set_postfix(shown | {"gradients": f"{gradients:,}"}, refresh=False)
+        shown = {"loss": f"{float(loss):.3g}", "gradients": f"{gradients:,}"}
+        self._bar.set_postfix(shown, refresh=False)
         self._bar.update(t - self._bar.n)
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "Progress":  # noqa: PYI034 - beartype knows no Self here
         """Start."""
         return self
 

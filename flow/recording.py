@@ -27,16 +27,10 @@ class Meter:
     ) -> None:
         self.gradients = self.hvps = 0
         self._most = (
-            np.inf
-            if max_gradients is None
-            else positive_integer("max_gradients", max_gradients)
+            np.inf if max_gradients is None else positive_integer("max_gradients", max_gradients)
         )
-        self._max_steps = (
-            np.inf if max_steps is None else positive_integer("max_steps", max_steps)
-        )
-        self._max_seconds = (
-            np.inf if max_seconds is None else positive("max_seconds", max_seconds)
-        )
+        self._max_steps = np.inf if max_steps is None else positive_integer("max_steps", max_steps)
+        self._max_seconds = np.inf if max_seconds is None else positive("max_seconds", max_seconds)
         self._deadline = np.inf
         self.limited = min(self._most, self._max_steps, self._max_seconds) < np.inf
 

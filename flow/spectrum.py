@@ -16,9 +16,7 @@ class EigenvaluesNotConverged(RuntimeError):  # noqa: N818
     """The eigensolver ran out of iterations; there is no value to be trusted."""
 
 
-def top_eigenvalues(
-    objective: Objective, params: Any, k: int = 1, tol: float = 1e-6
-) -> np.ndarray:
+def top_eigenvalues(objective: Objective, params: Any, k: int = 1, tol: float = 1e-6) -> np.ndarray:
     """The k largest eigenvalues of ∇²J, largest first.
 
     Largest in value, not in magnitude: ARPACK is asked for "LA", as a negative eigenvalue is

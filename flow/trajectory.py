@@ -109,7 +109,7 @@ class Trajectory:
 
     def to_xarray(self) -> "xarray.Dataset":
         """The run as an `xarray.Dataset` with units; configuration and cost are attributes."""
-        import xarray  # noqa: PLC0415
+        import xarray
 
         variables: dict[str, Any] = {
             "theta": (("time", "parameter"), self.theta, {"long_name": "parameters, flat"}),
@@ -177,7 +177,7 @@ def load(path: str | os.PathLike, like: PyTree = None) -> Trajectory:
     >>> again.params(-1)["x"] == path.params(-1)["x"]
     array([ True,  True])
     """
-    import xarray  # noqa: PLC0415
+    import xarray
 
     path = Path(path)
     if not path.is_file():

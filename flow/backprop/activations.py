@@ -37,20 +37,22 @@ class Activation:
     slope: Callable[[Array, Array], Array]
     smooth: bool = True
 
-    def initialise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:  # noqa: ARG002
+    def initialise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """No parameters."""
         return {}
 
     def forward(
-        self, params: dict[str, Any], A: Float[Array, "units N"]  # noqa: ARG002
+        self,
+        params: dict[str, Any],
+        A: Float[Array, "units N"],
     ) -> tuple[Float[Array, "units N"], Any]:
-        """a = σ(z); z and a are stored."""
+        """A = σ(z); z and a are stored."""
         a = self.value(A)
         return a, (A, a)
 
     def backward(
         self,
-        params: dict[str, Any],  # noqa: ARG002
+        params: dict[str, Any],
         stored: Any,
         dA: Float[Array, "units N"],
     ) -> tuple[Float[Array, "units N"], dict[str, Any]]:
@@ -69,7 +71,7 @@ def softplus(beta: float = 1.0) -> Activation:
     return Activation(
         f"softplus(beta={beta:g})",
         lambda z: jnp.logaddexp(beta * z, 0.0) / beta,
-        lambda z, a: jax.nn.sigmoid(beta * z),  # noqa: ARG005
+        lambda z, a: jax.nn.sigmoid(beta * z),
     )
 
 
@@ -77,22 +79,22 @@ def _normal_cdf(z: Array) -> Array:
     return 0.5 * (1.0 + erf(z / sqrt(2.0)))
 
 
-_TANH = Activation("tanh", jnp.tanh, lambda z, a: 1.0 - a * a)  # noqa: ARG005
-_SIGMOID = Activation("sigmoid", jax.nn.sigmoid, lambda z, a: a * (1.0 - a))  # noqa: ARG005
+_TANH = Activation("tanh", jnp.tanh, lambda z, a: 1.0 - a * a)
+_SIGMOID = Activation("sigmoid", jax.nn.sigmoid, lambda z, a: a * (1.0 - a))
 # At the kink the subgradient is 0, as in JAX: relu′(0) = 0.
 _RELU = Activation(
     "relu",
     lambda z: jnp.maximum(z, 0.0),
-    lambda z, a: (z > 0).astype(z.dtype),  # noqa: ARG005
+    lambda z, a: (z > 0).astype(z.dtype),
     smooth=False,
 )
 # The exact one, zΦ(z), of Hendrycks & Gimpel 2016, not its tanh approximation.
 _GELU = Activation(
     "gelu",
     lambda z: z * _normal_cdf(z),
-    lambda z, a: _normal_cdf(z) + z * jnp.exp(-0.5 * z * z) / sqrt(2.0 * pi),  # noqa: ARG005
+    lambda z, a: _normal_cdf(z) + z * jnp.exp(-0.5 * z * z) / sqrt(2.0 * pi),
 )
-_IDENTITY = Activation("identity", lambda z: z, lambda z, a: jnp.ones_like(z))  # noqa: ARG005
+_IDENTITY = Activation("identity", lambda z: z, lambda z, a: jnp.ones_like(z))
 
 ACTIVATIONS: dict[str, Activation] = {
     a.name: a for a in (_TANH, _SIGMOID, _RELU, _GELU, _IDENTITY)

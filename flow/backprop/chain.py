@@ -66,9 +66,7 @@ class Chain:
     ) -> list[dict[str, Any]]:
         """Pull ∂J/∂A_L back through the layers, last first; return ∂J/∂params."""
         gradient: list[Any] = [None] * len(params)
-        for layer, slot, kept in reversed(
-            list(zip(self.layers, self.slots, stored, strict=True))
-        ):
+        for layer, slot, kept in reversed(list(zip(self.layers, self.slots, stored, strict=True))):
             dA, term = layer.backward({} if slot is None else params[slot], kept, dA)
             if slot is not None:
                 gradient[slot] = (

@@ -1,11 +1,12 @@
 """What a layer is: a forward map and its hand-written pull-back."""
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float
 
 
+@runtime_checkable
 class Layer(Protocol):
     """A layer of a chain; `stored` is whatever its backward pass needs of its forward pass."""
 

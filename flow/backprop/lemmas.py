@@ -39,9 +39,7 @@ def through_activation(
     return da * slope
 
 
-def linear_input(
-    W: Float[Array, "out in"], dz: Float[Array, "out N"]
-) -> Float[Array, "in N"]:
+def linear_input(W: Float[Array, "out in"], dz: Float[Array, "out N"]) -> Float[Array, "in N"]:
     """Lemma 3: z = Wu + b ⇒ ∂J/∂u = Wᵀ ∂J/∂z.
 
     u_k feeds every z_i with weight W_ik, and the terms of its branches add: Σ_i W_ik ∂J/∂z_i.

@@ -11,9 +11,9 @@ from flow.backprop.lemmas import linear_input, linear_parameters
 
 # Variance of an entry of W, before gain², from fan-in m and fan-out n.
 INITIALISATIONS = {
-    "lecun": lambda m, n: 1.0 / m,  # noqa: ARG005
+    "lecun": lambda m, n: 1.0 / m,
     "xavier": lambda m, n: 2.0 / (m + n),
-    "he": lambda m, n: 2.0 / m,  # noqa: ARG005
+    "he": lambda m, n: 2.0 / m,
 }
 
 

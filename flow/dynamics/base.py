@@ -45,12 +45,13 @@ class Dynamics:
         """θ from the state; the state itself unless overridden."""
         return state
 
-    def auxiliary(self, state: PyTree) -> dict[str, PyTree]:  # noqa: ARG002
+    def auxiliary(self, state: PyTree) -> dict[str, PyTree]:
         """What else the state carries, by name: velocities, moments. Kept in `path.state`."""
         return {}
 
     def dissipation(
-        self, derivatives: Float64[np.ndarray, "points n"]  # noqa: ARG002
+        self,
+        derivatives: Float64[np.ndarray, "points n"],
     ) -> Float64[np.ndarray, "points"] | None:
         """Rate at which the energy falls, from flat derivatives d(state)/dt, one a row.
 

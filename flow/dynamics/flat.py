@@ -68,8 +68,10 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
 
     jitted = compiled(derivative)
     # A constant t is one conversion to a device scalar less in each call.
-    call = (lambda t, y: jitted(0.0, y, data)) if dynamics.autonomous else (
-        lambda t, y: jitted(t, y, data)
+    call = (
+        (lambda t, y: jitted(0.0, y, data))
+        if dynamics.autonomous
+        else (lambda t, y: jitted(t, y, data))
     )
     return FlatDynamics(
         np.array(initial),

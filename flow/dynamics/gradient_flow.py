@@ -32,7 +32,7 @@ class GradientFlow(Dynamics):
 
     objective: Objective
 
-    def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:  # noqa: ARG002
+    def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
         """−∇J."""
         return jax.tree.map(lambda g: -g, self.objective.traced_gradient(state, data))
 
@@ -44,6 +44,6 @@ class GradientFlow(Dynamics):
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
         """Gradient descent, on the clock t = ηk."""
-        import optax  # noqa: PLC0415
+        import optax
 
         return optax.sgd(learning_rate), learning_rate

@@ -46,7 +46,7 @@ class Method:
 def _runge_kutta(solver: type[OdeSolver]) -> Method:
     # Each attempt evaluates every stage but the first, which is the last of the step before, and
     # the right-hand side at its end: n_stages in all.
-    return Method(solver, attempts=lambda times, t_old: len(times) // solver.n_stages)  # noqa: ARG005
+    return Method(solver, attempts=lambda times, t_old: len(times) // solver.n_stages)
 
 
 def _distinct_ends(nodes: int) -> Callable[[Sequence[float], float], int]:
@@ -63,8 +63,8 @@ METHODS: dict[str, Method] = {
         Method(Radau, dense=True, attempts=_distinct_ends(3)),
         Method(BDF, dense=True, attempts=_distinct_ends(1)),
         Method(LSODA, dense=True),
-        Method(Euler, adaptive=False, attempts=lambda times, t_old: 1),  # noqa: ARG005
-        Method(RK4, adaptive=False, attempts=lambda times, t_old: 1),  # noqa: ARG005
+        Method(Euler, adaptive=False, attempts=lambda times, t_old: 1),
+        Method(RK4, adaptive=False, attempts=lambda times, t_old: 1),
     )
 }
 

@@ -22,9 +22,7 @@ def _derivative_at_gauss_nodes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 _X, _W, _D = _derivative_at_gauss_nodes()
 
 
-def dissipated(
-    solver: OdeSolver, rate: Callable[[np.ndarray], np.ndarray | None]
-) -> float | None:
+def dissipated(solver: OdeSolver, rate: Callable[[np.ndarray], np.ndarray | None]) -> float | None:
     """∫ rate(ẏ) dt over the solver's last step.
 
     For a Runge–Kutta method it is the quadrature h Σ b_i rate(K_i) of its own stages: exactly

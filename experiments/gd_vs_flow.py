@@ -1,0 +1,119 @@
+"""Gradient flow of a network on handwritten digits, and gradient descent beside it.
+
+Integrates θ̇ = −∇J(θ) of a 64-32-10 network on scikit-learn's digits, runs gradient descent from
+the same weights at learning rates below, near and beyond the stability limit 2/λ_max(θ₀), and
+measures how far they part. Prints a table, writes a figure, the runs and the configuration.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import matplotlib as mpl
+import numpy as np
+import tyro
+
+import flow
+from flow.records import new_run_folder, write_run
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Gradient flow of a network on handwritten digits, and gradient descent beside it."""
+
+    examples: int = 300
+    """Number of digits to train on, of 1,797."""
+    test: int = 500
+    """Number of other digits for the test loss and accuracy."""
+    hidden: tuple[int, ...] = (32,)
+    """Units of each hidden layer."""
+    activation: Literal["tanh", "sigmoid", "relu", "softplus", "gelu", "identity"] = "tanh"
+    """Activation of the hidden layers. ReLU needs --method RK4 or Euler, and --step."""
+    loss: Literal["mse", "cross_entropy", "binary_cross_entropy"] = "mse"
+    """Loss, a mean over examples."""
+    learning_rates: tuple[float, ...] = ()
+    """Learning rates of gradient descent; by default 0.1, 0.5, 0.9 and 1.1 of 2/λ_max(θ₀). Each
+    is rounded so that all runs end at the same time."""
+    t: float = 300.0
+    """Flow time to integrate to, learning rate × steps."""
+    method: Literal["RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA", "Euler", "RK4"] = "DOP853"
+    """Integrator of the flow."""
+    rtol: float = 1e-6
+    """Relative tolerance of the flow."""
+    atol: float = 1e-9
+    """Absolute tolerance of the flow."""
+    step: float | None = None
+    """Step of the fixed-step methods RK4 and Euler, in units of t."""
+    seed: int = 0
+    """Seed of the initial weights."""
+    save: int = 100
+    """Number of saved times of each run."""
+    out: Path = field(default=Path("results"))
+    """Where run folders are made."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """No progress bars."""
+
+
+def run(
+    config: Configuration,
+) -> tuple[flow.Comparison, flow.Audit, dict[str, flow.Trajectory]]:
+    """Compute the flow and the descents, and compare them."""
+    train, held_out = flow.datasets.digits(config.examples, test=config.test)
+    network = flow.MLP([64, *config.hidden, 10], config.activation)
+    objective = network.objective(*train, loss=config.loss, seed=config.seed)
+    observe = {
+        "test loss": flow.observe.test_loss(*held_out),
+        "test accuracy": flow.observe.accuracy(*held_out),
+    }
+    rates = config.learning_rates or flow.auto_learning_rates(objective)
+    common = {"observe": observe, "progress": not config.quiet}
+    descents = []
+    for rate in rates:
+        steps = max(1, round(config.t / rate))
+        descents.append(
+            flow.descend(objective, config.t / steps, steps=steps, save=config.save, **common)
+        )
+    fixed = config.method in ("RK4", "Euler")
+    path = flow.integrate(
+        objective,
+        config.t,
+        method=config.method,
+        **({"step": config.step} if fixed else {"rtol": config.rtol, "atol": config.atol}),
+        # Saved at the descents' times, the flow needs no second run to be compared at them.
+        save=np.unique(np.minimum(np.concatenate([d.t for d in descents]), config.t)),
+        **common,
+    )
+    comparison = flow.compare(path, *descents)
+    runs = {"flow": path} | {f"descent-{i}": d for i, d in enumerate(descents, 1)}
+    return comparison, flow.audit(path), runs
+
+
+def main() -> None:
+    """Run from the command line."""
+    config = tyro.cli(Configuration, description=__doc__)
+    mpl.use("Agg")
+    started = time.perf_counter()
+    comparison, audit, runs = run(config)
+    path = runs["flow"]
+    folder = new_run_folder("gd_vs_flow", f"{config.activation}-t{config.t:g}", config.out)
+    table = comparison.table()
+    accuracy = path.observed["test accuracy"]
+    table["test accuracy"] = [pair.run.observed["test accuracy"][-1] for pair in comparison.pairs]
+    write_run(folder, config, runs, {"figure": comparison.plot()}, {"table": table})
+    print(table.to_string(float_format=lambda x: f"{x:.4g}"))
+    print()
+    print(
+        f"flow: {path.result}, J {path.stats['loss_first']:.4g} → {path.stats['loss_last']:.4g}, "
+        f"test accuracy {accuracy[0]:.3f} → {accuracy[-1]:.3f}, "
+        f"{path.stats['gradients']:,} gradients in {path.stats['seconds']:.1f} s "
+        f"(and {path.stats['compile_seconds']:.1f} s to compile)"
+    )
+    print(audit)
+    print(f"{time.perf_counter() - started:.0f} s in all; figure: {folder / 'figure.png'}")
+    sys.exit(0 if path.result.startswith("reached") else 1)
+
+
+if __name__ == "__main__":
+    main()
