@@ -40,12 +40,12 @@ class Configuration:
     """Flow time to integrate to, learning rate × steps."""
     method: Literal["RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA", "Euler", "RK4"] = "DOP853"
     """Integrator of the flow."""
-    rtol: float = 1e-6
-    """Relative tolerance of the flow."""
-    atol: float = 1e-9
-    """Absolute tolerance of the flow."""
+    rtol: float | None = None
+    """Relative tolerance of the flow, 1e-6 if not given; not for RK4 and Euler."""
+    atol: float | None = None
+    """Absolute tolerance of the flow, 1e-9 if not given; not for RK4 and Euler."""
     step: float | None = None
-    """Step of the fixed-step methods RK4 and Euler, in units of t."""
+    """Step of RK4 and Euler, in units of t; not for the others."""
     seed: int = 0
     """Seed of the initial weights."""
     save: int = 100
@@ -56,11 +56,22 @@ class Configuration:
     """No progress bars."""
 
 
+def settings(config: Configuration) -> dict[str, float]:
+    """The integrator's settings that were given; one that the method does not take is refused."""
+    asked = {name: getattr(config, name) for name in ("rtol", "atol", "step")}
+    given = {name: value for name, value in asked.items() if value is not None}
+    fixed = config.method in ("RK4", "Euler")
+    if unused := given.keys() & ({"rtol", "atol"} if fixed else {"step"}):
+        raise ValueError(f"--{min(unused)} is no setting of --method {config.method}; leave it out")
+    return given
+
+
 def run(
     config: Configuration,
 ) -> tuple[flow.Comparison, flow.Audit, dict[str, flow.Trajectory]]:
-    """Compute the flow and the descents, and compare them."""
+    """Compute the descents and the flow, and compare them; Ctrl-C ends the one in progress."""
     train, held_out = flow.datasets.digits(config.examples, test=config.test)
+    integrator = settings(config)
     network = flow.MLP([64, *config.hidden, 10], config.activation)
     objective = network.objective(*train, loss=config.loss, seed=config.seed)
     observe = {
@@ -75,12 +86,11 @@ def run(
         descents.append(
             flow.descend(objective, config.t / steps, steps=steps, save=config.save, **common)
         )
-    fixed = config.method in ("RK4", "Euler")
     path = flow.integrate(
         objective,
         config.t,
         method=config.method,
-        **({"step": config.step} if fixed else {"rtol": config.rtol, "atol": config.atol}),
+        **integrator,
         # Saved at the descents' times, the flow needs no second run to be compared at them.
         save=np.unique(np.minimum(np.concatenate([d.t for d in descents]), config.t)),
         **common,
@@ -95,7 +105,10 @@ def main() -> None:
     config = tyro.cli(Configuration, description=__doc__)
     mpl.use("Agg")
     started = time.perf_counter()
-    comparison, audit, runs = run(config)
+    try:
+        comparison, audit, runs = run(config)
+    except ValueError as error:
+        sys.exit(f"gd_vs_flow: {error}")
     path = runs["flow"]
     folder = new_run_folder("gd_vs_flow", f"{config.activation}-t{config.t:g}", config.out)
     table = comparison.table()

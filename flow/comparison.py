@@ -1,8 +1,8 @@
 """`compare`: how far runs are from a reference, at truly matched times."""
 
 import warnings
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ERROR_BAR_SHARE = 0.05
 # Times are the same if they differ by rounding: steps × learning rate against the flow's end.
 _SAME_TIME = 1e-12
+# A distance that has shrunk to so little of the largest is none.
+_TOGETHER = 1e-6
 # The problem's numbers at θ₀ agree so well between processes, and in single precision so.
 _SAME_PROBLEM = 1e-4
 
@@ -48,8 +50,11 @@ class Pair:
         `distance` over ‖θ_ref(t) − θ_ref(0)‖, what the reference has travelled; NaN at t = 0.
     nearest_distance
         Distance of θ_run(t) from the reference's curve, whatever the time on it: at most
-        `distance`, and much less where a run lags behind on the same path. Between matched times
-        the curve is the cubic Hermite interpolant of positions and velocities.
+        `distance`, and much less where a run lags behind on the same path. Between saved and
+        matched times the curve is the cubic Hermite interpolant of positions and velocities
+        −∇J (of a loaded reference: of a cubic spline).
+    loss
+        J_run(t).
     loss_gap
         J_run(t) − J_ref(t).
     angle
@@ -66,6 +71,7 @@ class Pair:
     distance: np.ndarray
     relative_distance: np.ndarray
     nearest_distance: np.ndarray
+    loss: np.ndarray
     loss_gap: np.ndarray
     angle: np.ndarray
     error_bar: np.ndarray
@@ -120,7 +126,7 @@ class Comparison:
             {
                 "run": pair.run.label,
                 "t": pair.t[-1],
-                "loss": pair.run.loss[-1],
+                "loss": pair.loss[-1],
                 "loss gap": pair.loss_gap[-1],
                 "distance": pair.distance[-1],
                 "± error bar": pair.error_bar[-1],
@@ -213,16 +219,16 @@ def compare(reference: Trajectory, *runs: Trajectory, error_bar: bool = True) ->
     start = [[0.0]] if reference.dynamics is not None or reference.t[0] == 0 else []
     times = np.unique(np.concatenate([*start, *(t for t, _ in matched)]))
     source = _evaluated(reference, times)
-    bars = np.full(len(times), np.nan)
+    bars = np.full(len(source.t), np.nan)
     if error_bar and reference.dynamics is not None:
-        bars = error_bars(source, times)
+        bars = error_bars(source, source.t)
     curve = _Curve(source)
     pairs = tuple(
-        _pair(run, run_index, source, np.searchsorted(times, t), bars, curve)
+        _pair(run, run_index, source, np.searchsorted(source.t, t), bars, curve)
         for run, (t, run_index) in zip(runs, matched, strict=True)
     )
     for pair in pairs:
-        _warn_of_error(pair, reference)
+        _warn_of_error(pair)
     return Comparison(reference, pairs)
 
 
@@ -275,17 +281,10 @@ def _nearest(sorted_times: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def _evaluated(reference: Trajectory, times: np.ndarray) -> Trajectory:
-    """The reference with rows at the given times."""
-    rows = _nearest(reference.t, times)
-    if not np.array_equal(reference.t[rows], times):
-        return rerun(reference, times)
-    return replace(
-        reference,
-        t=times,
-        theta=reference.theta[rows],
-        loss=reference.loss[rows],
-        gradient_norm=reference.gradient_norm[rows],
-    )
+    """The reference with rows at its own times and the given ones."""
+    if np.all(np.isin(times, reference.t)):
+        return reference
+    return rerun(reference, np.union1d(times, reference.t))
 
 
 class _Curve:
@@ -293,12 +292,12 @@ class _Curve:
 
     def __init__(self, source: Trajectory) -> None:
         self.t, self.theta = source.t, source.theta
-        self.source = source
-
-    @cached_property
-    def velocity(self) -> np.ndarray:
-        """Velocities at the rows."""
-        return velocities(self.source)
+        if isinstance(source.dynamics, GradientFlow):
+            objective = source.dynamics.objective.counted()
+            self.velocity = cache(lambda i: -objective.flat_value_and_gradient(self.theta[i])[1])
+        elif len(self.t) > 1:
+            slopes = CubicSpline(self.t, self.theta)(self.t, 1)
+            self.velocity = slopes.__getitem__
 
     def distances(self, points: np.ndarray) -> np.ndarray:
         """Least distance of each point (points, n) from the rows and the pieces beside the nearest.
@@ -326,7 +325,7 @@ class _Curve:
         h = self.t[a + 1] - self.t[a]
         start = self.theta[a] - point
         rise = self.theta[a + 1] - self.theta[a]
-        v, w = h * self.velocity[a], h * self.velocity[a + 1]
+        v, w = h * self.velocity(a), h * self.velocity(a + 1)
         c = np.array([start, v, 3 * rise - 2 * v - w, v + w - 2 * rise])
         gram = c @ c.T
         sextic = np.polynomial.Polynomial(
@@ -337,14 +336,6 @@ class _Curve:
         return float(
             min((np.sum((c.T @ s ** np.arange(4.0)) ** 2) for s in inside), default=np.inf)
         )
-
-
-def velocities(path: Trajectory) -> np.ndarray:
-    """θ̇ at the saved times (times, n): −∇J, or the slope of a cubic spline where J is unknown."""
-    if isinstance(path.dynamics, GradientFlow):
-        objective = path.dynamics.objective.counted()
-        return -np.array([objective.flat_value_and_gradient(theta)[1] for theta in path.theta])
-    return CubicSpline(path.t, path.theta)(path.t, 1)
 
 
 def _pair(
@@ -370,6 +361,7 @@ def _pair(
         relative_distance=relative,
         # Rounding may choose a row that is not the nearest.
         nearest_distance=np.minimum(curve.distances(theta), distance),
+        loss=run.loss[rows],
         loss_gap=run.loss[rows] - source.loss[at],
         angle=_angles(np.diff(theta, axis=0), np.diff(reference, axis=0)),
         error_bar=bars[at],
@@ -385,11 +377,11 @@ def _angles(moved: np.ndarray, reference_moved: np.ndarray) -> np.ndarray:
     return np.concatenate([[np.nan], np.degrees(2 * half)])
 
 
-def _warn_of_error(pair: Pair, reference: Trajectory) -> None:
+def _warn_of_error(pair: Pair) -> None:
     if not np.any(np.isfinite(pair.error_bar)):
         return
-    # Below the absolute tolerance that was asked for, two runs are the same.
-    least = 10 * reference.config.get("atol", 0.0) * np.sqrt(pair.theta.shape[1])
+    # Where two runs have come together again, at one minimum, they differ by rounding at most.
+    least = _TOGETHER * np.max(pair.distance)
     for i in (int(np.nanargmax(pair.distance)), -1):
         bar, distance = pair.error_bar[i], pair.distance[i]
         if bar > ERROR_BAR_SHARE * distance and bar > least:

@@ -66,17 +66,25 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
         key: Hashable = (function.__name__, dynamics)
         return objective.compiled(key, lambda: jax.jit(function))
 
-    jitted = compiled(derivative)
-    # A constant t is one conversion to a device scalar less in each call.
-    call = (
-        (lambda t, y: jitted(0.0, y, data))
-        if dynamics.autonomous
-        else (lambda t, y: jitted(t, y, data))
-    )
+    if dynamics.autonomous:
+
+        def autonomous(y: Any, data: Any) -> tuple[Any, Any]:
+            return derivative(0.0, y, data)
+
+        jitted = compiled(autonomous)
+        call = lambda t, y: jitted(y, data)  # noqa: E731
+    else:
+        jitted = compiled(derivative)
+        call = lambda t, y: jitted(t, y, data)  # noqa: E731
+    # Where the state is θ itself, reading θ off it needs no call to the device.
+    is_theta = type(dynamics).params is Dynamics.params
+    bare = type(dynamics).auxiliary is Dynamics.auxiliary
     return FlatDynamics(
         np.array(initial),
         call,
         lambda t, y: np.array(compiled(jacobian)(t, y, data)),
-        lambda y: np.array(compiled(params)(y)),
-        lambda y: {k: np.array(v) for k, v in compiled(auxiliary)(y).items()},
+        (lambda y: y) if is_theta else (lambda y: np.array(compiled(params)(y))),
+        (lambda y: {})
+        if bare
+        else (lambda y: {k: np.array(v) for k, v in compiled(auxiliary)(y).items()}),
     )

@@ -81,9 +81,9 @@ def find_method(method: str | type[OdeSolver]) -> Method:
 def check_dense(method: Method, size: int) -> None:
     """Refuse n × n linear algebra beyond what is bearable."""
     if method.dense and size > MAX_DENSE_PARAMETERS:
-        gigabytes = np.dtype(float).itemsize * size**2 / 1e9
+        megabytes = np.dtype(float).itemsize * size**2 / 1e6
         raise ValueError(
-            f"method {method.name!r} factorises {size} × {size} matrices ({gigabytes:.1f} GB each) "
+            f"method {method.name!r} factorises {size} × {size} matrices ({megabytes:,.0f} MB each) "
             f"and is refused above {MAX_DENSE_PARAMETERS} parameters; use 'DOP853' (the default) "
             "or 'RK45'"
         )

@@ -1,0 +1,127 @@
+"""What the driver and the hand-written backward pass cost, side by side in one run.
+
+For each network: seconds of a flow over (its gradients × seconds of one bare jitted gradient to
+numpy), the same for scipy's plain `solve_ivp`, and seconds of the hand-derived gradient over those
+of `jax.grad` of the same loss. Rounds are interleaved and medians are of their ratios; compilation
+is no part of it. Prints a table and writes it.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import tyro
+from jax.flatten_util import ravel_pytree
+from scipy.integrate import solve_ivp
+from tqdm import tqdm
+
+import flow
+from flow.precision import double_precision
+from flow.records import new_run_folder, write_run
+
+NETWORKS = {
+    "64-32-10, 300 digits": ([64, 32, 10], 300, 30.0),
+    "64-200-200-10, 1,797 digits": ([64, 200, 200, 10], 1797, 3.0),
+}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What the driver and the hand-written backward pass cost, side by side in one run."""
+
+    rounds: int = 7
+    """Interleaved rounds; medians are of these."""
+    method: str = "DOP853"
+    """scipy method of the flow and of solve_ivp."""
+    out: Path = field(default=Path("results"))
+    """Where run folders are made."""
+    quiet: bool = False
+    """No progress bar."""
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def measure(
+    sizes: list[int], examples: int, t: float, config: Configuration, name: str
+) -> dict[str, float]:
+    """Medians of the ratios for one network."""
+    hand = flow.MLP(sizes).objective(*flow.datasets.digits(examples))
+    auto = flow.Objective(hand.traced_value, hand.params, hand.data)
+
+    def bare(objective: flow.Objective) -> Callable[[], object]:
+        """One jitted gradient, flat numpy in, flat numpy out, and nothing else."""
+        gradient = jax.jit(
+            lambda theta, data: ravel_pytree(
+                objective.traced_gradient(objective.tree(theta), data)
+            )[0]
+        )
+        return lambda: np.asarray(gradient(objective.theta, objective.data))
+
+    calls = 0
+
+    def rhs(_: float, theta: np.ndarray) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        return -np.asarray(gradient_of_hand(theta, hand.data))
+
+    gradient_of_hand = jax.jit(
+        lambda theta, data: ravel_pytree(hand.traced_gradient(hand.tree(theta), data))[0]
+    )
+    rounds: dict[str, list[float]] = {"flow": [], "solve_ivp": [], "hand / jax.grad": []}
+    with double_precision():
+        by_hand, by_autodiff = bare(hand), bare(auto)
+        path = flow.integrate(hand, t, method=config.method, progress=False)
+        by_hand(), by_autodiff(), rhs(0.0, hand.theta)
+        repeats = max(20, round(0.1 / seconds(by_hand)))
+        for _ in tqdm(range(config.rounds), desc=name, disable=config.quiet):
+            # The bare gradient is timed before and after each, as the machine drifts.
+            times = {"hand": [], "auto": []}
+            for _ in range(repeats):
+                times["hand"].append(seconds(by_hand))
+                times["auto"].append(seconds(by_autodiff))
+            before = sum(times["hand"]) / repeats
+            path = flow.integrate(hand, t, method=config.method, progress=False)
+            between = sum(seconds(by_hand) for _ in range(repeats)) / repeats
+            calls = 0
+            plain = seconds(
+                lambda: solve_ivp(
+                    rhs, (0, t), hand.theta, config.method, path.t, rtol=1e-6, atol=1e-9
+                )
+            )
+            after = sum(seconds(by_hand) for _ in range(repeats)) / repeats
+            spent = path.stats["gradients"] * (before + between) / 2
+            rounds["flow"].append(path.stats["seconds"] / spent)
+            rounds["solve_ivp"].append(plain / (calls * (between + after) / 2))
+            ratio = np.median(times["hand"]) / np.median(times["auto"])
+            rounds["hand / jax.grad"].append(ratio)
+    return {
+        "parameters": hand.size,
+        "gradients": path.stats["gradients"],
+        "µs a bare gradient": 1e6 * before,
+        **{key: float(np.median(values)) for key, values in rounds.items()},
+    }
+
+
+def main() -> None:
+    """Run from the command line."""
+    config = tyro.cli(Configuration, description=__doc__)
+    rows = {name: measure(*case, config, name) for name, case in NETWORKS.items()}
+    table = pd.DataFrame(rows).T.rename_axis("network")
+    folder = new_run_folder("overhead", config.method, config.out)
+    write_run(folder, config, {}, {}, {"table": table})
+    print(table.to_string(float_format=lambda x: f"{x:.4g}"))
+    print(f"\nmedians of {config.rounds} rounds; table: {folder / 'table.csv'}", file=sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

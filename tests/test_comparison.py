@@ -1,0 +1,147 @@
+"""Comparisons at matched times, orders of convergence, error bars."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import flow
+
+
+@pytest.fixture(scope="module")
+def problem() -> flow.exact.Exact:
+    """A quadratic whose flow is known at any time."""
+    return flow.exact.quadratic(np.diag([1.0, 6.0]), np.array([2.0, 1.0]))
+
+
+def test_distance_at_times_that_nobody_saved(problem: flow.exact.Exact):
+    """Assert the exact distance where linear interpolation between saves would be off by far."""
+    path = flow.integrate(problem.objective, 3.0, save=5, rtol=1e-9, atol=1e-12)
+    eta = 0.03
+    steps = flow.descend(problem.objective, eta, steps=100, save=23)
+    comparison = flow.compare(path, steps)
+    np.testing.assert_array_equal(comparison.t, steps.t)
+    expected = np.linalg.norm(steps.theta - problem.theta(steps.t), axis=1)
+    np.testing.assert_allclose(comparison.distance, expected, rtol=1e-6, atol=1e-9)
+    line = np.stack([np.interp(steps.t, path.t, x) for x in path.theta.T], axis=1)
+    interpolated = np.linalg.norm(steps.theta - line, axis=1)
+    assert np.max(np.abs(interpolated - expected)) > 5 * expected.max()
+
+    travelled = np.linalg.norm(problem.theta(steps.t) - problem.theta(0.0), axis=1)
+    relative = expected[1:] / travelled[1:]
+    np.testing.assert_allclose(comparison.relative_distance[1:], relative, 1e-6)
+    assert np.isnan(comparison.relative_distance[0])
+    flow_loss = [problem.objective.value(x) for x in problem.theta(steps.t)]
+    np.testing.assert_allclose(comparison.loss_gap, steps.loss - flow_loss, rtol=0, atol=1e-8)
+
+
+def test_nearest_distance_of_a_run_that_only_lags():
+    """Assert that a run that is late on the same curve is at distance 0 from it."""
+    # θ̇ = −∇J along a straight line: GD stays on it, and lags or leads.
+    objective = flow.Objective(lambda x: 0.25 * (x @ x) ** 2, np.array([1.0, 2.0]))
+    path = flow.integrate(objective, 3.0, rtol=1e-10, atol=1e-12)
+    comparison = flow.compare(path, flow.descend(objective, 0.02, steps=100))
+    assert comparison.distance[1:].min() > 1e-4
+    assert comparison.nearest_distance.max() < 1e-12
+
+
+def test_nearest_distance_on_a_bent_curve(problem: flow.exact.Exact):
+    """Assert the least distance from the closed-form curve, found independently."""
+    steps = flow.descend(problem.objective, 0.1, steps=20, save=21)
+    path = flow.integrate(problem.objective, 2.0, rtol=1e-10, atol=1e-12)
+    comparison = flow.compare(path, steps)
+    fine = problem.theta(np.linspace(0, 2, 200_001))
+    expected = [np.linalg.norm(fine - x, axis=1).min() for x in steps.theta]
+    np.testing.assert_allclose(comparison.nearest_distance, expected, rtol=0, atol=2e-4)
+    assert np.all(comparison.nearest_distance <= comparison.distance)
+    assert comparison.nearest_distance[2] < 0.8 * comparison.distance[2]
+
+
+def test_angle_between_velocities():
+    """Assert the angle between what both moved over an interval, small angles included."""
+    objective = flow.Objective(lambda x: 0.5 * x @ np.diag([1.0, 3.0]) @ x, np.array([1.0, 1.0]))
+    path = flow.integrate(objective, 0.2, rtol=1e-10, atol=1e-12, save=[0.0, 0.1, 0.2])
+    angle = flow.compare(path, flow.descend(objective, 0.1, steps=2, save=3)).angle
+    euler = np.array([-0.1, -0.3])
+    exact = np.array([np.exp(-0.1) - 1, np.exp(-0.3) - 1])
+    cosine = euler @ exact / np.linalg.norm(euler) / np.linalg.norm(exact)
+    assert np.isnan(angle[0])
+    assert angle[1] == pytest.approx(np.degrees(np.arccos(cosine)), rel=1e-6)
+
+
+def test_first_passage_and_table(problem: flow.exact.Exact):
+    """Assert the first matched time at which a gap is passed, and one row a run in the table."""
+    path = flow.integrate(problem.objective, 3.0)
+    runs = [flow.descend(problem.objective, eta, steps=round(3 / eta)) for eta in (0.3, 0.01)]
+    comparison = flow.compare(path, *runs)
+    relative = comparison.relative_distance[0]
+    expected = comparison.t[0][np.flatnonzero(relative > 0.1)[0]]
+    assert comparison.first_passage(0.1)[0] == expected
+    assert np.isnan(comparison.first_passage(10.0)[1])
+    table = comparison.table()
+    assert list(table.index) == ["GD, η = 0.3", "GD, η = 0.01"]
+    assert table["distance"].iloc[1] == comparison.distance[1][-1]
+    dataset = comparison.to_xarray()
+    assert dataset["distance"].sel(run="GD, η = 0.3").dropna("time").size == len(runs[0].t)
+    assert dataset["t"].attrs["units"] == "learning rate × steps"
+
+
+def test_shared_times_need_no_second_run(problem: flow.exact.Exact):
+    """Assert that times that differ by rounding are the same, and the run's own end is compared."""
+    eta = 0.1  # 0.1 × 3 is not 0.3
+    steps = flow.descend(problem.objective, eta, steps=30, save=31)
+    path = flow.integrate(problem.objective, 3.0, save=np.linspace(0, 3, 31))
+    comparison = flow.compare(path, steps, error_bar=False)
+    np.testing.assert_array_equal(comparison.t, path.t)
+    direct = np.linalg.norm(steps.theta - path.theta, axis=1)
+    np.testing.assert_array_equal(comparison.distance, direct)
+    assert np.all(np.isnan(comparison.error_bar))
+
+
+def test_a_longer_run_is_compared_up_to_the_end(problem: flow.exact.Exact):
+    """Assert that times beyond the reference are left out, and those of a short run suffice."""
+    path = flow.integrate(problem.objective, 1.0)
+    longer = flow.descend(problem.objective, 0.1, steps=30, save=31)
+    assert flow.compare(path, longer).t[-1] == 1.0
+    shorter = flow.descend(problem.objective, 0.1, steps=5, save=6)
+    assert flow.compare(path, shorter).t[-1] == 0.5
+
+
+def test_error_bar_is_the_error(problem: flow.exact.Exact):
+    """Assert that the error bar estimates the true error within a factor of 3."""
+    for settings in (
+        {"rtol": 1e-4, "atol": 1e-7, "method": "RK45"},
+        {"method": "RK4", "step": 0.1},
+    ):
+        path = flow.integrate(problem.objective, 2.0, save=9, **settings)
+        bar = flow.audit(path, error_bar=True).error_bar
+        error = np.linalg.norm(path.theta - problem.theta(path.t), axis=1)
+        assert bar[0] == 0
+        assert 1 / 3 < np.max(bar) / np.max(error) < 3
+
+
+def test_compare_warns_of_a_careless_reference():
+    """Assert a warning where the integrator's error exceeds 5 % of the distance, and none else."""
+    problem = flow.exact.two_layer_scalar(1.0, 0.05)
+    steps = flow.descend(problem.objective, 1e-3, steps=4000)
+    careless = flow.integrate(problem.objective, 4.0, method="RK23", rtol=1e-2, atol=1e-3)
+    with pytest.warns(flow.ErrorBarWarning, match="tighter rtol"):
+        flow.compare(careless, steps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flow.compare(flow.integrate(problem.objective, 4.0), steps)
+
+
+def test_order_of_gradient_descent_is_one():
+    """Assert slope 1.00 ± 0.05 of ‖GD − flow‖ against η, on digits."""
+    objective = flow.MLP([64, 8, 10]).objective(*flow.datasets.digits(100), seed=0)
+    study = flow.order_study(objective, t=3.0)
+    assert study.slope == pytest.approx(1.0, abs=0.05)
+    assert study.abscissa == "learning rate η"
+    np.testing.assert_allclose(study.t / study.learning_rates % 1, 0, atol=1e-9)
+    tight = flow.integrate(objective, 3.0, rtol=1e-11, atol=1e-13, save=[3.0])
+    descent = flow.descend(
+        objective, study.learning_rates[-1], steps=round(3 / study.learning_rates[-1])
+    )
+    expected = np.linalg.norm(descent.theta[-1] - tight.theta[-1])
+    assert study.distance[-1] == pytest.approx(expected, rel=1e-8)

@@ -1,0 +1,197 @@
+"""Closed forms that every run must hit, through the public API, at rtol 1e-10 to 1e-8."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import scipy.linalg
+from sklearn.datasets import load_breast_cancer
+
+import flow
+
+TIGHT = {"rtol": 1e-10, "atol": 1e-13}
+ERROR = 1e-8
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Largest error over the times, relative to the largest value."""
+    return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
+
+
+@pytest.fixture
+def hessian() -> np.ndarray:
+    """A symmetric matrix that is not diagonal, spectrum 0.05 to 8."""
+    rng = np.random.default_rng(3)
+    Q = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    return Q @ np.diag([0.05, 0.2, 0.7, 1.5, 4.0, 8.0]) @ Q.T
+
+
+@pytest.mark.parametrize("method", ["RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA"])
+def test_quadratic_flow(hessian: np.ndarray, method: str):
+    """Assert that x* + e^{−Ht}(x₀ − x*) is followed by every scipy method (truth 1)."""
+    x0, x_star = np.arange(1.0, 7.0), np.linspace(-1, 1, 6)
+    problem = flow.exact.quadratic(hessian, x0, x_star)
+    # The low-order methods keep their own, looser promise: a hundred times the tolerance.
+    settings, error = (TIGHT, ERROR) if method != "RK23" else ({"rtol": 1e-8, "atol": 1e-11}, 1e-6)
+    if method == "BDF":
+        error = 1e-7
+    path = flow.integrate(problem.objective, t=10.0, method=method, save=23, **settings)
+    expected = [
+        x_star + scipy.linalg.expm(-hessian * t) @ (x0 - x_star) for t in np.linspace(0, 10, 23)
+    ]
+    assert relative_error(path.theta, np.array(expected)) < error
+    assert relative_error(problem.theta(path.t), np.array(expected)) < 1e-13
+
+
+def test_quadratic_descent(hessian: np.ndarray):
+    """Assert that gradient descent is (I − ηH)^k (truth 1)."""
+    x0, x_star = np.arange(1.0, 7.0), np.linspace(-1, 1, 6)
+    objective = flow.exact.quadratic(hessian, x0, x_star).objective
+    steps = flow.descend(objective, learning_rate=0.1, steps=60, save=61)
+    step = np.eye(6) - 0.1 * hessian
+    expected = [x_star + np.linalg.matrix_power(step, k) @ (x0 - x_star) for k in range(61)]
+    np.testing.assert_allclose(steps.theta, expected, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(steps.t, 0.1 * np.arange(61), rtol=1e-15)
+
+
+def test_stability_limit_of_gradient_descent(hessian: np.ndarray):
+    """Assert that GD converges just below 2/λ_max and grows at its exact rate above (truth 2)."""
+    vector = np.linalg.eigh(hessian)[1][:, -1]
+    objective = flow.exact.quadratic(hessian, vector).objective
+    limit = 2.0 / flow.sharpness(objective, objective.params)
+    assert limit == pytest.approx(0.25, rel=1e-10)
+    for share in (0.99, 1.01):
+        run = flow.descend(objective, share * limit, steps=200)
+        rate = np.abs(1 - 2 * share)
+        assert np.linalg.norm(run.theta[-1]) == pytest.approx(rate**200, rel=1e-8)
+    np.testing.assert_allclose(
+        flow.auto_learning_rates(objective), np.array([0.1, 0.5, 0.9, 1.1]) * 0.25, rtol=1e-10
+    )
+
+
+def test_least_squares_on_real_data():
+    """Assert the filter factors on the breast-cancer data, and the limit X⁺y (truth 7)."""
+    X, y = load_breast_cancer(return_X_y=True)
+    X = ((X - X.mean(0)) / X.std(0))[:, [0, 4, 7, 11]]
+    y = y - y.mean()
+    problem = flow.exact.least_squares(X, y)
+    path = flow.integrate(problem.objective, t=3.0, save=11, **TIGHT)
+    N, s = len(X), np.linalg.svd(X.T @ X / len(X))[1]
+    V = np.linalg.svd(X.T @ X / N)[2].T
+    expected = [V @ (-np.expm1(-s * t) / s * (V.T @ X.T @ y / N)) for t in path.t]
+    assert relative_error(path.theta, np.array(expected)) < ERROR
+    assert relative_error(problem.theta(path.t), np.array(expected)) < 1e-12
+    limit = flow.integrate(
+        problem.objective, t=np.inf, stop=flow.stop.gradient_norm(1e-10), **TIGHT
+    )
+    assert relative_error(limit.theta[-1], np.linalg.pinv(X) @ y) < ERROR
+
+
+def test_saxe_two_layers():
+    """Assert u = s e^{2st}/(e^{2st} − 1 + s/u₀) for J = ½(s − ab)² (truth 8)."""
+    s, a0 = 3.0, 0.1
+    path = flow.integrate(flow.exact.two_layer_scalar(s, a0).objective, t=2.5, save=31, **TIGHT)
+    growth = np.exp(2 * s * path.t)
+    u = s * growth / (growth - 1 + s / a0**2)
+    assert relative_error(path.theta.prod(axis=1), u) < ERROR
+    assert relative_error(flow.exact.two_layer_scalar(s, a0).theta(path.t)[:, 0] ** 2, u) < 1e-13
+
+
+def test_deep_linear_network_learns_its_modes():
+    """Assert u̇ = N u^{2−2/N}(s − u) of balanced layers, for a network of three (truth 8)."""
+    objective = flow.Objective(
+        lambda p: 0.5 * (2.0 - p[0]["W"][0, 0] * p[1]["W"][0, 0] * p[2]["W"][0, 0]) ** 2,
+        [{"W": np.array([[0.5]])}] * 3,
+    )
+    path = flow.integrate(objective, t=3.0, save=9, **TIGHT)
+    u = scipy.integrate.solve_ivp(
+        lambda t, u: 3 * u ** (4 / 3) * (2.0 - u),
+        (0, 3),
+        [0.125],
+        "DOP853",
+        path.t,
+        rtol=1e-12,
+        atol=1e-14,
+    ).y[0]
+    assert relative_error(path.theta.prod(axis=1), u) < ERROR
+
+
+def test_unbalanced_product():
+    """Assert that a² − b² is kept, λ_max tends to √(c² + 4s²), GD shrinks c (truth 9)."""
+    s = 1.5
+    a, b = 2.0, 0.3
+    objective = flow.Objective(
+        lambda p: 0.5 * (s - p[0] * p[1]) ** 2,
+        np.array([a, b]),
+        conserved={"a² − b²": lambda p: p[0] ** 2 - p[1] ** 2},
+    )
+    c = a**2 - b**2
+    path = flow.integrate(objective, t=20.0, observe={"sharpness": flow.sharpness}, **TIGHT)
+    kept = path.theta[:, 0] ** 2 - path.theta[:, 1] ** 2
+    np.testing.assert_allclose(kept, c, rtol=ERROR)
+    assert flow.audit(path).conserved["a² − b²"] == pytest.approx(np.abs(kept - c).max())
+    assert path.observed["sharpness"][-1] == pytest.approx(np.sqrt(c**2 + 4 * s**2), rel=ERROR)
+    eta = 0.05
+    steps = flow.descend(objective, eta, steps=30, save=31)
+    product, c_k = steps.theta.prod(1), steps.theta[:, 0] ** 2 - steps.theta[:, 1] ** 2
+    np.testing.assert_allclose(
+        c_k[1:], c_k[:-1] * (1 - eta**2 * (s - product[:-1]) ** 2), rtol=1e-13
+    )
+
+
+def test_matrix_factorisation():
+    """Assert the Riccati solution for WWᵀ of J = ¼‖WWᵀ − A‖² (truth 10)."""
+    rng = np.random.default_rng(5)
+    Q = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    A = Q @ np.diag([2.0, 1.0, 0.5, -0.4]) @ Q.T
+    problem = flow.exact.matrix_factorisation(A, 0.3 * rng.standard_normal((4, 3)))
+    path = flow.integrate(problem.objective, t=4.0, save=13, **TIGHT)
+    found = [(W := path.params(i)) @ W.T for i in range(len(path.t))]
+    assert relative_error(np.reshape(found, (13, -1)), problem.theta(path.t)) < ERROR
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy"])
+def test_balancedness(bias: bool, loss: str):
+    """Assert that W₂ᵀW₂ − W₁W₁ᵀ − b₁b₁ᵀ is kept, and moved by η²(…) in a GD step (truth 11)."""
+    X, y = flow.datasets.digits(40)
+    network = flow.MLP([64, 3, 4, 10], "identity", bias=bias)
+    objective = network.objective(X, y, loss=loss, seed=1)
+
+    def balance(params: list) -> list[np.ndarray]:
+        return [
+            up["W"].T @ up["W"] - low["W"] @ low["W"].T - (low["b"] @ low["b"].T if bias else 0.0)
+            for low, up in pairwise(params)
+        ]
+
+    path = flow.integrate(objective, t=4.0, save=5, **TIGHT)
+    for first, last in zip(balance(path.params(0)), balance(path.params(-1)), strict=True):
+        np.testing.assert_allclose(last, first, rtol=0, atol=ERROR)
+    drift = flow.audit(path).conserved
+    assert sorted(drift) == ["balancedness 1-2", "balancedness 2-3"]
+    assert max(drift.values()) < ERROR
+
+    eta = 0.3
+    step = flow.descend(objective, eta, steps=1, save=2)
+    moved = np.subtract(*[balance(step.params(k))[0] for k in (1, 0)])
+    G = objective.gradient(objective.params)
+    expected = G[1]["W"].T @ G[1]["W"] - G[0]["W"] @ G[0]["W"].T
+    expected -= G[0]["b"] @ G[0]["b"].T if bias else 0.0
+    np.testing.assert_allclose(moved, eta**2 * expected, rtol=0, atol=1e-13)
+    assert flow.audit(step, objective).conserved["balancedness 1-2"] == pytest.approx(
+        np.linalg.norm(eta**2 * expected), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("method", ["DOP853", "Radau"])
+def test_exponential_and_logistic_loss(method: str):
+    """Assert log(t + e^{w₀}), and c + t − W(e^{c+t}) where e^t overflows (truth 14)."""
+    for problem, t in ((flow.exact.exponential(-1.0), 1e3), (flow.exact.logistic(-2.0), 2e3)):
+        path = flow.integrate(problem.objective, t, method=method, spacing="log", save=20, **TIGHT)
+        assert relative_error(path.theta, problem.theta(path.t)) < ERROR
+    w = flow.exact.exponential(-1.0).theta(np.array([5.0]))
+    assert w[0, 0] == pytest.approx(np.log(5.0 + np.exp(-1.0)), rel=1e-15)
+    c = 0.3 + np.exp(0.3)
+    t = np.array([0.0, 2.0, 30.0])
+    lambert = c + t - scipy.special.lambertw(np.exp(c + t)).real
+    np.testing.assert_allclose(flow.exact.logistic(0.3).theta(t)[:, 0], lambert, rtol=1e-12)
