@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 
 import flow
+from flow.checks import positive
 from flow.records import new_run_folder, write_run
 
 
@@ -57,12 +58,20 @@ class Configuration:
 
 
 def settings(config: Configuration) -> dict[str, float]:
-    """The integrator's settings that were given; one that the method does not take is refused."""
+    """The integrator's settings that were given; refuse what does not go together, before all."""
+    positive("--t", config.t)
     asked = {name: getattr(config, name) for name in ("rtol", "atol", "step")}
     given = {name: value for name, value in asked.items() if value is not None}
     fixed = config.method in ("RK4", "Euler")
     if unused := given.keys() & ({"rtol", "atol"} if fixed else {"step"}):
         raise ValueError(f"--{min(unused)} is no setting of --method {config.method}; leave it out")
+    if fixed and config.step is None:
+        raise ValueError(f"--method {config.method} needs --step, in units of t")
+    if config.activation == "relu" and not fixed:
+        raise ValueError(
+            "--activation relu needs --method RK4 or Euler, and --step: at its kinks "
+            "error-controlled methods stall"
+        )
     return given
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -38,6 +39,8 @@ class Configuration:
     """Interleaved rounds; medians are of these."""
     method: str = "DOP853"
     """scipy method of the flow and of solve_ivp."""
+    t_factor: float = 1.0
+    """Factor on the flow times, for a quick look."""
     out: Path = field(default=Path("results"))
     """Where run folders are made."""
     quiet: bool = False
@@ -55,6 +58,7 @@ def measure(
     sizes: list[int], examples: int, t: float, config: Configuration, name: str
 ) -> dict[str, float]:
     """Medians of the ratios for one network."""
+    t *= config.t_factor
     hand = flow.MLP(sizes).objective(*flow.datasets.digits(examples))
     auto = flow.Objective(hand.traced_value, hand.params, hand.data)
 
@@ -67,7 +71,7 @@ def measure(
         )
         return lambda: np.asarray(gradient(objective.theta, objective.data))
 
-    calls = 0
+    calls, tol = 0, {"rtol": 1e-6, "atol": 1e-9}
 
     def rhs(_: float, theta: np.ndarray) -> np.ndarray:
         nonlocal calls
@@ -94,9 +98,7 @@ def measure(
             between = sum(seconds(by_hand) for _ in range(repeats)) / repeats
             calls = 0
             plain = seconds(
-                lambda: solve_ivp(
-                    rhs, (0, t), hand.theta, config.method, path.t, rtol=1e-6, atol=1e-9
-                )
+                partial(solve_ivp, rhs, (0, t), hand.theta, config.method, path.t, **tol)
             )
             after = sum(seconds(by_hand) for _ in range(repeats)) / repeats
             spent = path.stats["gradients"] * (before + between) / 2

@@ -98,7 +98,9 @@ def draw(table: pd.DataFrame) -> Any:
         for i, method in enumerate(METHODS):
             of = table[(table["network"] == name) & (table["method"] == method)]
             if "cost" in of and of["cost"].notna().any():
-                ax.loglog(of["cost"], of["error"], color=COLOURS[i], marker=MARKERS[i], label=method)
+                ax.loglog(
+                    of["cost"], of["error"], color=COLOURS[i], marker=MARKERS[i], label=method
+                )
         ax.set(title=name, xlabel="cost, gradients + 2 × products")
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.grid(visible=True, alpha=0.3)

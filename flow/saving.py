@@ -51,8 +51,11 @@ def save_times(save: Save, spacing: str, t: float) -> np.ndarray:
 def save_steps(save: Save, spacing: str, clock: np.ndarray) -> np.ndarray:
     """Steps at which to save, from the clock t_k (steps + 1,) of a discrete run.
 
-    Times that fall between two steps are saved at the nearer one.
+    Times that fall between two steps are saved at the nearer one; a number that is no less than
+    that of the steps saves them all.
     """
+    if np.ndim(save) == 0 and _number(save) >= len(clock):
+        return np.arange(len(clock))
     times = save_times(save, spacing, float(clock[-1]))
     after = np.clip(np.searchsorted(clock, times), 1, len(clock) - 1)
     nearer = np.where(times - clock[after - 1] < clock[after] - times, after - 1, after)

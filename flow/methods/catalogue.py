@@ -83,7 +83,7 @@ def check_dense(method: Method, size: int) -> None:
     if method.dense and size > MAX_DENSE_PARAMETERS:
         megabytes = np.dtype(float).itemsize * size**2 / 1e6
         raise ValueError(
-            f"method {method.name!r} factorises {size} × {size} matrices ({megabytes:,.0f} MB each) "
-            f"and is refused above {MAX_DENSE_PARAMETERS} parameters; use 'DOP853' (the default) "
-            "or 'RK45'"
+            f"method {method.name!r} factorises {size} × {size} matrices ({megabytes:,.0f} MB "
+            f"each) and is refused above {MAX_DENSE_PARAMETERS} parameters; use 'DOP853' (the "
+            "default) or 'RK45'"
         )

@@ -1,0 +1,144 @@
+"""Discrete runs: optimizers, clocks, mini-batches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import flow
+
+
+@pytest.fixture(scope="module")
+def regression() -> flow.Objective:
+    """Linear regression whose mini-batch gradients are easily computed beside."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((12, 3)), rng.standard_normal(12)
+
+    def loss(w: jax.Array, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return 0.5 * jnp.mean((batch[0] @ w - batch[1]) ** 2)
+
+    return flow.Objective(loss, np.array([1.0, -1.0, 0.5]), data=(X, y))
+
+
+def by_hand(objective: flow.Objective, optimizer: optax.GradientTransformation, steps: int):
+    """The same optimizer in a plain Python loop."""
+    with jax.enable_x64(True):
+        params = jnp.asarray(objective.params)
+        state = optimizer.init(params)
+        thetas = [np.array(params)]
+        for _ in range(steps):
+            updates, state = optimizer.update(objective.gradient(params), state, params)
+            params = optax.apply_updates(params, updates)
+            thetas.append(np.array(params))
+    return np.array(thetas)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.adam(0.05),
+        optax.sgd(0.1, momentum=0.9, nesterov=True),
+        optax.rmsprop(0.02),
+        optax.lion(0.01),
+    ],
+)
+def test_optax_optimizers(regression: flow.Objective, optimizer: optax.GradientTransformation):
+    """Assert the iterates of a plain loop over optax, on the clock that was given."""
+    run = flow.descend(regression, optimizer=optimizer, time_step=0.25, steps=25, save=26)
+    np.testing.assert_allclose(
+        run.theta, by_hand(regression, optimizer, 25), rtol=1e-12, atol=1e-14
+    )
+    np.testing.assert_allclose(run.t, 0.25 * np.arange(26), rtol=1e-15)
+
+
+def test_moments_are_kept_by_name(regression: flow.Objective):
+    """Assert Adam's moments as its definition has them after the first step."""
+    run = flow.descend(regression, optimizer=optax.adam(0.05), time_step=0.05, steps=1, save=2)
+    gradient = regression.gradient(regression.params)
+    np.testing.assert_allclose(run.state["mu"], [np.zeros(3), 0.1 * gradient], rtol=1e-12)
+    np.testing.assert_allclose(run.state["nu"], [np.zeros(3), 0.001 * gradient**2], rtol=1e-9)
+
+
+def test_schedule_clock_is_its_running_sum(regression: flow.Objective):
+    """Assert t_k = Σ_{i<k} η_i, and that step k uses η_k."""
+    schedule = optax.exponential_decay(0.2, 10, 0.5)
+    run = flow.descend(regression, learning_rate=schedule, steps=20, save=21)
+    rates = 0.2 * 0.5 ** (np.arange(20) / 10)
+    np.testing.assert_allclose(run.t, np.concatenate([[0], np.cumsum(rates)]), rtol=1e-12)
+    theta = regression.theta
+    for rate in rates:
+        theta = theta - rate * regression.gradient(theta)
+    np.testing.assert_allclose(run.theta[-1], theta, rtol=1e-12)
+
+
+def test_mini_batches_of_one_are_examples(regression: flow.Objective):
+    """Assert that each step follows one example's gradient, all of them drawn, with repeats."""
+    run = flow.descend(regression, 0.01, steps=60, save=61, batch_size=1, seed=3)
+    X, y = map(np.asarray, regression.data)
+    drawn = []
+    for k in range(60):
+        moved = (run.theta[k] - run.theta[k + 1]) / 0.01
+        each = (X @ run.theta[k] - y)[:, None] * X
+        distance = np.linalg.norm(each - moved, axis=1)
+        drawn.append(int(distance.argmin()))
+        assert distance.min() < 1e-10
+    assert set(drawn) == set(range(12))
+    assert any(len(set(drawn[i : i + 12])) < 12 for i in range(0, 60, 12))  # with replacement
+    assert run.stats["batch_gradients"] == 60
+    assert run.stats["gradients"] == run.stats["save_gradients"]
+
+
+def test_an_epoch_goes_through_all_examples(regression: flow.Objective):
+    """Assert that reshuffled epochs draw every example once, in a new order each time."""
+    run = flow.descend(regression, 0.01, steps=36, save=37, batch_size=1, sampling="epoch", seed=3)
+    X, y = map(np.asarray, regression.data)
+    drawn = []
+    for k in range(36):
+        moved = (run.theta[k] - run.theta[k + 1]) / 0.01
+        each = (X @ run.theta[k] - y)[:, None] * X
+        drawn.append(int(np.linalg.norm(each - moved, axis=1).argmin()))
+    epochs = np.reshape(drawn, (3, 12))
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(12), (3, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_mean_of_mini_batches_is_the_gradient(regression: flow.Objective):
+    """Assert that over many first steps the mean is the full gradient, within 4 standard errors."""
+    moved = []
+    for seed in range(200):
+        run = flow.descend(regression, 0.01, steps=1, save=2, batch_size=4, seed=seed)
+        moved.append((run.theta[0] - run.theta[1]) / 0.01)
+    error = np.std(moved, axis=0, ddof=1) / np.sqrt(len(moved))
+    gradient = regression.gradient(regression.params)
+    assert np.all(np.abs(np.mean(moved, axis=0) - gradient) < 4 * error)
+    X, y = map(np.asarray, regression.data)
+    each = (X @ regression.theta - y)[:, None] * X
+    variance = each.var(axis=0) / 4  # i.i.d. with replacement: no finite-population factor
+    np.testing.assert_allclose(np.var(moved, axis=0), variance, rtol=0.4)
+
+
+def test_seeds_and_saves(regression: flow.Objective):
+    """Assert the same run from the same seed whatever is saved, and another from another."""
+    options = {"steps": 30, "batch_size": 4, "sampling": "epoch"}
+    first = flow.descend(regression, 0.05, seed=1, save=31, **options)
+    again = flow.descend(regression, 0.05, seed=1, save=2, **options)
+    other = flow.descend(regression, 0.05, seed=2, save=2, **options)
+    np.testing.assert_array_equal(first.theta[-1], again.theta[-1])
+    assert not np.array_equal(first.theta[-1], other.theta[-1])
+    np.testing.assert_allclose(first.loss[-1], regression.value(first.params(-1)), rtol=1e-14)
+
+
+def test_gradients_are_the_steps(regression: flow.Objective):
+    """Assert that a full-batch run spends a gradient a step, and one for each save."""
+    stats = flow.descend(regression, 0.05, steps=40, save=5).stats
+    assert stats["gradients"] == 40 + stats["save_gradients"]
+    assert stats["save_gradients"] <= 6
+
+
+def test_largest_rise_is_over_all_steps():
+    """Assert the largest rise of J, between saves too, for an oscillating quadratic."""
+    objective = flow.Objective(lambda x: 0.5 * x[0] ** 2 + x[0] ** 4, np.array([0.8]))
+    every = flow.descend(objective, 0.45, steps=30, save=31)
+    few = flow.descend(objective, 0.45, steps=30, save=2)
+    assert few.stats["largest_rise"] == max(0.0, np.diff(every.loss[:-1]).max())
