@@ -166,5 +166,8 @@ def _rule(learning_rate: Any, optimizer: Any) -> Rule:
         return Rule(
             lambda eta: optax.with_extra_args_support(optax.sgd(eta)), float(learning_rate), "sgd"
         )
-    made = optax.with_extra_args_support(optimizer or optax.sgd(learning_rate))
+    # optax counts steps in int32, of which JAX makes float32; the clock has η in float64.
+    made = optax.with_extra_args_support(
+        optimizer or optax.sgd(lambda k: learning_rate(k.astype(jnp.int64)))
+    )
     return Rule(lambda _: made, 0.0, optimizer or learning_rate)

@@ -17,6 +17,7 @@ from flow.precision import double_precision
 from flow.recording import Meter, Recorder
 from flow.saving import SPACINGS, save_times
 from flow.stop import Condition, StopConditions, conditions
+from flow.threads import single_blas_thread
 from flow.trajectory import Trajectory
 
 
@@ -117,7 +118,8 @@ def integrate(
     times = None if thinned else save_times(save, spacing, t)
     recorder = Recorder(dynamics.objective, observe, int(save) if thinned else None)
     driver = Driver(dynamics, chosen, t, settings, times, stops, meter, recorder)
-    with double_precision(), np.errstate(all="ignore"):
+    # Implicit methods factorise large matrices, which gains from threads.
+    with double_precision(), single_blas_thread(not chosen.dense), np.errstate(all="ignore"):
         return driver.run(progress)
 
 

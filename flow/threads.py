@@ -1,0 +1,21 @@
+"""One BLAS thread beside XLA's: idle OpenBLAS workers spin, and take the cores from the gradient."""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+
+from threadpoolctl import ThreadpoolController
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()  # finding the libraries takes milliseconds
+
+
+def single_blas_thread(wanted: bool = True) -> AbstractContextManager:
+    """Scope in which numpy's and scipy's linear algebra runs in one thread.
+
+    An explicit integrator's own work is on a few vectors and gains nothing from threads, but
+    after each product their workers spin for a while: a flow of 55,210 parameters took half as
+    long again (`experiments/overhead.py` shows it in the column of plain `solve_ivp`).
+    """
+    return _controller().limit(limits=1, user_api="blas") if wanted else nullcontext()
