@@ -19,8 +19,8 @@ from flow.structure import describe
 from flow.trajectory import Trajectory, current_versions, problem
 
 KINK_REMEDY = (
-    "At kinks (ReLU) error-controlled methods stall: follow the flow with method='RK4' or "
-    "'Euler' and step= below 2/λ_max, or smooth it with "
+    "If the loss has kinks (ReLU), error-controlled methods stall at them: follow the flow with "
+    "method='RK4' or 'Euler' and step= below 2/λ_max, or smooth it with "
     "activation=flow.backprop.softplus(beta=200)."
 )
 # At its stability limit an explicit method is rejected about once in five attempts; one that is
@@ -91,7 +91,8 @@ class Driver:
                 self.meter.check_steps(self.steps)
                 self.evaluated.clear()
                 message = solver.step()
-                if solver.status == "failed":
+                # LSODA does not fail when it can go no further: it stands still.
+                if solver.status == "failed" or solver.t <= self.reached.t:
                     return self._failed(message)
                 if (result := self._accept(solver)) is not None:
                     return result
@@ -210,7 +211,7 @@ class Driver:
         met = self.stops.met(record, saved=saved)
         return None if met is None else f"stopped at t = {record['t']:g}: {met}"
 
-    def _failed(self, message: str) -> str:
+    def _failed(self, message: str | None) -> str:
         where = f"ended at t = {self.reached.t:g}"
         if not np.all(np.isfinite(self.latest.measures)):
             loss, norm = np.asarray(self.latest.measures)
@@ -218,14 +219,16 @@ class Driver:
                 f"{where}: beyond it the loss became non-finite (J = {loss:g}, ‖∇J‖ = {norm:g}); "
                 f"the last finite loss is {self.loss:.6g}"
             )
+        if message is None or message == OdeSolver.TOO_SMALL_STEP:
+            message = "the step fell below the spacing of numbers; the flow may end in finite time"
         return f"{where}: {message}{self._why_stalled()}"
 
     def _why_stalled(self) -> str:
         attempts = self.steps + (self.rejected or 0)
-        stalled = self.rejected is not None and self.rejected > STALLED * attempts
+        stalled = attempts > 0 and (self.rejected or 0) > STALLED * attempts
         if not self.method.adaptive or (self.dynamics.objective.smooth and not stalled):
             return ""
-        share = f"; {self.rejected} of {attempts} attempted steps were rejected" if attempts else ""
+        share = f"; {self.rejected} of {attempts} attempted steps were rejected" if stalled else ""
         return f"{share}. {KINK_REMEDY}"
 
     def _trajectory(
@@ -248,7 +251,7 @@ class Driver:
                 "seconds": seconds,
                 "compile_seconds": compile_seconds,
                 "dissipated": self.dissipated,
-                "t_end": self.reached.t,
+                "t_end": float(self.reached.t),
                 "loss_first": float(first[0]),
                 "loss_last": last,
                 "largest_rise": self.largest_rise,

@@ -1,4 +1,4 @@
-"""One BLAS thread beside XLA's: idle OpenBLAS workers spin, and take the cores from the gradient."""
+"""One BLAS thread beside XLA's: idle OpenBLAS workers spin, and take cores from the gradient."""
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
