@@ -104,7 +104,7 @@ def run(
         save=np.unique(np.minimum(np.concatenate([d.t for d in descents]), config.t)),
         **common,
     )
-    comparison = flow.compare(path, *descents)
+    comparison = flow.compare(path, *descents, progress=not config.quiet)
     runs = {"flow": path} | {f"descent-{i}": d for i, d in enumerate(descents, 1)}
     return comparison, flow.audit(path), runs
 

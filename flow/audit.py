@@ -54,7 +54,12 @@ class Audit:
         return "\n".join(lines)
 
 
-def audit(path: Trajectory, objective: Objective | None = None, error_bar: bool = False) -> Audit:
+def audit(
+    path: Trajectory,
+    objective: Objective | None = None,
+    error_bar: bool = False,
+    progress: bool = True,
+) -> Audit:
     """Audit a run.
 
     Parameters
@@ -65,6 +70,8 @@ def audit(path: Trajectory, objective: Objective | None = None, error_bar: bool 
         Of a loaded run, for its conserved quantities and its error bar.
     error_bar
         Whether to run again at a tighter tolerance; costs about as much as the run itself.
+    progress
+        Show the progress of that run.
 
     Raises
     ------
@@ -97,7 +104,7 @@ def audit(path: Trajectory, objective: Objective | None = None, error_bar: bool 
         float(residual),
         stats["largest_rise"],
         {} if objective is None else drifts(path, objective),
-        error_bars(path, path.t, objective) if error_bar else None,
+        error_bars(path, objective, progress=progress) if error_bar else None,
     )
 
 
@@ -116,9 +123,9 @@ def drifts(path: Trajectory, objective: Objective) -> dict[str, float]:
 
 
 def error_bars(
-    path: Trajectory, times: np.ndarray, objective: Objective | None = None
+    path: Trajectory, objective: Objective | None = None, *, progress: bool = True
 ) -> np.ndarray:
-    """‖θ(t) − θ_tight(t)‖ at the given times (times,), by running the flow again.
+    """‖θ(t) − θ_tight(t)‖ at the saved times (times,), by running the flow again.
 
     Raises
     ------
@@ -128,23 +135,25 @@ def error_bars(
     if path.config["kind"] != "flow":
         raise ValueError("a discrete run is what it is and has no error bar; audit the flow")
     path = _with_dynamics(path, objective)
-    known = path if np.array_equal(times, path.t) else rerun(path, times)
     if "step" in path.config:
         # Errors of a method of order p fall by 2^p when the step is halved.
         step = path.config["step"]
         method = METHODS.get(path.config["method"])
         order = getattr(method and method.solver, "order", 1)
-        tight, factor = rerun(path, times, step=step / 2), 2.0**order / (2.0**order - 1.0)
+        tight, factor = (
+            rerun(path, path.t, step=step / 2, progress=progress),
+            2.0**order / (2.0**order - 1.0),
+        )
     else:
         floor = 100 * path.dynamics.objective.resolution
         rtol = max(path.config["rtol"] / _TIGHTER, floor)
         if rtol >= path.config["rtol"]:  # nothing tighter is left to compare with
-            return np.full(len(times), np.nan)
+            return np.full(len(path.t), np.nan)
         atol = path.config["atol"] / _TIGHTER
-        tight, factor = rerun(path, times, rtol=rtol, atol=atol), 1.0
-    n = min(len(known.t), len(tight.t))
-    bars = np.full(len(times), np.nan)
-    bars[:n] = factor * np.linalg.norm(known.theta[:n] - tight.theta[:n], axis=1)
+        tight, factor = rerun(path, path.t, rtol=rtol, atol=atol, progress=progress), 1.0
+    n = len(tight.t)  # fewer, if the tighter run could not go on
+    bars = np.full(len(path.t), np.nan)
+    bars[:n] = factor * np.linalg.norm(path.theta[:n] - tight.theta[:n], axis=1)
     return bars
 
 

@@ -2,15 +2,13 @@
 
 import warnings
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.interpolate import CubicSpline
 
 from flow.audit import error_bars
 from flow.checks import positive
-from flow.dynamics import GradientFlow
+from flow.curve import Curve
 from flow.integration import rerun
 from flow.trajectory import TIME_UNIT, Trajectory
 
@@ -172,7 +170,9 @@ class Comparison:
         )
 
 
-def compare(reference: Trajectory, *runs: Trajectory, error_bar: bool = True) -> Comparison:
+def compare(
+    reference: Trajectory, *runs: Trajectory, error_bar: bool = True, progress: bool = True
+) -> Comparison:
     """Compare runs with a reference at matched times, the saved times of each run.
 
     Where the reference was not saved at them, its dense output is evaluated there by repeating
@@ -188,6 +188,8 @@ def compare(reference: Trajectory, *runs: Trajectory, error_bar: bool = True) ->
     error_bar
         Whether to run a flow that can be repeated once more at a ten times tighter tolerance, to
         know its own error. It costs about as much as the reference.
+    progress
+        Show the progress of the runs that this takes.
 
     Warns
     -----
@@ -218,11 +220,11 @@ def compare(reference: Trajectory, *runs: Trajectory, error_bar: bool = True) ->
     # θ_ref(0), from which the distance travelled is taken, is one of the rows where it is known.
     start = [[0.0]] if reference.dynamics is not None or reference.t[0] == 0 else []
     times = np.unique(np.concatenate([*start, *(t for t, _ in matched)]))
-    source = _evaluated(reference, times)
+    source = _evaluated(reference, times, progress)
     bars = np.full(len(source.t), np.nan)
     if error_bar and reference.dynamics is not None:
-        bars = error_bars(source, source.t)
-    curve = _Curve(source)
+        bars = error_bars(source, progress=progress)
+    curve = Curve(source)
     pairs = tuple(
         _pair(run, run_index, source, np.searchsorted(source.t, t), bars, curve)
         for run, (t, run_index) in zip(runs, matched, strict=True)
@@ -280,62 +282,15 @@ def _nearest(sorted_times: np.ndarray, t: np.ndarray) -> np.ndarray:
     return np.where(before_is_nearer, after - 1, after)
 
 
-def _evaluated(reference: Trajectory, times: np.ndarray) -> Trajectory:
+def _evaluated(reference: Trajectory, times: np.ndarray, progress: bool) -> Trajectory:
     """The reference with rows at its own times and the given ones."""
     if np.all(np.isin(times, reference.t)):
         return reference
-    return rerun(reference, np.union1d(times, reference.t))
-
-
-class _Curve:
-    """The reference as a curve between its rows, for nearest points on it."""
-
-    def __init__(self, source: Trajectory) -> None:
-        self.t, self.theta = source.t, source.theta
-        if isinstance(source.dynamics, GradientFlow):
-            objective = source.dynamics.objective.counted()
-            self.velocity = cache(lambda i: -objective.flat_value_and_gradient(self.theta[i])[1])
-        elif len(self.t) > 1:
-            slopes = CubicSpline(self.t, self.theta)(self.t, 1)
-            self.velocity = slopes.__getitem__
-
-    def distances(self, points: np.ndarray) -> np.ndarray:
-        """Least distance of each point (points, n) from the rows and the pieces beside the nearest.
-
-        ‖a − b‖² = ‖a‖² + ‖b‖² − 2ab is one matrix product; its rounding only chooses the row.
-        """
-        rows, centred = self.theta - self.theta[0], points - self.theta[0]
-        squares = np.einsum("ij,ij->i", rows, rows) - 2 * centred @ rows.T
-        return np.array(
-            [
-                self._distance(int(i), point)
-                for i, point in zip(squares.argmin(1), points, strict=True)
-            ]
-        )
-
-    def _distance(self, i: int, point: np.ndarray) -> float:
-        best = float(np.sum((self.theta[i] - point) ** 2))
-        for a in (i - 1, i):
-            if 0 <= a < len(self.t) - 1:
-                best = min(best, self._least_square(a, point))
-        return best**0.5
-
-    def _least_square(self, a: int, point: np.ndarray) -> float:
-        """Min over s in [0, 1] of ‖c₀ + c₁s + c₂s² + c₃s³ − point‖², a sextic in s."""
-        h = self.t[a + 1] - self.t[a]
-        start = self.theta[a] - point
-        rise = self.theta[a + 1] - self.theta[a]
-        v, w = h * self.velocity(a), h * self.velocity(a + 1)
-        c = np.array([start, v, 3 * rise - 2 * v - w, v + w - 2 * rise])
-        gram = c @ c.T
-        sextic = np.polynomial.Polynomial(
-            [np.fliplr(gram).diagonal(3 - degree).sum() for degree in range(7)]
-        )
-        roots = sextic.deriv().trim().roots()
-        inside = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0) & (roots.real < 1)]  # noqa: PLR2004
-        return float(
-            min((np.sum((c.T @ s ** np.arange(4.0)) ** 2) for s in inside), default=np.inf)
-        )
+    times = np.union1d(times, reference.t)
+    again = rerun(reference, times, progress=progress)
+    if len(again.t) < len(times):
+        raise RuntimeError(f"{reference.label!r} could not be repeated: {again.result}")
+    return again
 
 
 def _pair(
@@ -344,7 +299,7 @@ def _pair(
     source: Trajectory,
     at: np.ndarray,
     bars: np.ndarray,
-    curve: _Curve,
+    curve: Curve,
 ) -> Pair:
     theta, reference = run.theta[rows], source.theta[at]
     difference = theta - reference

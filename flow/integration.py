@@ -123,21 +123,24 @@ def integrate(
         return driver.run(progress)
 
 
-def rerun(path: Trajectory, times: np.ndarray, **changes: Any) -> Trajectory:
+def rerun(path: Trajectory, times: np.ndarray, *, progress: bool, **changes: Any) -> Trajectory:
     """Repeat a flow, or with changes to its settings, saved at other times.
 
     What is saved has no say in the steps, so without changes this evaluates the dense output of
     the same trajectory, without having kept it.
     """
     settings = {k: path.config[k] for k in ("rtol", "atol", "step") if k in path.config}
-    return integrate(
+    again = integrate(
         path.dynamics,
         max(path.stats["t_end"], times[-1]),
         method=path.solver or path.config["method"],
         save=times,
-        progress=False,
+        progress=progress,
         **settings | changes,
     )
+    if again.result.startswith("interrupted"):
+        raise KeyboardInterrupt
+    return again
 
 
 def _check_horizon(t: Any, stops: StopConditions, meter: Meter) -> float:
