@@ -179,10 +179,16 @@ class Objective:
     # ---- what users call: pytrees in, numpy float64 out
 
     def value(self, params: PyTree, data: PyTree = None) -> float:
-        """J(θ); of other data where `data` is given, held-out examples for instance."""
+        """J(θ); of other data where `data` is given, held-out examples for instance.
+
+        Raises
+        ------
+        ValueError
+            `data` is not made like the objective's own, or the objective has none.
+        """
         theta = self.flatten(params)
         with double_precision():
-            batch = self.data if data is None else as_data(data, self._dtype)
+            batch = self.data if data is None else self._other_data(data)
             return float(self.compiled("value", self._build_value)(theta, batch))
 
     def gradient(self, params: PyTree) -> PyTree:
@@ -293,6 +299,25 @@ class Objective:
                     f"but the objective's has {np.shape(mine)}"
                 )
 
+    def _other_data(self, data: PyTree) -> PyTree:
+        """Other examples, of the same structure and shapes as the objective's own."""
+        if self.data is None:
+            raise ValueError("this objective was made without data=; its loss takes no other data")
+        other = as_data(data, self._dtype)
+        if jax.tree.structure(other) == jax.tree.structure(self.data):
+            # One output may be written without its axis, as MLP.objective takes it.
+            other = jax.tree.map(
+                lambda x, own: x[:, None] if x.ndim == 1 and own.shape[1:] == (1,) else x,
+                other,
+                self.data,
+            )
+        shapes, own = (jax.tree.map(lambda x: x.shape[1:], d) for d in (other, self.data))
+        if shapes != own:
+            raise ValueError(
+                f"the data has examples of shape {shapes}, but the objective's own of {own}"
+            )
+        return other
+
     def _check_loss(self, params: PyTree) -> None:
         with double_precision():
             J = jax.eval_shape(lambda p, d: self._loss(self._inside(p), d), params, self.data)
@@ -333,7 +358,7 @@ class Objective:
 
 
 def _loss_of(
-    loss: Callable | None, outputs: Callable | None, output_loss: Callable | None, data: PyTree
+    loss: Any, outputs: Callable | None, output_loss: Callable | None, data: PyTree
 ) -> Callable:
     if loss is not None:
         if output_loss is not None:

@@ -17,23 +17,47 @@ def double_precision() -> AbstractContextManager:
     return jax.enable_x64(True)
 
 
+# These only move what is there: a float32 constant that a loss closes over may be sliced.
+_MOVES = frozenset(
+    [
+        "broadcast_in_dim",
+        "concatenate",
+        "copy",
+        "copy_p",
+        "dynamic_slice",
+        "expand_dims",
+        "gather",
+        "pad",
+        "reshape",
+        "rev",
+        "select_n",
+        "slice",
+        "squeeze",
+        "transpose",
+    ]
+)
+
+
 def coarsest_float(closed_jaxpr: Any) -> tuple[Any, str]:
     """Return the least precise float dtype that a jaxpr computes in, and the operation."""
     found = [
         (variable.aval.dtype, equation.primitive.name)
-        for equation in _equations(closed_jaxpr.jaxpr)
+        for equation in _operations(closed_jaxpr.jaxpr)
         for variable in equation.outvars
-        if jnp.issubdtype(getattr(variable.aval, "dtype", jnp.bool), jnp.floating)
+        if equation.primitive.name not in _MOVES
+        and jnp.issubdtype(getattr(variable.aval, "dtype", jnp.bool), jnp.floating)
     ]
     return max(found, key=lambda f: jnp.finfo(f[0]).eps, default=(jnp.dtype("float64"), ""))
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
+def _operations(jaxpr: Any) -> Iterator[Any]:
+    """The operations of a jaxpr; of one that calls others (jit, scan), the others'."""
     for equation in jaxpr.eqns:
-        yield equation
-        inner = jax.tree.leaves(
+        parameters = jax.tree.leaves(
             list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
         )
+        inner = [p for p in parameters if hasattr(p, "eqns")]
+        if not inner:
+            yield equation
         for sub in inner:
-            if hasattr(sub, "eqns"):
-                yield from _equations(getattr(sub, "jaxpr", sub))
+            yield from _operations(getattr(sub, "jaxpr", sub))

@@ -81,10 +81,11 @@ def _normal_cdf(z: Array) -> Array:
 
 _TANH = Activation("tanh", jnp.tanh, lambda z, a: 1.0 - a * a)
 _SIGMOID = Activation("sigmoid", jax.nn.sigmoid, lambda z, a: a * (1.0 - a))
-# At the kink the subgradient is 0, as in JAX: relu′(0) = 0.
+# At the kink the subgradient is 0, that of jax.nn.relu; the second derivative (the JVP of this
+# pass) takes it from the forward map too, of which jnp.maximum would make ½.
 _RELU = Activation(
     "relu",
-    lambda z: jnp.maximum(z, 0.0),
+    jax.nn.relu,
     lambda z, a: (z > 0).astype(z.dtype),
     smooth=False,
 )
