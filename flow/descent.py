@@ -104,7 +104,7 @@ def descend(
         recorder=Recorder(objective, observe),
         config={
             "kind": "descent",
-            "label": _label(learning_rate, optimizer, time_step, batch_size),
+            "label": _label(objective, learning_rate, optimizer, time_step, batch_size),
             "learning_rate": float(learning_rate) if fixed else None,
             "time_step": None if time_step is None else float(time_step),
             "steps": steps,
@@ -147,14 +147,26 @@ def _clock(learning_rate: Any, optimizer: Any, time_step: Any, steps: int) -> np
     return np.concatenate([[0.0], np.cumsum(used)])
 
 
-def _label(learning_rate: Any, optimizer: Any, time_step: Any, batch_size: int | None) -> str:
+def _label(
+    objective: Objective, learning_rate: Any, optimizer: Any, time_step: Any, batch: int | None
+) -> str:
+    """What figures call the run; an optimizer is named by the states that it keeps."""
     if optimizer is not None:
-        label = f"optimizer, {time_step:g} a step"
+        with double_precision():
+            states = jax.tree.leaves(
+                optimizer.init(objective.unflatten(objective.theta)),
+                is_leaf=lambda x: hasattr(x, "_fields"),
+            )
+        kept = (type(x).__name__ for x in states if getattr(x, "_fields", ()))
+        names = [name.removeprefix("ScaleBy").removesuffix("State").lower() for name in kept]
+        names = [{"trace": "momentum", "rms": "rmsprop"}.get(n, n) for n in names]
+        name = " ".join(dict.fromkeys(n for n in names if n != "schedule")) or "optimizer"
+        label = f"{name}, {float(time_step):.3g} a step"
     elif callable(learning_rate):
-        label = "GD, scheduled"
+        label = "GD, scheduled η"
     else:
         label = f"GD, η = {float(learning_rate):.3g}"
-    return label if batch_size is None else f"S{label}, batch {batch_size}"
+    return label if batch is None else f"{label}, batches of {batch}"
 
 
 def _rule(learning_rate: Any, optimizer: Any) -> Rule:

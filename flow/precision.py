@@ -18,24 +18,10 @@ def double_precision() -> AbstractContextManager:
 
 
 # These only move what is there: a float32 constant that a loss closes over may be sliced.
-_MOVES = frozenset(
-    [
-        "broadcast_in_dim",
-        "concatenate",
-        "copy",
-        "copy_p",
-        "dynamic_slice",
-        "expand_dims",
-        "gather",
-        "pad",
-        "reshape",
-        "rev",
-        "select_n",
-        "slice",
-        "squeeze",
-        "transpose",
-    ]
-)
+_MOVES = {
+    *("broadcast_in_dim", "concatenate", "copy", "copy_p", "dynamic_slice", "expand_dims"),
+    *("gather", "pad", "reshape", "rev", "select_n", "slice", "squeeze", "transpose"),
+}
 
 
 def coarsest_float(closed_jaxpr: Any) -> tuple[Any, str]:

@@ -142,3 +142,17 @@ def test_largest_rise_is_over_all_steps():
     every = flow.descend(objective, 0.45, steps=30, save=31)
     few = flow.descend(objective, 0.45, steps=30, save=2)
     assert few.stats["largest_rise"] == max(0.0, np.diff(every.loss[:-1]).max())
+
+
+def test_labels_tell_optimizers_apart(regression: flow.Objective):
+    """Assert names by which a legend tells runs apart."""
+    schedule = optax.cosine_decay_schedule(0.1, 10)
+    for optimizer, label in (
+        (optax.adamw(schedule), "adam, 0.1 a step"),
+        (optax.sgd(0.1, momentum=0.9), "momentum, 0.1 a step"),
+        (optax.rmsprop(0.1), "rmsprop, 0.1 a step"),
+        (optax.sgd(0.1), "optimizer, 0.1 a step"),
+    ):
+        run = flow.descend(regression, optimizer=optimizer, time_step=0.1, steps=1, save=2)
+        assert run.label == label
+    assert flow.descend(regression, 0.1, steps=1, batch_size=4).label == "GD, η = 0.1, batches of 4"
