@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flow.checks import choice, positive, positive_integer
+from flow.clock import Clock
 from flow.descent_loop import DescentLoop, Rule
 from flow.objective import Objective
 from flow.observe import Observer
@@ -117,8 +118,8 @@ def descend(
         return loop.run(progress)
 
 
-def _clock(learning_rate: Any, optimizer: Any, time_step: Any, steps: int) -> np.ndarray:
-    """t_k for k = 0..steps."""
+def _clock(learning_rate: Any, optimizer: Any, time_step: Any, steps: int) -> Clock:
+    """The clock of what a user asked for."""
     if optimizer is None and learning_rate is None:
         raise ValueError("give a learning_rate, or an optax optimizer= and its time_step=")
     if optimizer is not None and learning_rate is not None:
@@ -131,20 +132,21 @@ def _clock(learning_rate: Any, optimizer: Any, time_step: Any, steps: int) -> np
     if learning_rate is not None and not callable(learning_rate):
         positive("learning_rate", learning_rate)
     if time_step is not None:
-        return positive("time_step", time_step) * np.arange(steps + 1)
+        return Clock(steps, positive("time_step", time_step))
     if optimizer is not None:
         raise ValueError(
             "an optimizer= needs its time_step=, the units of t in one step: its learning rate, "
             "or learning rate / (1 − β) for momentum beside the plain flow"
         )
     if not callable(learning_rate):
-        return float(learning_rate) * np.arange(steps + 1)
+        return Clock(steps, float(learning_rate))
     with double_precision():
         used = np.asarray(jax.vmap(learning_rate)(jnp.arange(steps)), np.float64)
     if used.shape != (steps,) or not np.all(np.isfinite(used) & (used > 0)):
-        bad = used[~(used > 0)][:1] if used.shape == (steps,) else used.shape
+        wrong = ~(np.isfinite(used) & (used > 0))
+        bad = used[wrong][0] if used.shape == (steps,) else used.shape
         raise ValueError(f"the learning_rate schedule must stay positive and finite, got {bad}")
-    return np.concatenate([[0.0], np.cumsum(used)])
+    return Clock(steps, times=np.concatenate([[0.0], np.cumsum(used)]))
 
 
 def _label(

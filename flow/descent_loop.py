@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from flow.clock import Clock
 from flow.objective import Objective
 from flow.progress import Progress
 from flow.pytrees import PyTree, to_numpy
@@ -55,7 +56,7 @@ class DescentLoop:
 
     objective: Objective
     rule: Rule
-    clock: np.ndarray
+    clock: Clock
     batches: Batches | None
     seed: int
     saves: np.ndarray
@@ -75,7 +76,7 @@ class DescentLoop:
         result = self._save() if self.saves[0] == 0 else None
         compile_seconds = time.perf_counter() - started
         self.meter.start()
-        with Progress(self.clock[-1], self.config["label"], show) as progress:
+        with Progress(self.clock.end, self.config["label"], show) as progress:
             ended = result or self._drive(progress)
         self._save_end(ended)
         seconds = time.perf_counter() - started - compile_seconds
@@ -89,7 +90,7 @@ class DescentLoop:
     @property
     def t(self) -> float:
         """Its time."""
-        return float(self.clock[self.k])
+        return self.clock.at(self.k)
 
     def _prepare(self) -> tuple[float, float]:
         objective = self.objective
@@ -97,7 +98,12 @@ class DescentLoop:
         state = self.rule.optimizer(self.rule.eta).init(params)
         shuffled = self.batches is not None and self.batches.sampling == "epoch"
         order = jnp.zeros(self.batches.examples if shuffled else 0, jnp.int32)
-        self.carry = Carry(0, params, state, (params, state), order, np.inf, 0.0, 0.0, RUNNING)
+        # Arrays of the loop's own types, or it would be compiled again for what it returns.
+        loss, rise, met = map(jnp.float64, (np.inf, 0.0, 0.0))
+        before = (params, state)
+        self.carry = Carry(
+            jnp.int64(0), params, state, before, order, loss, rise, met, jnp.int32(RUNNING)
+        )
         first = self._measure()
         if not np.all(np.isfinite(first)):
             raise ValueError(
@@ -117,7 +123,7 @@ class DescentLoop:
         return first
 
     def _drive(self, progress: Progress) -> str:
-        chunk, total = 1, len(self.clock) - 1
+        chunk, total = 1, self.clock.steps
         due = [int(k) for k in self.saves if k > 0]
         try:
             while self.k < total:
@@ -131,12 +137,14 @@ class DescentLoop:
                 status = int(self.carry.status)
                 self._count(self.k - k + (status != RUNNING))
                 if status == DIVERGED:
-                    return self._diverged()
+                    return self._diverged(float(self.carry.met))
                 if (due and self.k == due[0]) or status == STOPPED:
                     del due[:1]
                     if (result := self._save()) is not None:
                         return result
                 progress.update(self.t, self.carry.loss, self.meter.gradients)
+            if not np.isfinite(loss := self._last_loss()):
+                return self._diverged(loss)
         except BudgetSpent as budget:
             return f"budget spent at step {self.k:,} (t = {self.t:g}): {budget}"
         except ObserverFailed as failure:
@@ -151,14 +159,14 @@ class DescentLoop:
         else:
             self.batch_gradients += gradients
 
-    def _diverged(self) -> str:
+    def _diverged(self, met: float) -> str:
         """Go back to the last step with a finite loss, and say so."""
-        bad, met = self.k, float(self.carry.met)
+        bad = self.k
         params, state = self.carry.before
         self.carry = self.carry._replace(k=bad - 1, params=params, state=state)
         met = f"the loss is {met:g}" if not np.isfinite(met) else "the gradient is not finite"
         return (
-            f"diverged at step {bad:,} (t = {self.clock[bad]:g}): {met}; the last finite loss, "
+            f"diverged at step {bad:,} (t = {self.clock.at(bad):g}): {met}; the last finite loss, "
             f"{float(self.carry.loss):.4g}, was one step before. Gradient descent is stable on a "
             "quadratic for learning rates below 2/λ_max"
         )
@@ -172,6 +180,12 @@ class DescentLoop:
         loss, norm = np.asarray(function(theta, self.objective.data))
         return float(loss), float(norm)
 
+    def _last_loss(self) -> float:
+        """J at the step that was reached."""
+        rows = self.recorder.rows
+        saved = rows and rows[-1]["t"] == self.t
+        return rows[-1]["loss"] if saved else self._measure()[0]
+
     def _build_measure(self) -> Callable:
         def measure(theta: Any, data: Any) -> Any:
             params = self.objective.tree(theta)
@@ -184,6 +198,8 @@ class DescentLoop:
     def _save(self, *, observe: bool = True) -> str | None:
         """Keep a row; a result if it meets a stop condition."""
         loss, norm = self._measure()
+        if not np.isfinite(loss):
+            return self._diverged(loss)
         params = to_numpy(self.carry.params)
         state = moments(self.carry.state, params)
         theta = self.objective.flatten(params)
@@ -193,7 +209,8 @@ class DescentLoop:
 
     def _save_end(self, result: str) -> None:
         """Keep the last step of a run that ended early."""
-        if result.startswith("reached") or self.t <= self.recorder.rows[-1]["t"]:
+        rows = self.recorder.rows
+        if result.startswith("reached") or (rows and self.t <= rows[-1]["t"]):
             return
         try:
             self._save()
@@ -204,6 +221,7 @@ class DescentLoop:
         self, result: str, first: tuple[float, float], seconds: float, compile_seconds: float
     ) -> Trajectory:
         observer_gradients, observer_hvps = self.recorder.spent
+        last = self._last_loss()
         columns = self.recorder.columns()
         rises = np.diff(columns["loss"], prepend=columns["loss"][0])
         return Trajectory(
@@ -222,7 +240,7 @@ class DescentLoop:
                 "dissipated": None,
                 "t_end": self.t,
                 "loss_first": first[0],
-                "loss_last": float(columns["loss"][-1]),
+                "loss_last": last,
                 # Losses of mini-batches rise and fall by chance; those of all the data tell.
                 "largest_rise": float(rises.max() if self.batches else self.carry.rise),
             },
@@ -294,13 +312,6 @@ def _compile(objective: Objective, make: Callable[[Any], Any], batches: Batches 
 
     @jax.jit
     def loop(carry: Carry, end: Any, *arguments: Any) -> Carry:
-        carry = carry._replace(
-            k=jnp.int64(carry.k),
-            loss=jnp.float64(carry.loss),
-            rise=jnp.float64(carry.rise),
-            met=jnp.float64(carry.met),
-            status=jnp.int32(carry.status),
-        )
         return jax.lax.while_loop(
             lambda c: (c.k < end) & (c.status == RUNNING), partial(step, *arguments), carry
         )

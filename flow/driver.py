@@ -73,8 +73,8 @@ class Driver:
                 f"{first[1]}; start where both are finite"
             )
         self.loss = float(first[0])
-        if self.method.dense:
-            self._jacobian(0.0, self.flat.initial)
+        if self.method.dense:  # this compiles; it is counted when the solver asks for it
+            self.jacobian_at = (self.flat.initial, self.flat.jacobian(0.0, self.flat.initial))
         result = self._save_up_to(self.reached, None)
         compile_seconds = time.perf_counter() - started
         self.meter.start()
@@ -125,9 +125,9 @@ class Driver:
         return np.asarray(derivative)
 
     def _jacobian(self, t: float, y: np.ndarray) -> np.ndarray:
-        """∂ẏ/∂y, one product a column, unless it is known at this state."""
+        """∂ẏ/∂y, one product a column."""
+        self.meter.spend(0, self.dynamics.cost[0] * y.size)
         if self.jacobian_at is None or not np.array_equal(self.jacobian_at[0], y):
-            self.meter.spend(0, self.dynamics.cost[0] * y.size)
             self.jacobian_at = (np.array(y), self.flat.jacobian(t, y))
         return self.jacobian_at[1]
 
@@ -148,16 +148,23 @@ class Driver:
             self._measured(point)
         if not np.all(np.isfinite(solver.y if point.measures is None else point.measures)):
             return self._failed("the state became non-finite")
-        self.steps += 1
-        if self.method.attempts is None:
-            self.rejected = None
-        else:
-            self.rejected += self.method.attempts(self.evaluated, solver.t_old) - 1
-        if self.dissipated is not None:
-            gain = dissipated(solver, self.dynamics.dissipation)
-            self.dissipated = None if gain is None else self.dissipated + gain
+        rejected = None
+        if self.method.attempts is not None:
+            rejected = self.rejected + self.method.attempts(self.evaluated, solver.t_old) - 1
+        before = self.dissipated
+        gain = None if before is None else dissipated(solver, self.dynamics.dissipation)
+        # At once, so that an interrupt finds the books of this step or of the last.
+        self.reached, self.steps, self.rejected, self.dissipated = (
+            point,
+            self.steps + 1,
+            rejected,
+            None if gain is None else before + gain,
+        )
         result = self._save_up_to(point, solver)
-        self.reached = point
+        if self.reached is not point and self.dissipated is not None:
+            # A saved record within the step ended the run: it ends there.
+            end = self.reached.t
+            self.dissipated = before + dissipated(solver, self.dynamics.dissipation, end)
         if result is None and point.measures is not None:
             loss, norm = self._seen(point)
             record = {"t": point.t, "loss": loss, "gradient_norm": norm}
@@ -183,6 +190,7 @@ class Driver:
         for t in due:
             at = point if t == point.t else Point(float(t), dense(t))
             if (result := self._save(at)) is not None:
+                self.reached = at
                 return result
         return None
 
@@ -196,7 +204,8 @@ class Driver:
     def _save_end(self, result: str) -> None:
         """Keep the last accepted step of a run that ended early or saved as it went."""
         early = not result.startswith("reached")
-        if not (early or self.times is None) or self.reached.t <= self.recorder.rows[-1]["t"]:
+        rows = self.recorder.rows
+        if not (early or self.times is None) or (rows and self.reached.t <= rows[-1]["t"]):
             return
         self.meter.lift()
         try:

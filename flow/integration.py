@@ -15,10 +15,13 @@ from flow.objective import Objective
 from flow.observe import Observer
 from flow.precision import double_precision
 from flow.recording import Meter, Recorder
-from flow.saving import SPACINGS, save_times
+from flow.saving import SPACINGS, number_of_times, save_times
 from flow.stop import Condition, StopConditions, conditions
 from flow.threads import single_blas_thread
 from flow.trajectory import Trajectory
+
+# From this size on, factorising an implicit method's matrices gains from threads.
+THREADED_SIZE = 1000
 
 
 def integrate(
@@ -116,10 +119,13 @@ def integrate(
     settings = _check_settings(chosen, rtol, atol, step, dynamics.objective.resolution)
     thinned = t == inf and np.ndim(save) == 0
     times = None if thinned else save_times(save, spacing, t)
-    recorder = Recorder(dynamics.objective, observe, int(save) if thinned else None)
+    if thinned and spacing != "linear":
+        raise ValueError(f"spacing={spacing!r} needs a finite t, got inf")
+    most = number_of_times(save) if thinned else None
+    recorder = Recorder(dynamics.objective, observe, most)
     driver = Driver(dynamics, chosen, t, settings, times, stops, meter, recorder)
-    # Implicit methods factorise large matrices, which gains from threads.
-    with double_precision(), single_blas_thread(not chosen.dense), np.errstate(all="ignore"):
+    threaded = chosen.dense and dynamics.objective.size > THREADED_SIZE
+    with double_precision(), single_blas_thread(not threaded), np.errstate(all="ignore"):
         return driver.run(progress)
 
 

@@ -139,7 +139,7 @@ class Objective:
 
     def traced_value(self, params: PyTree, data: PyTree) -> Float[Array, ""]:
         """J, to be called under `jax.jit`; `data` is usually `objective.data`."""
-        return self._loss(self._inside(params), data).astype(jnp.float64)
+        return jnp.asarray(self._loss(self._inside(params), data), jnp.float64)
 
     def traced_gradient(self, params: PyTree, data: PyTree) -> PyTree:
         """∇J, to be called under `jax.jit`.

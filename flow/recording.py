@@ -1,7 +1,7 @@
 """What a run spends and what it keeps: a meter with budgets, and the rows of a trajectory."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,7 @@ class ObserverFailed(Exception):  # noqa: N818
 class Meter:
     """Counts gradients and Hessian-vector products; a gradient is one unit, a product two."""
 
-    def __init__(
-        self, max_gradients: int | None, max_steps: int | None, max_seconds: float | None
-    ) -> None:
+    def __init__(self, max_gradients: Any, max_steps: Any, max_seconds: Any) -> None:
         self.gradients = self.hvps = 0
         self._most = (
             np.inf if max_gradients is None else positive_integer("max_gradients", max_gradients)
@@ -78,10 +76,12 @@ class Recorder:
     def __init__(
         self,
         objective: Objective,
-        observe: Mapping[str, Callable | Observer] | None,
+        observe: Any,
         most: int | None = None,
     ) -> None:
         self._objective = objective.counted()
+        if not (observe is None or isinstance(observe, Mapping)):
+            raise TypeError(f"observe must be a mapping, {{name: function}}, got {observe!r}")
         self._observers = dict(observe or {})
         for name, observer in self._observers.items():
             if not (callable(observer) or isinstance(observer, Observer)):
@@ -91,6 +91,8 @@ class Recorder:
                 )
             if name in {"t", "theta", "loss", "gradient_norm"}:
                 raise ValueError(f"observe[{name!r}]: every run records {name} already; rename it")
+            if not isinstance(name, str) or not name or "/" in name:
+                raise ValueError(f"observe[{name!r}]: a file can't hold this name; rename it")
         self._states: dict[str, Any] = {}
         self._most, self._stride, self._offered = most, 1, 0
         self.rows: list[dict[str, Any]] = []
@@ -118,9 +120,10 @@ class Recorder:
         """Observe and keep one row; return it. Unobserved, its observables are NaN."""
         if observe:
             params = self._objective.unflatten(theta) if self._observers else None
-            observed = {name: self._observe(name, params) for name in self._observers}
+            observed = {name: self._observe(name, params, t) for name in self._observers}
         else:
-            observed = {k: np.full_like(v, np.nan) for k, v in self.rows[0]["observed"].items()}
+            known = self.rows[0]["observed"] if self.rows else {}
+            observed = {k: np.full_like(known.get(k, np.nan), np.nan) for k in self._observers}
         row = {
             "t": t,
             "theta": np.array(theta),
@@ -149,7 +152,7 @@ class Recorder:
             group: stacked(group) for group in ("state", "observed")
         }
 
-    def _observe(self, name: str, params: Any) -> np.ndarray:
+    def _observe(self, name: str, params: Any, t: float) -> np.ndarray:
         try:
             array = np.asarray(self._call(name, params))
             if array.dtype.kind not in "fiub":
@@ -158,7 +161,7 @@ class Recorder:
                 raise ValueError(f"it returned shape {array.shape}, but {first} at first")
         except Exception as error:
             error.add_note(f"from observe[{name!r}]")
-            if not self.rows:
+            if t == 0:
                 raise
             raise ObserverFailed(
                 f"observe[{name!r}] raised {type(error).__name__}: {error}"

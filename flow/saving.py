@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from flow.checks import choice, positive_integer
+from flow.clock import Clock
 
 SPACINGS = ["linear", "log"]
 # Log-spaced saves span so many decades below the run's end, after t = 0.
@@ -26,7 +27,7 @@ def save_times(save: Save, spacing: str, t: float) -> np.ndarray:
     """
     choice("spacing", spacing, SPACINGS)
     if np.ndim(save) == 0:
-        n = _number(save)
+        n = number_of_times(save)
         if spacing == "linear":
             return np.linspace(0.0, t, n)
         log = np.geomspace(t * 10.0**-LOG_DECADES, t, n - 1) if n > 2 else np.array([t])  # noqa: PLR2004
@@ -48,21 +49,20 @@ def save_times(save: Save, spacing: str, t: float) -> np.ndarray:
     return np.minimum(times, t)
 
 
-def save_steps(save: Save, spacing: str, clock: np.ndarray) -> np.ndarray:
-    """Steps at which to save, from the clock t_k (steps + 1,) of a discrete run.
+def save_steps(save: Save, spacing: str, clock: Clock) -> np.ndarray:
+    """Steps of a discrete run at which to save.
 
     Times that fall between two steps are saved at the nearer one; a number that is no less than
     that of the steps saves them all.
     """
-    if np.ndim(save) == 0 and _number(save) >= len(clock):
-        return np.arange(len(clock))
-    times = save_times(save, spacing, float(clock[-1]))
-    after = np.clip(np.searchsorted(clock, times), 1, len(clock) - 1)
-    nearer = np.where(times - clock[after - 1] < clock[after] - times, after - 1, after)
-    return np.unique(nearer)
+    if np.ndim(save) == 0 and number_of_times(save) > clock.steps:
+        return np.arange(clock.steps + 1)
+    return np.unique(clock.nearest(save_times(save, spacing, clock.end)))
 
 
-def _number(save: Any) -> int:
+def number_of_times(save: Any) -> int:
+    """Return `save` as a number of times, at least 2."""
+    save = save.item() if isinstance(save, np.ndarray) else save
     n = positive_integer("save", save, "a number of times (at least 2) or the times themselves")
     if n < 2:  # noqa: PLR2004
         raise ValueError(f"save must be at least 2 times, the first and the last, got {save}")

@@ -8,7 +8,7 @@ observables are known.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import inf
+from math import inf, isnan
 from typing import Any, TypeAlias
 
 from flow.checks import positive, real
@@ -34,7 +34,10 @@ def loss(threshold: float) -> Below:
     >>> loss(1e-3)({"loss": 5e-4})
     True
     """
-    return Below("loss", real("threshold", threshold))
+    threshold = real("threshold", threshold)
+    if isnan(threshold):
+        raise ValueError("threshold must be a number, got nan: no loss is ever below it")
+    return Below("loss", threshold)
 
 
 def gradient_norm(threshold: float) -> Below:
@@ -75,7 +78,7 @@ class StopConditions:
 
 def conditions(stop: Condition | Iterable[Condition] | None) -> StopConditions:
     """Sort what a user gave as `stop` into what is tested when."""
-    given = [] if stop is None else [stop] if callable(stop) else list(stop)
+    given = [] if stop is None else list(stop) if isinstance(stop, list | tuple) else [stop]
     for condition in given:
         if not callable(condition):
             raise TypeError(

@@ -22,8 +22,10 @@ def _derivative_at_gauss_nodes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 _X, _W, _D = _derivative_at_gauss_nodes()
 
 
-def dissipated(solver: OdeSolver, rate: Callable[[np.ndarray], np.ndarray | None]) -> float | None:
-    """∫ rate(ẏ) dt over the solver's last step.
+def dissipated(
+    solver: OdeSolver, rate: Callable[[np.ndarray], np.ndarray | None], end: float | None = None
+) -> float | None:
+    """∫ rate(ẏ) dt over the solver's last step, or from its start to `end` within it.
 
     For a Runge–Kutta method it is the quadrature h Σ b_i rate(K_i) of its own stages: exactly
     what one more component ė = rate(ẏ) of the state would have given, without a say in the error
@@ -37,9 +39,11 @@ def dissipated(solver: OdeSolver, rate: Callable[[np.ndarray], np.ndarray | None
         After a successful step.
     rate
         Derivatives (points, n) ↦ rates (points,), or None where the dynamics has none.
+    end
+        A time within the step; to it the dense output is integrated.
     """
-    h = solver.t - solver.t_old
-    if hasattr(solver, "B") and hasattr(solver, "K"):
+    h = (solver.t if end is None else end) - solver.t_old
+    if end is None and hasattr(solver, "B") and hasattr(solver, "K"):
         rates = rate(solver.K[: len(solver.B)])
         return None if rates is None else float(h * (solver.B @ rates))
     times = solver.t_old + h * (_X + 1.0) / 2.0

@@ -1,0 +1,454 @@
+"""What makes no sense is refused at the door, with the argument, the value met or the remedy."""
+
+from functools import partial
+from math import inf, nan
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import flow
+
+X, Y = flow.datasets.digits(20)
+
+
+@pytest.fixture(scope="module")
+def bowl() -> flow.Objective:
+    """A loss without data."""
+    return flow.Objective(lambda x: 0.5 * x @ x, np.array([1.0, 1.0]))
+
+
+@pytest.fixture(scope="module")
+def network() -> flow.Objective:
+    """A small network on 20 digits."""
+    return flow.MLP([64, 2, 10]).objective(X, Y)
+
+
+@pytest.fixture(scope="module")
+def path(bowl: flow.Objective) -> flow.Trajectory:
+    """A flow."""
+    return flow.integrate(bowl, 1.0, save=3)
+
+
+# ---- objectives
+
+
+@pytest.mark.parametrize(
+    ("leaf", "met"),
+    [
+        (3, "a int"),
+        (True, "a bool"),
+        ("tanh", "a str"),
+        (1j, "a complex"),
+        (np.arange(3), "an array of int64"),
+        (np.array([True]), "an array of bool"),
+        (np.ones(2, complex), "an array of complex128"),
+        (jnp.arange(3), r"an array of int\d+"),
+    ],
+)
+def test_leaves_that_cannot_move(leaf: object, met: str):
+    """Assert that such a leaf is named by its path, with what it is and what to do."""
+    params = {"a": np.ones(2), "net": [np.ones(1), {"width": leaf}]}
+    message = rf"params\['net'\]\[1\]\['width'\] must be a floating-point array, got {met}; convert"
+    with pytest.raises(TypeError, match=message):
+        flow.Objective(lambda p: p["a"].sum(), params)
+
+
+def test_a_bare_integer_is_no_parameter():
+    """Assert that θ₀ itself is named where it is the leaf."""
+    with pytest.raises(TypeError, match="^params must be a floating-point array, got a int"):
+        flow.Objective(lambda x: x**2, 3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "message"),
+    [
+        (lambda x: x**2, ValueError, r"loss must return a scalar, got an array of shape \(2,\)"),
+        (lambda x: x[:1], ValueError, r"scalar, got an array of shape \(1,\); take the mean"),
+        (lambda x: None, ValueError, "loss must return a scalar, got a pytree"),
+        (lambda x: (1j * x).sum(), TypeError, "loss must return a real .* got complex128"),
+        (lambda x: 3, TypeError, "loss must return a real floating-point number, got int"),
+        (lambda x: jnp.log(-x).sum(), ValueError, "loss is nan at the initial parameters; start"),
+        (lambda x: (1 / (x - 1)).sum(), ValueError, "loss is inf at the initial parameters"),
+        (3.0, TypeError, r"loss must be a function of the parameters, got 3\.0"),
+    ],
+)
+def test_losses_that_are_none(loss: object, error: type, message: str):
+    """Assert that what is no finite real scalar function of θ is refused with what was met."""
+    with pytest.raises(error, match=message):
+        flow.Objective(loss, np.ones(2))
+
+
+def test_a_gradient_that_is_not_finite():
+    """Assert that both kinds of run refuse to start where ∇J is infinite."""
+    root = flow.Objective(lambda x: jnp.sqrt(x).sum(), np.zeros(2))
+    with pytest.raises(ValueError, match=r"the loss is 0\.0 and its gradient's norm inf; start"):
+        flow.integrate(root, 1.0)
+    with pytest.raises(ValueError, match=r"the loss is 0\.0 and its gradient's norm inf; start"):
+        flow.descend(root, 0.1, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ((X, Y[:5]), ValueError, r"leading axes of the data differ, .*\[0\]': 20, .*\[1\]': 5"),
+        ((X[:0], Y[:0]), ValueError, r"data\[0\] has shape \(0, 64\); it needs at least one"),
+        ((X, Y[:0]), ValueError, r"data\[1\] has shape \(0, 10\); it needs at least one"),
+        ((X, 1.0), ValueError, r"data\[1\] has shape \(\); it needs at least one example"),
+        ((X, np.array(["a"] * 20)), TypeError, r"data\[1\] must be numeric, got dtype <U1"),
+        ((X * nan, Y), ValueError, "loss is nan at the initial parameters; .*and data"),
+    ],
+)
+def test_data_that_do_not_fit(data: tuple, error: type, message: str):
+    """Assert that ragged, empty, textual and NaN data are refused, by a loss and by a network."""
+    with pytest.raises(error, match=message):
+        flow.Objective(
+            lambda W, batch: jnp.mean((batch[0] @ W - batch[1]) ** 2), np.zeros((64, 10)), data
+        )
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "message"),
+    [
+        (X, Y[:5], r"leading axes of the data differ, .*20.*5"),
+        (X[:0], Y[:0], r"shape \(0, 64\); it needs at least one example"),
+        (
+            X[:, :7],
+            Y,
+            r"X must be \(examples, 64\) for a network of 64 inputs, got shape \(20, 7\)",
+        ),
+        (X.T, Y, r"X must be \(examples, 64\) .* got shape \(64, 20\)"),
+        (X[0], Y[:1], r"X must be \(examples, 64\) .* got shape \(64,\)"),
+        (X, Y[:, :7], r"y must be \(examples, 10\) for a network of 10 outputs, got .*\(20, 7\)"),
+        (
+            X,
+            Y.argmax(axis=1),
+            r"y must be .* got shape \(20,\); classes are one-hot .*np\.eye\(10\)",
+        ),
+    ],
+)
+def test_data_that_do_not_fit_the_network(X: np.ndarray, y: np.ndarray, message: str):
+    """Assert that wrong numbers of rows, features and outputs are named."""
+    with pytest.raises(ValueError, match=message):
+        flow.MLP([64, 2, 10]).objective(X, y)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"activation": "tahn"}, ValueError, "activation 'tahn' is unknown.*mean 'tanh'"),
+        ({"activation": "ReLU"}, ValueError, "activation 'ReLU' is unknown.*mean 'relu'"),
+        ({"activation": None}, ValueError, "activation None is unknown. Choose from 'tanh'"),
+        ({"init": "xavir"}, ValueError, "init 'xavir' is unknown.*mean 'xavier'"),
+        ({"init": "He"}, ValueError, "init 'He' is unknown.*mean 'he'"),
+        ({"gain": 0}, ValueError, "gain must be positive and finite, got 0"),
+        ({"sizes": [3, 0]}, ValueError, r"sizes\[1\] must be a positive integer, got 0"),
+        ({"sizes": [3, 2.5]}, TypeError, r"sizes\[1\] must be a positive integer, got 2\.5"),
+        ({"sizes": [3]}, ValueError, r"sizes needs at least inputs and outputs, got \[3\]"),
+    ],
+)
+def test_networks_that_are_none(arguments: dict, error: type, message: str):
+    """Assert that a wrong description of a network is refused, with the nearest name."""
+    with pytest.raises(error, match=message):
+        flow.MLP(**{"sizes": [3, 2]} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("cross-entropy", "cross_entropy"), ("MSE", "mse"), ("binary_crossentropy", "binary_cross_")],
+)
+def test_losses_by_another_name(name: str, nearest: str):
+    """Assert that the nearest name of a loss is suggested."""
+    with pytest.raises(ValueError, match=f"loss '{name}' is unknown.*Did you mean '{nearest}"):
+        flow.MLP([64, 10]).objective(X, Y, loss=name)
+
+
+# ---- integrate
+
+INTEGRATE = [
+    ({"method": "dopri853"}, ValueError, r"method 'dopri853' is unknown\. Did you mean 'DOP853'\?"),
+    ({"method": "DOP835"}, ValueError, r"method 'DOP835' is unknown\. Did you mean 'DOP853'\?"),
+    ({"method": "rk4"}, ValueError, r"method 'rk4' is unknown\. Did you mean 'RK4'\?"),
+    ({"method": "lsoda"}, ValueError, r"method 'lsoda' is unknown\. Did you mean 'LSODA'\?"),
+    ({"spacing": "liner"}, ValueError, "spacing 'liner' is unknown.*mean 'linear'"),
+    ({"spacing": "logarithmic"}, ValueError, "spacing 'logarithmic' is unknown.*mean 'log'"),
+    ({"engine": "scpy"}, ValueError, "engine 'scpy' is unknown.*mean 'scipy'"),
+    ({"t": 0}, ValueError, r"t must be positive, got 0.*learning rate × steps"),
+    ({"t": -1.0}, ValueError, r"t must be positive, got -1\.0"),
+    ({"t": -inf}, ValueError, "t must be positive, got -inf"),
+    ({"t": nan}, ValueError, "t must be positive, got nan"),
+    ({"t": "3"}, TypeError, "t must be a number, got '3' of type str"),
+    ({"t": None}, TypeError, "t must be a number, got None"),
+    ({"t": True}, TypeError, "t must be a number, got True"),
+    ({"t": inf}, ValueError, r"t is infinite and nothing ends the run; give stop="),
+    ({"rtol": 1e-15}, ValueError, r"rtol=1e-15 is below 2\.2e-14.*raise rtol$"),
+    ({"rtol": 0}, ValueError, "rtol must be positive and finite, got 0"),
+    ({"rtol": nan}, ValueError, "rtol must be positive and finite, got nan"),
+    ({"rtol": "1e-3"}, TypeError, "rtol must be a number, got '1e-3'"),
+    ({"rtol": [1e-3, 1e-4]}, TypeError, "rtol must be a number, got .*list"),
+    ({"atol": -1}, ValueError, "atol must be finite and not negative, got -1"),
+    ({"atol": nan}, ValueError, "atol must be finite and not negative, got nan"),
+    ({"atol": inf}, ValueError, "atol must be finite and not negative, got inf"),
+    ({"step": 0.1}, ValueError, r"step=0\.1 goes with 'Euler' and 'RK4'; 'DOP853' chooses"),
+    ({"method": "Euler"}, ValueError, "method 'Euler' needs step=, in units of t"),
+    ({"method": "RK4"}, ValueError, "method 'RK4' needs step="),
+    ({"method": "Euler", "step": -0.1}, ValueError, r"step must be positive .* got -0\.1"),
+    ({"method": "RK4", "step": 0}, ValueError, "step must be positive and finite, got 0"),
+    ({"method": "RK4", "step": "h"}, TypeError, "step must be a number, got 'h'"),
+    ({"save": [0, 2.0]}, ValueError, r"save times must lie in \[0, 1\], got 0 to 2"),
+    ({"save": [-1, 0.5]}, ValueError, r"save times must lie in \[0, 1\], got -1 to 0\.5"),
+    ({"save": [0.5, 0.2]}, ValueError, r"save times must be .*strictly increasing; np\.unique"),
+    ({"save": [0.5, 0.5]}, ValueError, "save times must be .*strictly increasing"),
+    ({"save": [0, nan]}, ValueError, "save times must be finite"),
+    ({"save": [[0, 1]]}, ValueError, r"save must be a number or a vector .* got shape \(1, 2\)"),
+    ({"save": []}, ValueError, r"save must be a number or a vector of times, got shape \(0,\)"),
+    ({"save": 1}, ValueError, "save must be at least 2 times, .* got 1"),
+    ({"save": 0}, ValueError, "save must be a positive integer, got 0; a number of times"),
+    ({"save": 2.5}, TypeError, r"save must be a positive integer, got 2\.5; a number of times"),
+    ({"save": True}, TypeError, "save must be a positive integer, got True"),
+    ({"save": None}, TypeError, "save must be a positive integer, got None"),
+    ({"max_gradients": 0}, ValueError, "max_gradients must be a positive integer, got 0"),
+    ({"max_gradients": -1}, ValueError, "max_gradients must be a positive integer, got -1"),
+    ({"max_gradients": 1.5}, TypeError, r"max_gradients must be a positive integer, got 1\.5"),
+    ({"max_steps": 0}, ValueError, "max_steps must be a positive integer, got 0"),
+    ({"max_steps": 2.0}, TypeError, r"max_steps must be a positive integer, got 2\.0"),
+    ({"max_steps": True}, TypeError, "max_steps must be a positive integer, got True"),
+    ({"max_seconds": 0}, ValueError, "max_seconds must be positive and finite, got 0"),
+    ({"max_seconds": -1}, ValueError, "max_seconds must be positive and finite, got -1"),
+    ({"max_seconds": "1"}, TypeError, "max_seconds must be a number, got '1'"),
+    ({"stop": [3]}, TypeError, r"stop must be flow\.stop\.loss.*got 3"),
+    ({"stop": 3}, TypeError, r"stop must be flow\.stop\.loss.*got 3"),
+    ({"observe": {"a": 3}}, TypeError, r"observe\['a'\] must be a function .* got 3"),
+    ({"observe": {"loss": len}}, ValueError, r"observe\['loss'\]: every run records loss"),
+    ({"observe": {"t": len}}, ValueError, r"observe\['t'\]: every run records t already; rename"),
+    ({"observe": len}, TypeError, "observe must be"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), INTEGRATE)
+def test_integrate_refuses(bowl: flow.Objective, arguments: dict, error: type, message: str):
+    """Assert that each argument of `integrate` is refused by name, with the value met."""
+    with pytest.raises(error, match=message):
+        flow.integrate(bowl, **{"t": 1.0} | arguments)
+
+
+@pytest.mark.parametrize("save", [0, 1, -3, 2.7, True, "many", None])
+def test_integrate_to_infinity_refuses_such_a_number_of_saves(bowl: flow.Objective, save: object):
+    """Assert that `save` is checked as well where rows are thinned as the run goes."""
+    with pytest.raises((TypeError, ValueError), match=f"save must be .*{save}"):
+        flow.integrate(bowl, inf, stop=flow.stop.loss(0.1), save=save)
+
+
+def test_integrate_needs_an_objective():
+    """Assert that a bare function is refused where an objective belongs."""
+    with pytest.raises(TypeError, match="needs a flow.Objective or a dynamics, got <function"):
+        flow.integrate(lambda x: x, 1.0)
+    with pytest.raises(TypeError, match="descend needs a flow.Objective, got <function"):
+        flow.descend(lambda x: x, 0.1, 3)
+
+
+def test_tolerance_below_single_precision():
+    """Assert that the floor of float32 is stated, with both remedies, and that above it is fine."""
+    single = flow.Objective(lambda x: 0.5 * x @ x, np.ones(2), dtype="float32")
+    with pytest.raises(ValueError, match=r"rtol=1e-06 is below 1\.2e-05.*raise rtol, or .*double"):
+        flow.integrate(single, 1.0)
+    assert flow.integrate(single, 1.0, rtol=1.3e-5, save=2).result == "reached t = 1"
+
+
+def test_tolerance_at_the_floor_of_double_precision(bowl: flow.Objective):
+    """Assert that a tolerance just above the floor is accepted."""
+    assert flow.integrate(bowl, 1.0, rtol=2.3e-14, save=2).result == "reached t = 1"
+
+
+@pytest.mark.parametrize("method", ["Radau", "BDF", "LSODA"])
+def test_dense_methods_refuse_large_networks(method: str):
+    """Assert that n × n methods name the size, the limit and the way out above 2,000 parameters."""
+    large = flow.MLP([64, 32, 10]).objective(X, Y)
+    with pytest.raises(ValueError, match=rf"'{method}' .* 2410 × 2410 .* above 2000 .*'DOP853'"):
+        flow.integrate(large, 1.0, method=method)
+
+
+@pytest.mark.parametrize("value", ["high", None, 1j, {"a": 1}, [1, [2, 3]]])
+def test_observers_return_numbers(bowl: flow.Objective, value: object):
+    """Assert that anything else is refused at θ₀, naming the observer."""
+    observe = {"accuracy": lambda objective, params: value}
+    for run in (partial(flow.integrate, bowl, 1.0), partial(flow.descend, bowl, 0.1, 3)):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            run(observe=observe)
+        assert "from observe['accuracy']" in caught.value.__notes__
+
+
+def test_observers_that_return_a_string_say_what_is_wanted(bowl: flow.Objective):
+    """Assert that the message names what came and what is wanted."""
+    with pytest.raises(TypeError, match="must return a number or an array of numbers, got.*'high'"):
+        flow.integrate(bowl, 1.0, observe={"a": lambda objective, params: "high"})
+
+
+def test_names_of_observers_that_no_file_can_hold(bowl: flow.Objective, tmp_path: Path):
+    """Assert that a run whose observers were accepted can be saved, whatever their names."""
+    try:
+        path = flow.integrate(bowl, 1.0, save=2, observe={"train/loss": lambda o, p: 1.0})
+    except ValueError as error:
+        assert "train/loss" in str(error)  # noqa: PT017 - refusing it at the door is as good
+    else:
+        assert "train/loss" in flow.load(path.save(tmp_path / "run.nc")).observed
+
+
+# ---- descend
+
+SGD = optax.sgd(0.1)
+DESCEND = [
+    ({"learning_rate": 0}, ValueError, "learning_rate must be positive and finite, got 0"),
+    ({"learning_rate": -0.1}, ValueError, r"learning_rate must be positive .* got -0\.1"),
+    ({"learning_rate": nan}, ValueError, "learning_rate must be positive and finite, got nan"),
+    ({"learning_rate": inf}, ValueError, "learning_rate must be positive and finite, got inf"),
+    ({"learning_rate": "0.1"}, TypeError, r"learning_rate must be a number, got '0\.1'"),
+    ({"learning_rate": True}, TypeError, "learning_rate must be a number, got True"),
+    ({"learning_rate": None}, ValueError, r"give a learning_rate, or an optax optimizer= and its"),
+    ({"learning_rate": lambda k: 0.15 - 0.1 * k}, ValueError, r"schedule must stay .*-0\.05"),
+    ({"learning_rate": lambda k: nan * k}, ValueError, r"schedule must stay positive .*nan"),
+    ({"learning_rate": lambda k: inf + k}, ValueError, r"schedule must stay positive .* got .*inf"),
+    ({"learning_rate": lambda k: jnp.ones(2)}, ValueError, r"schedule must .* got \(3, 2\)"),
+    ({"steps": 0}, ValueError, "steps must be a positive integer, got 0"),
+    ({"steps": -1}, ValueError, "steps must be a positive integer, got -1"),
+    ({"steps": 1.5}, TypeError, r"steps must be a positive integer, got 1\.5"),
+    ({"steps": True}, TypeError, "steps must be a positive integer, got True"),
+    ({"steps": None}, TypeError, "steps must be a positive integer, got None"),
+    ({"optimizer": SGD}, ValueError, "give learning_rate or optimizer=, not both"),
+    ({"learning_rate": None, "optimizer": SGD}, ValueError, "optimizer= needs its time_step="),
+    (
+        {"learning_rate": None, "optimizer": SGD, "time_step": -1},
+        ValueError,
+        "time_step must be positive and finite, got -1",
+    ),
+    (
+        {"learning_rate": None, "optimizer": "sgd", "time_step": 1.0},
+        TypeError,
+        "optimizer must be an optax optimizer, got 'sgd'",
+    ),
+    ({"batch_size": 2}, ValueError, "batch_size needs an objective with data="),
+    ({"sampling": "epochs"}, ValueError, "sampling 'epochs' is unknown.*mean 'epoch'"),
+    ({"sampling": "IDD"}, ValueError, "sampling 'IDD' is unknown.*mean 'iid'"),
+    ({"spacing": "lin"}, ValueError, "spacing 'lin' is unknown.*mean 'linear'"),
+    ({"save": [0, 1.0]}, ValueError, r"save times must lie in \[0, 0\.3\], got 0 to 1"),
+    ({"save": [0.2, 0.1]}, ValueError, "save times must be .*strictly increasing"),
+    ({"save": [0.1, nan]}, ValueError, "save times must be finite"),
+    ({"save": 1}, ValueError, "save must be at least 2 times, .* got 1"),
+    ({"save": 0}, ValueError, "save must be a positive integer, got 0"),
+    ({"max_seconds": 0}, ValueError, "max_seconds must be positive and finite, got 0"),
+    ({"stop": [0.1]}, TypeError, r"stop must be flow\.stop\.loss.*got 0\.1"),
+    ({"stop": 0.1}, TypeError, r"stop must be flow\.stop\.loss.*got 0\.1"),
+    ({"observe": {"a": 3}}, TypeError, r"observe\['a'\] must be a function .* got 3"),
+    ({"observe": {"gradient_norm": len}}, ValueError, r"observe\['gradient_norm'\]: every run"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), DESCEND)
+def test_descend_refuses(bowl: flow.Objective, arguments: dict, error: type, message: str):
+    """Assert that each argument of `descend` is refused by name, with the value met."""
+    with pytest.raises(error, match=message):
+        flow.descend(bowl, **{"learning_rate": 0.1, "steps": 3} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "message"),
+    [
+        (21, ValueError, "batch_size=21 is more than the 20 examples"),
+        (0, ValueError, "batch_size must be a positive integer, got 0"),
+        (2.5, TypeError, r"batch_size must be a positive integer, got 2\.5"),
+        (True, TypeError, "batch_size must be a positive integer, got True"),
+    ],
+)
+def test_batch_sizes(network: flow.Objective, size: object, error: type, message: str):
+    """Assert that a batch must be a number of the examples that there are."""
+    with pytest.raises(error, match=message):
+        flow.descend(network, 0.1, 3, batch_size=size)
+
+
+# ---- what runs are asked
+
+
+@pytest.mark.parametrize(
+    ("threshold", "error"), [("low", TypeError), (nan, ValueError), (None, TypeError)]
+)
+@pytest.mark.parametrize("condition", [flow.stop.loss, flow.stop.gradient_norm])
+def test_thresholds_are_numbers(condition: object, threshold: object, error: type):
+    """Assert that a threshold that no value can meet is refused."""
+    with pytest.raises(error, match=f"threshold must be .* got '?{threshold}"):
+        condition(threshold)
+
+
+def test_compare_different_problems(path: flow.Trajectory, network: flow.Objective):
+    """Assert that runs of other sizes, θ₀ or data are told apart by what differs."""
+    bowl = lambda x0: flow.Objective(lambda x: 0.5 * x @ x, x0)  # noqa: E731
+    with pytest.raises(ValueError, match="needs a reference and at least one other run"):
+        flow.compare(path)
+    with pytest.raises(ValueError, match="number of parameters is 2 and 3"):
+        flow.compare(path, flow.descend(bowl(np.ones(3)), 0.1, 3))
+    with pytest.raises(
+        ValueError, match=r"norm of the initial parameters is 1\.41421 and 2\.23607"
+    ):
+        flow.compare(path, flow.descend(bowl(np.array([2.0, 1.0])), 0.1, 3))
+    other = flow.MLP([64, 2, 10]).objective(X, np.roll(Y, 1, axis=0))
+    runs = [flow.descend(objective, 0.1, 3) for objective in (network, other)]
+    with pytest.raises(ValueError, match="different problems: their initial loss is"):
+        flow.compare(*runs)
+
+
+def test_audit_refuses(bowl: flow.Objective, path: flow.Trajectory, tmp_path: Path):
+    """Assert that an error bar needs a flow that can be run again, and its own objective."""
+    steps = flow.descend(bowl, 0.1, 3)
+    for objective in (None, bowl):
+        with pytest.raises(ValueError, match="a discrete run .* has no error bar; audit the flow"):
+            flow.audit(steps, objective, error_bar=True)
+    loaded = flow.load(path.save(tmp_path / "run.nc"))
+    with pytest.raises(ValueError, match=r"carries no objective; pass it: flow\.audit\(path, obj"):
+        flow.audit(loaded, error_bar=True)
+    other = flow.Objective(lambda x: x @ x, np.ones(3))
+    with pytest.raises(ValueError, match="the objective has 3 parameters, but the run 2"):
+        flow.audit(loaded, other)
+
+
+def test_eigenvalues_that_are_none(bowl: flow.Objective):
+    """Assert that k is a positive number of at most n, and params of the objective's form."""
+    with pytest.raises(ValueError, match="k=3 eigenvalues of a Hessian of size 2: k is at most 2"):
+        flow.top_eigenvalues(bowl, bowl.params, k=3)
+    with pytest.raises(ValueError, match="k must be a positive integer, got 0"):
+        flow.top_eigenvalues(bowl, bowl.params, k=0)
+    with pytest.raises(ValueError, match=r"params has shape \(3,\).*\(2,\)"):
+        flow.top_eigenvalues(bowl, np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        ([0.1], r"learning_rates \[0\.1\] make \[10\] steps to t=1; a slope needs two"),
+        ([0.1, 0.1001], "a slope needs two different numbers of steps"),
+        ([], "a slope needs two different numbers of steps"),
+        ([0.1, -0.2], r"learning_rates must be positive and finite, got -0\.2"),
+        ("aut", "learning_rates must be numbers or 'auto', got 'aut'"),
+    ],
+)
+def test_order_study_needs_two_learning_rates(bowl: flow.Objective, rates: object, message: str):
+    """Assert that what gives no slope is refused."""
+    with pytest.raises(ValueError, match=message):
+        flow.order_study(bowl, 1.0, learning_rates=rates)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"examples": 2000}, ValueError, "examples=2000 .* there are 1797"),
+        ({"examples": 0}, ValueError, "examples must be a positive integer, got 0"),
+        ({"examples": -1}, ValueError, "examples must be a positive integer, got -1"),
+        ({"examples": 1.5}, TypeError, r"examples must be a positive integer, got 1\.5"),
+        ({"examples": 1700, "test": 200}, ValueError, "examples=1700 and test=200 need 1900"),
+        ({"examples": 10, "test": 0}, ValueError, "test must be a positive integer, got 0"),
+    ],
+)
+def test_digits_that_there_are(arguments: dict, error: type, message: str):
+    """Assert that no more digits are handed out than there are, and at least one."""
+    with pytest.raises(error, match=message):
+        flow.datasets.digits(**arguments)

@@ -1,0 +1,484 @@
+"""Runs that cannot go on return what they have, and say why."""
+
+import _thread
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable
+from math import inf
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flow
+
+ADAPTIVE = ["RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA"]
+
+
+@pytest.fixture(scope="module")
+def valley() -> flow.Objective:
+    """λ_max = 4, so that learning rates are stable below 1/2."""
+    return flow.Objective(lambda x: 2.0 * x[0] ** 2 + 0.5 * x[1] ** 2, np.array([1.0, 1.0]))
+
+
+@pytest.fixture(scope="module")
+def small() -> flow.Objective:
+    """A network of 86 parameters, of the middle row of the images."""
+    X, y = flow.datasets.digits(60)
+    return flow.MLP([8, 4, 10]).objective(X[:, 24:32], y, seed=0)
+
+
+@pytest.fixture(scope="module")
+def relu() -> flow.Objective:
+    """A network with kinks."""
+    network = flow.MLP([64, 16, 10], activation="relu")
+    return network.objective(*flow.datasets.digits(300))
+
+
+def named_time(path: flow.Trajectory) -> float:
+    """The time that `result` names."""
+    return float(re.search(r"t = ([-+.e\d]+)", path.result)[1])
+
+
+def assert_whole(path: flow.Trajectory) -> None:
+    """Assert that every row is finite, times increase, and the last is where the run ended."""
+    rows = len(path.t)
+    assert path.theta.shape[0] == path.loss.shape[0] == path.gradient_norm.shape[0] == rows
+    for array in (path.t, path.theta, path.loss, path.gradient_norm):
+        assert np.all(np.isfinite(array))
+    assert path.t[0] == 0
+    assert np.all(np.diff(path.t) > 0)
+    assert path.t[-1] == path.stats["t_end"]
+    assert path.loss[-1] == path.stats["loss_last"]
+    if not path.result.startswith("diverged"):  # that names the step beyond
+        assert named_time(path) == pytest.approx(path.t[-1], rel=1e-5)
+
+
+def after(calls: int, happening: Callable[[], object]) -> Callable:
+    """An observer to whom something happens after so many calls, once."""
+    seen = []
+
+    def observe(_: flow.Objective, params: object) -> float:
+        seen.append(params)
+        if len(seen) == calls:
+            happening()
+        return float(len(seen))
+
+    return observe
+
+
+def interrupt() -> None:
+    """Ctrl-C."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def boom() -> None:
+    """Fail."""
+    raise RuntimeError("boom")
+
+
+# ---- blow-up
+
+CUBE = (lambda x: -(x[0] ** 3), 1.0, 1 / 3)  # ẋ = 3x²: x = 1/(1 − 3t)
+ROOT = (lambda x: jnp.sqrt(1.0 - x[0]), 0.0, 4 / 3)  # (1 − x)^{3/2} = 1 − 3t/4, NaN beyond x = 1
+
+
+@pytest.mark.parametrize("method", [*ADAPTIVE, "Euler", "RK4"])
+@pytest.mark.parametrize(("loss", "start", "end"), [CUBE, ROOT], ids=["cube", "root"])
+def test_blow_up_in_finite_time(loss: Callable, start: float, end: float, method: str):
+    """Assert a finite partial trajectory that ends at the singularity and says so."""
+    objective = flow.Objective(loss, np.array([start]))
+    fixed = method in ("Euler", "RK4")
+    path = flow.integrate(
+        objective,
+        5.0,
+        method=method,
+        step=0.01 if fixed else None,
+        save=101,
+        max_gradients=50_000,
+        max_seconds=20,
+    )
+    assert_whole(path)
+    assert path.result.startswith("ended at t = ")
+    # Fixed steps see a singularity late.
+    assert 0.9 * end < path.t[-1] < (1.4 * end if fixed else end + 1e-5)
+    assert "non-finite" in path.result or "may end in finite time" in path.result
+    early = path.t < 0.5 * end
+    t = path.t[early]
+    exact = 1 / (1 - 3 * t) if loss is CUBE[0] else 1 - (1 - 0.75 * t) ** (2 / 3)
+    tolerance = 0.2 if method == "Euler" else 1e-3
+    np.testing.assert_allclose(path.theta[early, 0], exact, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("save", [2, 11, 1001])
+def test_gradient_descent_diverges(valley: flow.Objective, save: int):
+    """Assert that the step and the value met are named, and that all that is kept is finite."""
+    path = flow.descend(valley, 5.0, 1000, save=save)
+    assert_whole(path)
+    found = re.match(
+        r"diverged at step (\d+) \(t = [\d.]+\): the loss is inf; .*2/λ_max", path.result
+    )
+    assert found
+    with np.errstate(over="ignore"):
+        x = np.array([(-19.0) ** np.arange(200.0), (-4.0) ** np.arange(200.0)])
+        losses = 2.0 * x[0] ** 2 + 0.5 * x[1] ** 2
+    first = int(np.argmax(~np.isfinite(losses)))
+    assert int(found[1]) == pytest.approx(first, abs=1)
+    assert path.stats["steps"] == int(found[1]) - 1
+
+
+@pytest.mark.parametrize("steps", [119, 120, 121, 122])
+def test_gradient_descent_that_ends_as_it_diverges(valley: flow.Objective, steps: int):
+    """Assert that a non-finite loss at the last step is no arrival."""
+    path = flow.descend(valley, 5.0, steps, save=2)
+    assert np.all(np.isfinite(path.loss))
+    assert path.result.startswith("diverged") == (path.stats["steps"] < steps)
+
+
+# ---- kinks
+
+
+def test_relu_stalls_at_a_kink(relu: flow.Objective):
+    """Assert that the budget, its name and the way through are told, and the budget is kept."""
+    path = flow.integrate(relu, 50.0, max_gradients=5000)
+    assert_whole(path)
+    assert path.result.startswith("budget spent at t = ")
+    assert "5,000 gradients (max_gradients)" in path.result
+    assert re.search(r"\d+ of \d+ attempted steps were rejected", path.result)
+    assert "method='RK4'" in path.result
+    assert "softplus" in path.result
+    assert path.stats["gradients"] <= 5001
+    assert path.t[-1] < 50
+
+
+@pytest.mark.parametrize(("method", "step"), [("Euler", 0.05), ("RK4", 0.2)])
+def test_fixed_steps_go_through_kinks(relu: flow.Objective, method: str, step: float):
+    """Assert that Euler and RK4 reach the end where error control does not."""
+    path = flow.integrate(relu, 50.0, method=method, step=step, max_gradients=5000)
+    assert path.result == "reached t = 50"
+    assert path.loss[-1] < 0.2 < path.loss[0]
+
+
+# ---- budgets
+
+
+@pytest.mark.parametrize("method", ADAPTIVE)
+def test_max_steps(small: flow.Objective, method: str):
+    """Assert that a run of seven steps ends where an undisturbed one is after seven."""
+    path = flow.integrate(small, 5.0, method=method, max_steps=7)
+    assert_whole(path)
+    assert path.stats["steps"] == 7
+    assert "7 steps (max_steps)" in path.result
+    whole = flow.integrate(small, 5.0, method=method, save=path.t)
+    np.testing.assert_array_equal(whole.theta, path.theta)
+
+
+@pytest.mark.parametrize("method", ["RK45", "DOP853"])
+@pytest.mark.parametrize("budget", [1, 2, 3, 50, 333])
+def test_max_gradients(small: flow.Objective, method: str, budget: int):
+    """Assert that a budget is used up, to less than what one more step costs, and never more."""
+    path = flow.integrate(small, 50.0, method=method, max_gradients=budget)
+    assert_whole(path)
+    assert path.result.startswith("budget spent at t = ")
+    assert f"{budget} gradients (max_gradients)" in path.result
+    assert path.stats["gradients"] == budget
+
+
+@pytest.mark.parametrize("method", ["Radau", "BDF", "LSODA"])
+@pytest.mark.parametrize("budget", [1, 10, 100, 1000])
+def test_max_gradients_of_implicit_methods(small: flow.Objective, method: str, budget: int):
+    """Assert the same where a Jacobian, 2n gradients, is more than the budget or most of it."""
+    path = flow.integrate(small, 50.0, method=method, max_gradients=budget)
+    assert_whole(path)
+    assert path.result.startswith("budget spent at t = ")
+    assert path.stats["gradients"] + 2 * path.stats["hvps"] <= budget
+
+
+def test_counts_add_up(small: flow.Objective):
+    """Assert that the gradients are those at θ₀, of the first step, of each attempt and save."""
+    path = flow.integrate(small, 5.0, method="RK45", save=30)
+    stats = path.stats
+    attempts = stats["steps"] + stats["rejected"]
+    # RK45 picks its first step from two gradients and takes six an attempt; θ₀ is a saved time.
+    assert stats["gradients"] == 2 + 6 * attempts + stats["save_gradients"]
+    assert 1 <= stats["save_gradients"] <= 30
+    assert stats["hvps"] == 0
+    steps = flow.descend(small, 0.05, 40, save=5)
+    assert steps.stats["gradients"] == 40 + steps.stats["save_gradients"]
+
+
+def test_max_seconds(small: flow.Objective):
+    """Assert that the seconds of both kinds of run are limited, without those of compiling."""
+    began = time.perf_counter()
+    path = flow.integrate(small, inf, max_seconds=0.2, save=50, rtol=1e-12, atol=1e-13)
+    steps = flow.descend(small, 1e-6, 2_000_000, max_seconds=0.2, save=2)
+    assert time.perf_counter() - began < 15
+    for run in (path, steps):
+        assert_whole(run)
+        assert run.result.startswith("budget spent at ")
+        assert "0.2 seconds (max_seconds)" in run.result
+        assert 0.1 < run.stats["seconds"] < 5
+
+
+def test_seconds_are_without_those_of_compiling():
+    """Assert that all is traced by the time that θ₀ is observed, after which the seconds run."""
+    traces, at_start = [], []
+
+    def loss(x: object) -> object:
+        traces.append(x)
+        return 0.5 * x @ x
+
+    def observe(*_: object) -> float:
+        at_start.append(len(traces))
+        return 0.0
+
+    objective = flow.Objective(loss, np.ones(2))
+    for run in (
+        lambda: flow.integrate(objective, 1.0, save=2, observe={"o": observe}),
+        lambda: flow.descend(objective, 0.1, 10, save=2, observe={"o": observe}),
+    ):
+        at_start.clear()
+        run()
+        assert len(traces) == at_start[0]
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        {"max_steps": 1},
+        {"max_gradients": 3},
+        {"max_seconds": 1e-9},
+        {"stop": flow.stop.loss(100.0)},
+    ],
+    ids=lambda ending: next(iter(ending)),
+)
+def test_an_end_before_the_first_saved_time(valley: flow.Objective, ending: dict):
+    """Assert that a run that saves late and ends early has its last accepted step."""
+    path = flow.integrate(valley, 3.0, save=[2.9], **ending)
+    assert path.t.tolist() == [path.stats["t_end"]]
+    if "max_seconds" in ending:
+        steps = flow.descend(valley, 0.01, 300, save=[2.9], **ending)
+        assert steps.t.tolist() == [0.0]
+
+
+# ---- Ctrl-C
+
+
+@pytest.mark.parametrize("calls", [2, 3, 5, 8])
+@pytest.mark.parametrize("save", [10, 100])
+def test_interrupted_flow(valley: flow.Objective, save: int, calls: int):
+    """Assert that Ctrl-C leaves the rows of an undisturbed run, up to the last accepted step."""
+    path = flow.integrate(valley, 3.0, save=save, observe={"calls": after(calls, interrupt)})
+    assert path.result.startswith("interrupted at t = ")
+    assert_whole(path)
+    whole = flow.integrate(valley, 3.0, save=path.t)
+    np.testing.assert_array_equal(whole.theta, path.theta)
+    assert len(path.observed["calls"]) == len(path.t)
+
+
+def test_interrupted_flow_keeps_its_books(valley: flow.Objective):
+    """Assert that the energy identity holds up to where an interrupted run ended."""
+    path = flow.integrate(valley, 3.0, save=100, observe={"calls": after(20, interrupt)})
+    assert path.result.startswith("interrupted")
+    assert abs(flow.audit(path).energy_residual) < 1e-6
+
+
+@pytest.mark.parametrize("method", ["Euler", "RK4"])
+def test_ctrl_c_at_any_moment_of_a_flow(valley: flow.Objective, method: str):
+    """Assert the same of a signal from outside, wherever in the loop it comes."""
+    threads = []
+
+    def start() -> None:
+        threads.append(threading.Timer(0.2, _thread.interrupt_main))
+        threads[0].start()
+
+    path = flow.integrate(
+        valley,
+        1e3,
+        method=method,
+        step=1e-4,
+        save=2,
+        observe={"calls": after(1, start)},
+        max_seconds=20,
+    )
+    threads[0].join()
+    assert path.result.startswith("interrupted at t = ")
+    assert_whole(path)
+    assert len(path.t) == 2
+    whole = flow.integrate(valley, 1e3, method=method, step=1e-4, max_steps=path.stats["steps"])
+    assert whole.t[-1] == path.t[-1]
+    np.testing.assert_array_equal(whole.theta[-1], path.theta[-1])
+
+
+def test_ctrl_c_at_any_moment_of_a_descent(small: flow.Objective):
+    """Assert that a compiled loop answers a signal soon, at a step of an undisturbed run."""
+    threads = []
+
+    def start() -> None:
+        threads.append(threading.Timer(0.3, _thread.interrupt_main))
+        threads[0].start()
+
+    flow.descend(small, 1e-3, 2, save=2)  # compiles
+    observe = {"calls": after(1, start)}
+    path = flow.descend(small, 1e-3, 1_000_000, save=2, observe=observe, max_seconds=20)
+    threads[0].join()
+    assert path.result.startswith("interrupted at step ")
+    assert_whole(path)
+    assert path.stats["seconds"] < 5
+    steps = path.stats["steps"]
+    assert 0 < steps < 1_000_000
+    whole = flow.descend(small, 1e-3, steps, save=2)
+    np.testing.assert_array_equal(whole.theta[-1], path.theta[-1])
+
+
+def test_interrupted_descent(valley: flow.Objective):
+    """Assert that Ctrl-C between two steps keeps the rows so far and the step that was reached."""
+    observe = {"calls": after(4, interrupt)}
+    path = flow.descend(valley, 0.01, 300, save=31, observe=observe)
+    assert path.result.startswith("interrupted at step 30 (t = 0.3)")
+    assert_whole(path)
+    whole = flow.descend(valley, 0.01, 300, save=31)
+    np.testing.assert_array_equal(path.theta, whole.theta[:4])
+
+
+# ---- observers that fail
+
+
+@pytest.mark.parametrize("save", [10, 100])
+def test_observer_fails_half_way_along_a_flow(valley: flow.Objective, save: int):
+    """Assert that the run ends with what it has and names the observer and its exception."""
+    path = flow.integrate(valley, 3.0, save=save, observe={"acc": after(5, boom)})
+    assert path.result.startswith("ended at t = ")
+    assert "observe['acc'] raised RuntimeError: boom" in path.result
+    assert_whole(path)
+    assert path.observed["acc"][:4].tolist() == [1, 2, 3, 4]
+    assert abs(flow.audit(path).energy_residual) < 1e-6
+
+
+def test_observer_fails_half_way_down_a_descent(valley: flow.Objective):
+    """Assert the same of a descent, whose last row is unobserved."""
+
+    def observe(_: flow.Objective, params: np.ndarray) -> np.ndarray:
+        if params[0] < 0.5:
+            raise RuntimeError("boom")
+        return params
+
+    path = flow.descend(valley, 0.01, 300, save=31, observe={"acc": observe})
+    assert "ended at step 20 (t = 0.2): observe['acc'] raised RuntimeError: boom" in path.result
+    assert_whole(path)
+    np.testing.assert_array_equal(path.observed["acc"][:2], path.theta[:2])
+    assert np.all(np.isnan(path.observed["acc"][2]))
+
+
+def test_observer_that_changes_its_shape(valley: flow.Objective):
+    """Assert that values of another shape end the run, as they fit no array."""
+    values = iter([np.ones(2), np.ones(2), np.ones(3)])
+    path = flow.descend(valley, 0.01, 3, save=4, observe={"v": lambda o, p: next(values)})
+    assert (
+        "observe['v'] raised ValueError: it returned shape (3,), but (2,) at first" in path.result
+    )
+    assert path.observed["v"].shape == (3, 2)
+
+
+def test_observer_fails_at_once(valley: flow.Objective):
+    """Assert that what fails at θ₀ fails as itself, with the observer's name."""
+    for run in (
+        lambda **k: flow.integrate(valley, 1.0, **k),
+        lambda **k: flow.descend(valley, 0.01, 3, **k),
+    ):
+        with pytest.raises(RuntimeError, match="boom") as caught:
+            run(observe={"acc": after(1, boom)})
+        assert "from observe['acc']" in caught.value.__notes__
+
+
+# ---- stop conditions
+
+
+@pytest.mark.parametrize("method", ["RK45", "DOP853", "BDF", "Radau"])
+@pytest.mark.parametrize("of", ["loss", "gradient_norm"])
+def test_stop_is_tested_at_each_accepted_step(small: flow.Objective, method: str, of: str):
+    """Assert that the step that meets a condition is the first, whatever is saved."""
+    threshold = {"loss": 0.5, "gradient_norm": 0.3}[of]
+    condition = getattr(flow.stop, of)(threshold)
+    path = flow.integrate(small, 50.0, method=method, save=2, stop=condition)
+    assert_whole(path)
+    assert path.result.startswith(f"stopped at t = {path.t[-1]:g}: {of.replace('_', ' ')} ")
+    assert len(path.t) == 2
+    assert getattr(path, of)[-1] <= threshold
+    before = flow.integrate(small, 50.0, method=method, save=2, max_steps=path.stats["steps"] - 1)
+    assert getattr(before, of)[-1] > threshold
+
+
+@pytest.mark.parametrize("of", ["loss", "gradient_norm"])
+def test_stop_is_tested_at_each_step_of_a_descent(valley: flow.Objective, of: str):
+    """Assert that gradient descent stops at the first step that meets a condition."""
+    k = np.arange(1001)
+    x = np.array([0.96**k, 0.99**k])
+    values = {
+        "loss": 2.0 * x[0] ** 2 + 0.5 * x[1] ** 2,
+        "gradient_norm": np.hypot(4.0 * x[0], x[1]),
+    }[of]
+    path = flow.descend(valley, 0.01, 1000, save=2, stop=getattr(flow.stop, of)(0.1))
+    first = int(np.argmax(values <= 0.1))
+    assert path.stats["steps"] == first
+    assert path.result.startswith(f"stopped at step {first} (t = {path.t[-1]:g}): {of[:4]}")
+    assert_whole(path)
+
+
+@pytest.mark.parametrize("stop", [flow.stop.loss(1.2), lambda record: record["loss"] <= 1.2])
+@pytest.mark.parametrize("save", [4, 101])
+def test_the_row_that_stops_a_run_is_its_last(valley: flow.Objective, save: int, stop: Callable):
+    """Assert that nothing is kept beyond the time at which a run says that it stopped."""
+    path = flow.integrate(valley, 3.0, save=save, stop=stop)
+    assert path.result.startswith("stopped at t = ")
+    assert_whole(path)
+    assert path.loss[-1] <= 1.2 < path.loss[-2]
+
+
+@pytest.mark.parametrize("kind", ["flow", "descent"])
+def test_any_of_a_list_of_conditions_stops(valley: flow.Objective, kind: str):
+    """Assert that observables can be asked, and that the first of several conditions counts."""
+
+    def low(record: dict) -> bool:
+        return record["x"] < 0.5
+
+    settings = {
+        "observe": {"x": lambda objective, params: params[0]},
+        "stop": [flow.stop.gradient_norm(1e-9), low, flow.stop.loss(1e-9)],
+        "save": 301,
+    }
+    path = (
+        flow.integrate(valley, 3.0, method="Euler", step=0.01, **settings)
+        if kind == "flow"
+        else flow.descend(valley, 0.01, 300, **settings)
+    )
+    first = int(np.argmax(0.96 ** np.arange(301) < 0.5))
+    assert path.result.startswith("stopped at ")
+    assert path.result.endswith("condition low holds")
+    assert path.stats["steps"] == first
+    assert_whole(path)
+    assert path.observed["x"][-1] < 0.5 <= path.observed["x"][-2]
+
+
+@pytest.mark.parametrize("method", ["DOP853", "RK45", "Radau", "BDF"])
+def test_infinite_time(small: flow.Objective, method: str):
+    """Assert that a run of no known end keeps between n and 2n accepted steps, and its last."""
+    stop = flow.stop.gradient_norm(0.03)
+    path = flow.integrate(small, inf, method=method, stop=stop, save=50, max_seconds=30)
+    assert path.result.startswith("stopped at t = ")
+    assert_whole(path)
+    assert 50 <= len(path.t) <= 101
+    assert path.gradient_norm[-1] <= 0.03 < path.gradient_norm[:-1].min()
+    again = flow.integrate(small, inf, method=method, stop=stop, save=10**6)
+    assert len(again.t) == again.stats["steps"] + 1 == path.stats["steps"] + 1
+    assert np.all(np.isin(path.t, again.t))
+
+
+def test_infinite_time_with_a_budget(small: flow.Objective):
+    """Assert that a budget alone is an end as well."""
+    path = flow.integrate(small, inf, max_steps=60, save=20)
+    assert_whole(path)
+    assert path.stats["steps"] == 60
+    assert 20 <= len(path.t) <= 41
