@@ -1,5 +1,6 @@
 """The README tells the same story as the code."""
 
+import json
 import re
 import subprocess
 import sys
@@ -58,3 +59,15 @@ def test_help_of_every_experiment(script: str):
     wrong = subprocess.run([*run, "--lerning-rates", "1"], cwd=ROOT, capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "--lerning-rates" in wrong.stderr
+
+
+@pytest.mark.parametrize("notebook", sorted(p.name for p in ROOT.glob("notebooks/*.ipynb")))
+def test_notebooks_are_committed_executed_and_small(notebook: str):
+    """Assert that code cells were run in order, that there are pictures, and less than 1 MB."""
+    path = ROOT / "notebooks" / notebook
+    cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1))
+    outputs = [o for c in cells for o in c["outputs"]]
+    assert not any(o["output_type"] == "error" for o in outputs)
+    assert sum("image/png" in o.get("data", {}) for o in outputs) >= 3
+    assert path.stat().st_size < 1_000_000
