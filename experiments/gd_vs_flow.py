@@ -115,11 +115,16 @@ def main() -> None:
     mpl.use("Agg")
     started = time.perf_counter()
     try:
+        # First, so that nothing is computed that could not be written.
+        folder = new_run_folder("gd_vs_flow", f"{config.activation}-t{config.t:g}", config.out)
+    except OSError as error:
+        sys.exit(f"gd_vs_flow: --out {config.out}: {error}")
+    try:
         comparison, audit, runs = run(config)
     except ValueError as error:
+        folder.rmdir()
         sys.exit(f"gd_vs_flow: {error}")
     path = runs["flow"]
-    folder = new_run_folder("gd_vs_flow", f"{config.activation}-t{config.t:g}", config.out)
     table = comparison.table()
     accuracy = path.observed["test accuracy"]
     table["test accuracy"] = [pair.run.observed["test accuracy"][-1] for pair in comparison.pairs]

@@ -117,9 +117,9 @@ def measure(
 def main() -> None:
     """Run from the command line."""
     config = tyro.cli(Configuration, description=__doc__)
+    folder = new_run_folder("overhead", config.method, config.out)
     rows = {name: measure(*case, config, name) for name, case in NETWORKS.items()}
     table = pd.DataFrame(rows).T.rename_axis("network")
-    folder = new_run_folder("overhead", config.method, config.out)
     write_run(folder, config, {}, {}, {"table": table})
     print(table.to_string(float_format=lambda x: f"{x:.4g}"))
     print(f"\nmedians of {config.rounds} rounds; table: {folder / 'table.csv'}", file=sys.stdout)

@@ -119,6 +119,7 @@ def main() -> None:
     """Run from the command line."""
     config = tyro.cli(Configuration, description=__doc__)
     mpl.use("Agg")
+    folder = new_run_folder("rk_methods", f"t{config.t:g}", config.out)
     data = flow.datasets.digits(config.examples)
     tables = []
     for units in config.hidden:
@@ -126,7 +127,6 @@ def main() -> None:
         name = f"64-{units}-10, {objective.size:,} parameters, T = {config.t:g}"
         tables.append(study(objective, config, name))
     table = pd.concat(tables, ignore_index=True).set_index(["network", "method", "rtol"])
-    folder = new_run_folder("rk_methods", f"t{config.t:g}", config.out)
     write_run(folder, config, {}, {"figure": draw(table.reset_index())}, {"table": table})
     for name, of in table.groupby("network", sort=False):
         print(f"\n{name}")

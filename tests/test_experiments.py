@@ -74,7 +74,7 @@ def test_gd_vs_flow_refuses_what_makes_no_sense(tmp_path: Path, arguments: list,
     assert answer.returncode == 1
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("*/*")) == []
 
 
 def test_rk_methods_tabulates_every_method(tmp_path: Path):
@@ -104,3 +104,12 @@ def test_overhead_reports_ratios(tmp_path: Path):
     found = pd.read_csv(table)
     assert list(found["parameters"]) == [2410, 55210]
     assert np.all(found[["flow", "solve_ivp", "hand / jax.grad"]] > 0)
+
+
+def test_an_unwritable_place_is_told_before_anything_is_computed(tmp_path: Path):
+    """Assert a sentence at once where the run folder can't be made."""
+    (tmp_path / "file").touch()
+    answer = run("gd_vs_flow.py", "--quiet", "--t", "1e6", out=tmp_path / "file")
+    assert answer.returncode == 1
+    assert "--out" in answer.stderr
+    assert "Traceback" not in answer.stderr
