@@ -16,7 +16,7 @@ class BudgetSpent(Exception):  # noqa: N818 - a message to the driver, no error
 
 
 class ObserverFailed(Exception):  # noqa: N818
-    """An observer raised half-way; the message says which and what."""
+    """An observer or a stop condition raised half-way; the message says which and what."""
 
 
 class Meter:

@@ -12,6 +12,7 @@ from math import inf, isnan
 from typing import Any, TypeAlias
 
 from flow.checks import positive, real
+from flow.recording import ObserverFailed
 
 Condition: TypeAlias = Callable[[Mapping[str, Any]], bool]
 
@@ -71,8 +72,17 @@ class StopConditions:
                 name = condition.quantity.replace("_", " ")
                 return f"{name} {record[condition.quantity]:.6g} ≤ {condition.threshold:g}"
         for condition in self.each_save if saved else ():
-            if condition(record):
-                return f"condition {getattr(condition, '__name__', condition)!s} holds"
+            name = getattr(condition, "__name__", str(condition))
+            try:
+                holds = condition(record)
+            except Exception as error:
+                if record["t"] == 0:
+                    raise
+                raise ObserverFailed(
+                    f"stop condition {name} raised {type(error).__name__}: {error}"
+                ) from error
+            if holds:
+                return f"condition {name} holds"
         return None
 
 

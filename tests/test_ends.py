@@ -482,3 +482,21 @@ def test_infinite_time_with_a_budget(small: flow.Objective):
     assert_whole(path)
     assert path.stats["steps"] == 60
     assert 20 <= len(path.t) <= 41
+
+
+def test_a_stop_condition_that_raises():
+    """Assert that what there is comes back; at θ₀ the error itself does."""
+    objective = flow.Objective(lambda x: 0.5 * x @ x, np.ones(2))
+
+    def condition(record: dict) -> bool:
+        return record["t"] > 0.5 and record["accuracy"] > 0.9
+
+    for run in (
+        flow.integrate(objective, 1.0, save=11, stop=condition),
+        flow.descend(objective, 0.01, steps=100, save=11, stop=condition),
+    ):
+        assert "stop condition condition raised KeyError: 'accuracy'" in run.result
+        assert 0.5 < run.t[-1] == run.stats["t_end"]
+        np.testing.assert_allclose(run.theta[:, 0], np.exp(-run.t), rtol=1e-2)
+    with pytest.raises(KeyError):
+        flow.integrate(objective, 1.0, stop=lambda record: record["accuracy"] > 0.9)
