@@ -15,7 +15,7 @@ def single_blas_thread(wanted: bool = True) -> AbstractContextManager:
     """Scope in which numpy's and scipy's linear algebra runs in one thread.
 
     An explicit integrator's own work is on a few vectors and gains nothing from threads, but
-    after each product their workers spin for a while: a flow of 55,210 parameters took half as
-    long again (`experiments/overhead.py` shows it in the column of plain `solve_ivp`).
+    after each product their workers spin for a while: at 55,210 parameters plain `solve_ivp`, with
+    threads, took about twice as long as the flow (`experiments/overhead.py`).
     """
     return _controller().limit(limits=1, user_api="blas") if wanted else nullcontext()
