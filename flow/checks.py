@@ -7,11 +7,11 @@ from numbers import Integral, Real
 from typing import Any
 
 
-def positive(name: str, value: Any, remedy: str = "") -> float:
+def positive(name: str, value: Any) -> float:
     """Return `value` as a float if it is a positive finite number, else raise ValueError."""
     number = real(name, value)
     if not (isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be positive and finite, got {value!r}{_hint(remedy)}")
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
     return number
 
 

@@ -15,7 +15,14 @@ from flow.clock import Clock
 from flow.objective import Objective
 from flow.progress import Progress
 from flow.pytrees import PyTree, to_numpy
-from flow.recording import BudgetSpent, Meter, ObserverFailed, Recorder, flat_record
+from flow.recording import (
+    BudgetSpent,
+    Meter,
+    ObserverFailed,
+    Recorder,
+    check_start,
+    flat_record,
+)
 from flow.sampling import Batches
 from flow.stop import StopConditions
 from flow.structure import describe
@@ -105,11 +112,7 @@ class DescentLoop:
             jnp.int64(0), params, state, before, order, loss, rise, met, jnp.int32(RUNNING)
         )
         first = self._measure()
-        if not np.all(np.isfinite(first)):
-            raise ValueError(
-                f"at the initial parameters the loss is {first[0]} and its gradient's norm "
-                f"{first[1]}; start where both are finite"
-            )
+        check_start(*first)
         loop = objective.compiled(
             ("descend", self.rule.key, self.batches),
             lambda: _compile(objective, self.rule.optimizer, self.batches),
@@ -217,13 +220,22 @@ class DescentLoop:
         except ObserverFailed:
             self._save(observe=False)
 
+    def _largest_rise(self, saved: np.ndarray, last: float) -> float:
+        """Largest rise of J over a step.
+
+        With mini-batches, whose losses rise and fall by chance, over a pair of saves.
+        """
+        if self.batches is not None:
+            return float(np.diff(saved, prepend=saved[0]).max())
+        # The loop has not looked at J of the step that it reached.
+        return max(float(self.carry.rise), last - float(self.carry.loss))
+
     def _trajectory(
         self, result: str, first: tuple[float, float], seconds: float, compile_seconds: float
     ) -> Trajectory:
         observer_gradients, observer_hvps = self.recorder.spent
         last = self._last_loss()
         columns = self.recorder.columns()
-        rises = np.diff(columns["loss"], prepend=columns["loss"][0])
         return Trajectory(
             **columns,
             stats={
@@ -241,8 +253,7 @@ class DescentLoop:
                 "t_end": self.t,
                 "loss_first": first[0],
                 "loss_last": last,
-                # Losses of mini-batches rise and fall by chance; those of all the data tell.
-                "largest_rise": float(rises.max() if self.batches else self.carry.rise),
+                "largest_rise": self._largest_rise(columns["loss"], last),
             },
             result=result,
             config=self.config | {"problem": problem(self.objective, *first)},

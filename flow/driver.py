@@ -13,7 +13,14 @@ from flow.dynamics.flat import FlatDynamics, flatten
 from flow.methods.catalogue import Method
 from flow.methods.dissipated import dissipated
 from flow.progress import Progress
-from flow.recording import BudgetSpent, Meter, ObserverFailed, Recorder, flat_record
+from flow.recording import (
+    BudgetSpent,
+    Meter,
+    ObserverFailed,
+    Recorder,
+    check_start,
+    flat_record,
+)
 from flow.stop import StopConditions
 from flow.structure import describe
 from flow.trajectory import Trajectory, current_versions, problem
@@ -67,11 +74,7 @@ class Driver:
         self.flat = flatten(self.dynamics)
         self.reached = Point(0.0, self.flat.initial)
         first = self._measured(self.reached)
-        if not np.all(np.isfinite(first)):
-            raise ValueError(
-                f"at the initial parameters the loss is {first[0]} and its gradient's norm "
-                f"{first[1]}; start where both are finite"
-            )
+        check_start(*first)
         self.loss = float(first[0])
         if self.method.dense:  # this compiles; it is counted when the solver asks for it
             self.jacobian_at = (self.flat.initial, self.flat.jacobian(0.0, self.flat.initial))
@@ -203,11 +206,11 @@ class Driver:
 
     def _save_end(self, result: str) -> None:
         """Keep the last accepted step of a run that ended early or saved as it went."""
+        self.meter.lift()
         early = not result.startswith("reached")
         rows = self.recorder.rows
         if not (early or self.times is None) or (rows and self.reached.t <= rows[-1]["t"]):
             return
-        self.meter.lift()
         try:
             self._save(self.reached)
         except ObserverFailed:

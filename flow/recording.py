@@ -178,6 +178,15 @@ class Recorder:
         return value
 
 
+def check_start(loss: float, gradient_norm: float) -> None:
+    """Refuse to start where J or ∇J is not finite."""
+    if not np.all(np.isfinite([loss, gradient_norm])):
+        raise ValueError(
+            f"at the initial parameters the loss is {loss} and its gradient's norm "
+            f"{gradient_norm}; start where both are finite"
+        )
+
+
 def flat_record(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as stop conditions see it: observables beside t, loss and gradient_norm."""
     return {k: row[k] for k in ("t", "loss", "gradient_norm")} | row["observed"]

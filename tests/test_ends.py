@@ -500,3 +500,15 @@ def test_a_stop_condition_that_raises():
         np.testing.assert_allclose(run.theta[:, 0], np.exp(-run.t), rtol=1e-2)
     with pytest.raises(KeyError):
         flow.integrate(objective, 1.0, stop=lambda record: record["accuracy"] > 0.9)
+
+
+@pytest.mark.parametrize("slack", range(3))
+def test_a_budget_that_is_spent_at_the_very_end(slack: int):
+    """Assert that the last look at J, which BDF does not evaluate there, is beyond no budget."""
+    objective = flow.Objective(lambda x: 0.5 * x @ x, np.ones(2))
+    options = {"method": "BDF", "save": [0.5]}
+    stats = flow.integrate(objective, 1.0, **options).stats
+    spent = stats["gradients"] + 2 * stats["hvps"]
+    path = flow.integrate(objective, 1.0, **options, max_gradients=spent - slack)
+    assert path.stats["loss_last"] < path.stats["loss_first"]
+    assert path.result.startswith(("reached", "budget spent"))
