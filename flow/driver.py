@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.integrate import OdeSolver
 
@@ -12,6 +13,9 @@ from flow.dynamics import Dynamics
 from flow.dynamics.flat import FlatDynamics, flatten
 from flow.methods.catalogue import Method
 from flow.methods.dissipated import dissipated
+from flow.methods.kernel import Kernel, device_kernel
+from flow.methods.step_cap import StepCap
+from flow.methods.stepping import BUDGET, Limits, Tolerance
 from flow.progress import Progress
 from flow.recording import (
     BudgetSpent,
@@ -67,6 +71,20 @@ class Driver:
     rejected: int | None = field(init=False, default=0)
     dissipated: float | None = field(init=False, default=0.0)
     largest_rise: float = field(init=False, default=0.0)
+    cap: StepCap | None = field(init=False, default=None)
+    before: Any = field(init=False, default=None)  # the kernel's carry before the last step
+    # Where the spectral radius was looked at: t, λ.
+    looks: list[tuple[float, float]] = field(init=False, default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What the user typed as the method."""
+        return self.method.name
+
+    @property
+    def solver_class(self) -> type[OdeSolver] | None:
+        """What repeats the run, where its name does not."""
+        return self.method.solver
 
     def run(self, show: bool) -> Trajectory:
         """Set up, compile, drive, and return what there is, however it ended."""
@@ -76,24 +94,55 @@ class Driver:
         first = self._measured(self.reached)
         check_start(*first)
         self.loss = float(first[0])
-        if self.method.dense:  # this compiles; it is counted when the solver asks for it
-            self.jacobian_at = (self.flat.initial, self.flat.jacobian(0.0, self.flat.initial))
+        self._compile()
         result = self._save_up_to(self.reached, None)
         compile_seconds = time.perf_counter() - started
         self.meter.start()
-        with Progress(self.t, self.method.name, show) as progress:
+        with Progress(self.t, self.name, show) as progress:
             ended = result or self._drive(progress)
         self._save_end(ended)
         seconds = time.perf_counter() - started - compile_seconds
         return self._trajectory(ended, first, seconds, compile_seconds)
 
+    def _compile(self) -> None:
+        """Call what the solver will call, so that its seconds are not counted as the run's."""
+        if self.method.dense:  # it is counted when the solver asks for it
+            self.jacobian_at = (self.flat.initial, self.flat.jacobian(0.0, self.flat.initial))
+        if self.method.stabilised:
+            kernel, tolerance = self.kernel(), self.tolerance()
+            limits = Limits(self.t, 2.0, 0.0, -np.inf, -np.inf)
+            kernel.advance(
+                tolerance, limits, kernel.start(tolerance, limits, 0.0, self.flat.initial)
+            )
+
+    def kernel(self) -> Kernel:
+        """The method as a compiled loop on this dynamics."""
+        objective, dynamics = self.dynamics.objective, self.dynamics
+
+        def rate(derivatives: Any) -> Any:
+            rates = dynamics.dissipation(derivatives)
+            return jnp.full(derivatives.shape[0], jnp.nan) if rates is None else rates
+
+        return device_kernel(
+            self.method.name,
+            self.method.stepper,
+            lambda key, build: objective.compiled((*key, dynamics), build),
+            self.flat.traced,
+            rate,
+            objective.data,
+        )
+
+    def tolerance(self) -> Tolerance:
+        """What the kernel takes as rtol, atol and unit roundoff."""
+        resolution = self.dynamics.objective.resolution
+        return Tolerance(self.settings["rtol"], self.settings["atol"], resolution)
+
     def _drive(self, progress: Progress) -> str:
         try:
-            solver = self._solver()
+            solver = self._solver(self.reached)
             while True:
                 self.meter.check_steps(self.steps)
-                self.evaluated.clear()
-                message = solver.step()
+                message = self._step(solver)
                 # LSODA does not fail when it can go no further: it stands still.
                 if solver.status == "failed" or solver.t <= self.reached.t:
                     return self._failed(message)
@@ -102,6 +151,7 @@ class Driver:
                 if solver.status == "finished":
                     return f"reached t = {solver.t:g}"
                 progress.update(solver.t, self.loss, self.meter.gradients)
+                solver = self._go_on_with(solver)
         except BudgetSpent as budget:
             return f"budget spent at t = {self.reached.t:g}: {budget}{self._why_stalled()}"
         except ObserverFailed as failure:
@@ -114,11 +164,59 @@ class Driver:
                 raise
             return self._failed(str(error))
 
-    def _solver(self) -> OdeSolver:
+    def _go_on_with(self, solver: OdeSolver) -> OdeSolver:
+        """The solver of the next step: the same."""
+        return solver
+
+    def _solver(self, start: Point) -> OdeSolver:
         options: dict[str, Any] = dict(self.settings)
         if "jac" in signature(self.method.solver.__init__).parameters:
             options["jac"] = self._jacobian
-        return self.method.solver(self._rhs, 0.0, self.flat.initial, self.t, **options)
+        if self.method.stabilised:
+            options |= {
+                "kernel": self.kernel(),
+                "most": self.affordable(),
+                "resolution": self.dynamics.objective.resolution,
+            }
+        solver = self.method.solver(self._rhs, start.t, start.y, self.t, **options)
+        self.cap = None
+        if self.method.real_limit is not None and self.dynamics.has_real_spectrum:
+            resolution = self.dynamics.objective.resolution
+            self.cap = StepCap(self.method.real_limit, self._rhs, resolution)
+        if self.method.stabilised:
+            self.spent_by_kernel(0, solver.carry)
+        self.before = None
+        return solver
+
+    def affordable(self) -> float:
+        """Evaluations of the right-hand side that the budget allows."""
+        gradients, hvps = self.dynamics.cost
+        return np.floor(self.meter.left / (gradients + 2 * hvps))
+
+    def spent_by_kernel(self, before: Any, carry: Any) -> None:
+        """Count what a kernel spent since `before` evaluations, within what was affordable."""
+        evaluations = round(float(carry.evaluations - before))
+        gradients, hvps = self.dynamics.cost
+        self.meter.gradients += gradients * evaluations
+        self.meter.hvps += hvps * evaluations
+        self.meter.check_seconds()
+
+    def _step(self, solver: OdeSolver) -> str | None:
+        """One accepted step; the solver's message if there is none."""
+        self.evaluated.clear()
+        if not self.method.stabilised:
+            return solver.step()
+        self.before = before = solver.carry
+        solver.most = float(before.evaluations) + self.affordable()
+        message = solver.step()
+        carry = solver.carry
+        self.spent_by_kernel(before.evaluations, carry)
+        if float(carry.watch.spent) > float(before.watch.spent):
+            self.looks.append((float(before.t), float(carry.watch.eigenvalue)))
+        self.latest = Point(solver.t, solver.y, carry.attempted)
+        if int(carry.status) == BUDGET:
+            self.meter.exhausted()
+        return message
 
     def _rhs(self, t: float, y: np.ndarray) -> np.ndarray:
         self.meter.spend(*self.dynamics.cost)
@@ -151,11 +249,9 @@ class Driver:
             self._measured(point)
         if not np.all(np.isfinite(solver.y if point.measures is None else point.measures)):
             return self._failed("the state became non-finite")
-        rejected = None
-        if self.method.attempts is not None:
-            rejected = self.rejected + self.method.attempts(self.evaluated, solver.t_old) - 1
+        rejected = self._rejections(solver)
         before = self.dissipated
-        gain = None if before is None else dissipated(solver, self.dynamics.dissipation)
+        gain = None if before is None else self._gain(solver)
         # At once, so that an interrupt finds the books of this step or of the last.
         self.reached, self.steps, self.rejected, self.dissipated = (
             point,
@@ -164,6 +260,10 @@ class Driver:
             None if gain is None else before + gain,
         )
         result = self._save_up_to(point, solver)
+        if self.cap is not None and solver.status == "running":
+            attempts = self.method.attempts(self.evaluated, solver.t_old)
+            if (eigenvalue := self.cap.update(solver, attempts)) is not None:
+                self.looks.append((point.t, float(eigenvalue)))
         if self.reached is not point and self.dissipated is not None:
             # A saved record within the step ended the run: it ends there.
             end = self.reached.t
@@ -173,6 +273,21 @@ class Driver:
             record = {"t": point.t, "loss": loss, "gradient_norm": norm}
             result = self._stopped(record, saved=False)
         return result
+
+    def _rejections(self, solver: OdeSolver) -> int | None:
+        """Rejected attempts up to and with this step, where the method tells."""
+        if self.method.stabilised:
+            return self.rejected + round(float(solver.carry.rejected - self.before.rejected))
+        if self.method.attempts is None:
+            return None
+        return self.rejected + self.method.attempts(self.evaluated, solver.t_old) - 1
+
+    def _gain(self, solver: OdeSolver) -> float | None:
+        """∫ rate dt over the step."""
+        if not self.method.stabilised:
+            return dissipated(solver, self.dynamics.dissipation)
+        gain = float(solver.carry.dissipated - self.before.dissipated)
+        return None if np.isnan(gain) else gain
 
     def _seen(self, point: Point) -> tuple[float, float]:
         """J and ‖∇J‖ at the next point in time; J's rise is noted."""
@@ -243,6 +358,13 @@ class Driver:
         share = f"; {self.rejected} of {attempts} attempted steps were rejected" if stalled else ""
         return f"{share}. {KINK_REMEDY}"
 
+    def _own_stats(self) -> dict[str, Any]:
+        """λ_max as it was met on the way, for methods that watch it."""
+        if not self.looks:
+            return {}
+        t, eigenvalue = zip(*self.looks, strict=True)
+        return {"lambda_max_t": list(t), "lambda_max": list(eigenvalue)}
+
     def _trajectory(
         self, result: str, first: np.ndarray, seconds: float, compile_seconds: float
     ) -> Trajectory:
@@ -267,13 +389,14 @@ class Driver:
                 "loss_first": float(first[0]),
                 "loss_last": last,
                 "largest_rise": self.largest_rise,
+                **self._own_stats(),
             },
             result=result,
             config={
                 "kind": "flow",
                 "label": "gradient flow" if name == "GradientFlow" else name,
                 "dynamics": name,
-                "method": self.method.name,
+                "method": self.name,
                 "t": self.t,
                 **self.settings,
                 "problem": problem(objective, *first),
@@ -281,6 +404,6 @@ class Driver:
             structure=describe(objective.params),
             versions=current_versions(),
             dynamics=self.dynamics,
-            solver=self.method.solver,
+            solver=self.solver_class,
             unflatten=objective.unflatten,
         )

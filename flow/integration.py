@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from scipy.integrate import OdeSolver
 
+from flow.auto_driver import AutoDriver
 from flow.checks import choice, positive, real
+from flow.compiled_driver import CompiledDriver
 from flow.driver import Driver
 from flow.dynamics import Dynamics, GradientFlow
 from flow.methods.catalogue import Method, check_dense, find_method
@@ -22,13 +24,14 @@ from flow.trajectory import Trajectory
 
 # From this size on, factorising an implicit method's matrices gains from threads.
 THREADED_SIZE = 1000
+ENGINES = {"scipy": Driver, "jax": CompiledDriver}
 
 
 def integrate(
     dynamics: Dynamics | Objective,
     t: float,
     *,
-    method: str | type[OdeSolver] = "DOP853",
+    method: str | type[OdeSolver] | None = None,
     rtol: float = 1e-6,
     atol: float = 1e-9,
     step: float | None = None,
@@ -107,11 +110,11 @@ def integrate(
         dynamics = GradientFlow(dynamics)
     if not isinstance(dynamics, Dynamics):
         raise TypeError(f"integrate needs a flow.Objective or a dynamics, got {dynamics!r}")
-    choice("engine", engine, ["scipy"])
+    choice("engine", engine, list(ENGINES))
     choice("spacing", spacing, SPACINGS)
     if checkpoint is not None:
         raise ValueError("checkpoint is not available yet; leave it None")
-    chosen = find_method(method)
+    chosen = find_method(method, engine, dynamics.has_real_spectrum)
     check_dense(chosen, dynamics.objective.size)
     meter = Meter(max_gradients, max_steps, max_seconds)
     stops = conditions(stop)
@@ -123,7 +126,8 @@ def integrate(
         raise ValueError(f"spacing={spacing!r} needs a finite t, got inf")
     most = number_of_times(save) if thinned else None
     recorder = Recorder(dynamics.objective, observe, most)
-    driver = Driver(dynamics, chosen, t, settings, times, stops, meter, recorder)
+    make = AutoDriver if chosen.name == "auto" else ENGINES[engine]
+    driver = make(dynamics, chosen, t, settings, times, stops, meter, recorder)
     threaded = chosen.dense and dynamics.objective.size > THREADED_SIZE
     with double_precision(), single_blas_thread(not threaded), np.errstate(all="ignore"):
         return driver.run(progress)

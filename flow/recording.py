@@ -38,11 +38,25 @@ class Meter:
 
     def spend(self, gradients: int, hvps: int = 0) -> None:
         """Count, or raise `BudgetSpent` if this would go beyond a budget."""
-        if self.gradients + gradients + 2 * (self.hvps + hvps) > self._most:
-            raise BudgetSpent(f"{self._most:,} gradients (max_gradients)")
+        if gradients + 2 * hvps > self.left:
+            self.exhausted()
         self.check_seconds()
         self.gradients += gradients
         self.hvps += hvps
+
+    @property
+    def left(self) -> float:
+        """Units that may still be spent."""
+        return self._most - self.gradients - 2 * self.hvps
+
+    @property
+    def max_steps(self) -> float:
+        """Steps that may be taken in all."""
+        return self._max_steps
+
+    def exhausted(self) -> None:
+        """Raise `BudgetSpent` for what would go beyond `left`."""
+        raise BudgetSpent(f"{self._most:,} gradients (max_gradients)")
 
     def check_seconds(self) -> None:
         """Raise `BudgetSpent` after the deadline."""
@@ -101,6 +115,11 @@ class Recorder:
     def spent(self) -> tuple[int, int]:
         """Gradients and Hessian-vector products that observers spent."""
         return self._objective.tally.gradients, self._objective.tally.hvps
+
+    @property
+    def stride(self) -> int:
+        """A thinned recorder keeps one row in so many."""
+        return self._stride
 
     def wants(self) -> bool:
         """Whether a thinned recorder keeps the next row that is offered."""

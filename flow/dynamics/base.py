@@ -2,8 +2,7 @@
 
 from typing import Any, ClassVar
 
-import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float
 
 from flow.objective import Objective
 from flow.pytrees import PyTree
@@ -22,6 +21,8 @@ class Dynamics:
         The loss whose gradient drives it.
     symmetric_jacobian
         Whether the Jacobian of `rhs` is symmetric, so that its spectrum is real.
+    real_spectrum
+        Whether its spectrum is real without being symmetric: a preconditioned gradient.
     autonomous
         Whether `rhs` does not depend on t.
     cost
@@ -30,8 +31,14 @@ class Dynamics:
 
     objective: Objective
     symmetric_jacobian: ClassVar[bool] = False
+    real_spectrum: ClassVar[bool] = False
     autonomous: ClassVar[bool] = True
     cost: ClassVar[tuple[int, int]] = (1, 0)
+
+    @property
+    def has_real_spectrum(self) -> bool:
+        """Whether the Jacobian is declared to have real eigenvalues only."""
+        return self.symmetric_jacobian or self.real_spectrum
 
     def initial_state(self) -> PyTree:
         """The state at t = 0; θ₀ unless overridden."""
@@ -51,11 +58,12 @@ class Dynamics:
 
     def dissipation(
         self,
-        derivatives: Float64[np.ndarray, "points n"],
-    ) -> Float64[np.ndarray, "points"] | None:
+        derivatives: Float[Any, "points n"],
+    ) -> Float[Any, "points"] | None:
         """Rate at which the energy falls, from flat derivatives d(state)/dt, one a row.
 
-        None where the dynamics has no energy that falls at a known rate.
+        Of numpy's arrays and of JAX's alike. None where the dynamics has no energy that falls at
+        a known rate.
         """
         return None
 

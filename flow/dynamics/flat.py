@@ -27,6 +27,8 @@ class FlatDynamics:
     derivative
         (t, y) ↦ (ẏ, (J, ‖∇J‖)): the measures come free, as `rhs` computes what they need, and
         stay on the device until somebody asks.
+    traced
+        (t, y, data) ↦ the same, for loops that are compiled themselves.
     jacobian
         (t, y) ↦ ∂ẏ/∂y, (n, n).
     params, auxiliary
@@ -35,6 +37,7 @@ class FlatDynamics:
 
     initial: State
     derivative: Callable[[float, State], tuple[Any, Any]]
+    traced: Callable[[Any, Any, Any], tuple[Any, Any]]
     jacobian: Callable[[float, State], np.ndarray]
     params: Callable[[State], np.ndarray]
     auxiliary: Callable[[State], dict[str, np.ndarray]]
@@ -82,6 +85,7 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
     return FlatDynamics(
         np.array(initial),
         call,
+        derivative,
         lambda t, y: np.array(compiled(jacobian)(t, y, data)),
         (lambda y: y) if is_theta else (lambda y: np.array(compiled(params)(y))),
         (lambda y: {})

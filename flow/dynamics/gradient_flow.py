@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
-import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float
 
 from flow.dynamics.base import Dynamics
 from flow.objective import Objective
@@ -36,11 +35,9 @@ class GradientFlow(Dynamics):
         """−∇J."""
         return jax.tree.map(lambda g: -g, self.objective.traced_gradient(state, data))
 
-    def dissipation(
-        self, derivatives: Float64[np.ndarray, "points n"]
-    ) -> Float64[np.ndarray, "points"]:
+    def dissipation(self, derivatives: Float[Any, "points n"]) -> Float[Any, "points"]:
         """−dJ/dt = ‖θ̇‖²."""
-        return np.einsum("ij,ij->i", derivatives, derivatives)
+        return (derivatives[:, None, :] @ derivatives[:, :, None])[:, 0, 0]
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
         """Gradient descent, on the clock t = ηk."""

@@ -8,7 +8,11 @@ import numpy as np
 from scipy.integrate import BDF, DOP853, LSODA, RK23, RK45, OdeSolver, Radau
 
 from flow.checks import choice
+from flow.methods.compiled_loop import Stepper, stabilised_stepper
 from flow.methods.fixed_step import RK4, Euler
+from flow.methods.rkc2 import RKC2
+from flow.methods.stabilised_solver import StabilisedSolver
+from flow.methods.tsrkc3 import TSRKC3
 
 # Dense linear algebra on n × n matrices: at n = 2,000 a factorisation takes about as long as a
 # thousand gradients of a small network, and grows as n³.
@@ -21,32 +25,47 @@ class Method:
 
     Parameters
     ----------
+    name
+        What users type.
     solver
-        A `scipy.integrate.OdeSolver` class.
+        A `scipy.integrate.OdeSolver` class; None where only the compiled engine has the method.
     adaptive
         Whether it takes rtol and atol (and not `step`).
     dense
         Whether it factorises n × n matrices, and takes the exact Jacobian.
+    real_limit
+        The largest h·λ at which an explicit method is stable on the negative real axis; None
+        where there is no such limit, or the step is not its own to choose.
+    stepper
+        Makes its step as the compiled engine takes it; None where that engine has not the method.
     attempts
         From the times at which one step evaluated the right-hand side, the number of attempts
         that it took; None where scipy gives no way to know.
     """
 
-    solver: type[OdeSolver]
+    name: str
+    solver: type[OdeSolver] | None
     adaptive: bool = True
     dense: bool = False
+    real_limit: float | None = None
+    stepper: Callable[[], Stepper] | None = None
     attempts: Callable[[Sequence[float], float], int] | None = None
 
     @property
-    def name(self) -> str:
-        """What users type."""
-        return self.solver.__name__
+    def stabilised(self) -> bool:
+        """Whether it is one of our own, for a real negative spectrum."""
+        return self.solver is not None and issubclass(self.solver, StabilisedSolver)
 
 
-def _runge_kutta(solver: type[OdeSolver]) -> Method:
+def _runge_kutta(solver: type[OdeSolver], real_limit: float) -> Method:
     # Each attempt evaluates every stage but the first, which is the last of the step before, and
     # the right-hand side at its end: n_stages in all.
-    return Method(solver, attempts=lambda times, t_old: len(times) // solver.n_stages)
+    return Method(
+        solver.__name__,
+        solver,
+        real_limit=real_limit,
+        attempts=lambda times, t_old: len(times) // solver.n_stages,
+    )
 
 
 def _distinct_ends(nodes: int) -> Callable[[Sequence[float], float], int]:
@@ -54,27 +73,70 @@ def _distinct_ends(nodes: int) -> Callable[[Sequence[float], float], int]:
     return lambda times, t_old: len({t for t in times if t > t_old}) // nodes
 
 
+def _diffrax(name: str) -> Stepper:
+    import diffrax  # a second of imports
+
+    from flow.methods.runge_kutta import runge_kutta
+
+    return runge_kutta(getattr(diffrax, name))
+
+
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
-        _runge_kutta(RK23),
-        _runge_kutta(RK45),
-        _runge_kutta(DOP853),
-        Method(Radau, dense=True, attempts=_distinct_ends(3)),
-        Method(BDF, dense=True, attempts=_distinct_ends(1)),
-        Method(LSODA, dense=True),
-        Method(Euler, adaptive=False, attempts=lambda times, t_old: 1),
-        Method(RK4, adaptive=False, attempts=lambda times, t_old: 1),
+        _runge_kutta(RK23, 2.5127),
+        _runge_kutta(RK45, 3.3065),
+        _runge_kutta(DOP853, 6.3936),
+        Method("Radau", Radau, dense=True, attempts=_distinct_ends(3)),
+        Method("BDF", BDF, dense=True, attempts=_distinct_ends(1)),
+        Method("LSODA", LSODA, dense=True),
+        Method("RKC2", RKC2, stepper=lambda: stabilised_stepper(RKC2.plan)),
+        Method("TSRKC3", TSRKC3, stepper=lambda: stabilised_stepper(TSRKC3.plan)),
+        Method("auto", None),
+        Method("Tsit5", None, stepper=lambda: _diffrax("Tsit5")),
+        Method("Dopri8", None, stepper=lambda: _diffrax("Dopri8")),
+        Method("Euler", Euler, adaptive=False, attempts=lambda times, t_old: 1),
+        Method("RK4", RK4, adaptive=False, attempts=lambda times, t_old: 1),
     )
 }
 
 
-def find_method(method: str | type[OdeSolver]) -> Method:
-    """The method of that name, or of a user's own OdeSolver class."""
+COMPILED = tuple(name for name, method in METHODS.items() if method.stepper is not None)
+
+
+def find_method(method: str | type[OdeSolver] | None, engine: str, real_spectrum: bool) -> Method:
+    """The method of that name, or of a user's own OdeSolver class; the engine's default if None.
+
+    Raises
+    ------
+    ValueError
+        The engine has no such method, or the method is for real spectra only.
+    """
+    if method is None:
+        compiled = "TSRKC3" if real_spectrum else "Dopri8"
+        method = "DOP853" if engine == "scipy" else compiled
+    found = _find(method)
+    if engine == "jax" and found.name not in COMPILED:
+        raise ValueError(
+            f"engine='jax' has the methods {', '.join(COMPILED)}, got {found.name!r}; "
+            "'Dopri8' is nearest to scipy's 'DOP853', 'Tsit5' to 'RK45'"
+        )
+    if engine == "scipy" and found.solver is None and found.name != "auto":
+        raise ValueError(f"method {found.name!r} is compiled whole; it needs engine='jax'")
+    if found.stabilised and not real_spectrum:
+        raise ValueError(
+            f"method {found.name!r} is for a real negative spectrum, as gradient flow has, and "
+            "amplifies oscillations; use 'DOP853' here"
+        )
+    return found
+
+
+def _find(method: str | type[OdeSolver]) -> Method:
     if isclass(method) and issubclass(method, OdeSolver):
         known = [m for m in METHODS.values() if m.solver is method]
         takes = signature(method.__init__).parameters
-        return known[0] if known else Method(method, adaptive="step" not in takes)
+        name = method.__name__
+        return known[0] if known else Method(name, method, adaptive="step" not in takes)
     return METHODS[choice("method", method, METHODS)]
 
 

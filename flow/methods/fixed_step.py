@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy.integrate import DenseOutput, OdeSolver
-from scipy.interpolate import CubicHermiteSpline
+
+from flow.methods.hermite import HermiteOutput
 
 
 class FixedStep(OdeSolver):
@@ -97,7 +98,7 @@ class RK4(FixedStep):
         return self.B @ K
 
     def _dense_output_impl(self) -> DenseOutput:
-        return _Cubic(self.t_old, self.t, self.y_old, self.y, self.f_old, self.f)
+        return HermiteOutput(self.t_old, self.t, self.y_old, self.y, self.f_old, self.f)
 
 
 class _Line(DenseOutput):
@@ -107,20 +108,3 @@ class _Line(DenseOutput):
 
     def _call_impl(self, t: Any) -> np.ndarray:
         return (self.y_old + np.multiply.outer(t - self.t_old, self.slope)).T
-
-
-class _Cubic(DenseOutput):
-    def __init__(
-        self,
-        t_old: float,
-        t: float,
-        y_old: np.ndarray,
-        y: np.ndarray,
-        f_old: np.ndarray,
-        f: np.ndarray,
-    ) -> None:
-        super().__init__(t_old, t)
-        self.spline = CubicHermiteSpline([t_old, t], [y_old, y], [f_old, f])
-
-    def _call_impl(self, t: Any) -> np.ndarray:
-        return self.spline(t).T

@@ -1,0 +1,98 @@
+"""The problems on which integrators are compared, each a gradient flow with a time to end at."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from sklearn.datasets import load_breast_cancer
+
+import flow
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A gradient flow θ̇ = −∇J to time t.
+
+    Parameters
+    ----------
+    make
+        Builds the objective.
+    t
+        Where it ends.
+    reference
+        Method whose run at a far tighter tolerance the others are measured by.
+    rtol
+        Of that run.
+    """
+
+    make: Callable[[], flow.Objective]
+    t: float
+    reference: str = "DOP853"
+    rtol: float = 1e-10
+
+
+def digits() -> flow.Objective:
+    """64-32-10 tanh on the first 300 digits, J = ½ squared error; W ~ N(0, 1/fan_in), b = 0."""
+    return flow.MLP([64, 32, 10]).objective(*flow.datasets.digits(300), seed=0)
+
+
+def all_digits() -> flow.Objective:
+    """64-200-200-10 tanh on all 1,797 digits: 55,210 parameters."""
+    return flow.MLP([64, 200, 200, 10]).objective(*flow.datasets.digits(1797), seed=0)
+
+
+def small() -> flow.Objective:
+    """2-3-2 tanh on 100 points of the plane, to tell two half-planes: 17 parameters."""
+    X = np.random.default_rng(0).standard_normal((100, 2))
+    y = np.stack([X.sum(axis=1) > 0, X[:, 0] > X[:, 1]], axis=1).astype(float)
+    return flow.MLP([2, 3, 2]).objective(X, y, seed=0)
+
+
+def chebyshev() -> flow.Objective:
+    """1-100-tanh-1 on the Chebyshev polynomial of degree 3 (Cohen et al. 2021).
+
+    20 points on [−1, 1], J = ½ mean square; Xavier normal, gain 1.9 on the first layer, no output
+    bias: 300 parameters.
+    """
+    x = np.linspace(-1.0, 1.0, 20)[:, None]
+    rng = np.random.default_rng(0)
+    spread = np.sqrt(2.0 / 101.0)
+    params = {
+        "W1": 1.9 * spread * rng.standard_normal((100, 1)),
+        "b1": np.zeros(100),
+        "w2": spread * rng.standard_normal(100),
+    }
+    return flow.Objective(
+        outputs=lambda p, x: jnp.tanh(x @ p["W1"].T + p["b1"]) @ p["w2"],
+        output_loss=lambda z, y: 0.5 * jnp.mean((z - y) ** 2),
+        params=params,
+        data=(x, 4.0 * x[:, 0] ** 3 - 3.0 * x[:, 0]),
+    )
+
+
+def unnormalised() -> flow.Objective:
+    """4-24-1 tanh on 64 standard normal inputs, one feature scaled ×30: sharpness above 1,000."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((64, 4))
+    y = np.sin(X[:, :1]) + 0.5 * X[:, 1:2] * X[:, 2:3]
+    X[:, 3] *= 30.0
+    return flow.MLP([4, 24, 1]).objective(X, y, seed=0)
+
+
+def regression() -> flow.Objective:
+    """Linear regression on the breast-cancer data, standardised: 31 parameters, J quadratic."""
+    X, y = load_breast_cancer(return_X_y=True)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    return flow.MLP([30, 1], activation="identity").objective(X, y[:, None].astype(float), seed=0)
+
+
+PROBLEMS = {
+    "digits, T = 100": Problem(digits, 100.0),
+    "digits, T = 1,000": Problem(digits, 1000.0),
+    "2-3-2": Problem(small, 2000.0, "Radau"),
+    "1-100-1 on Chebyshev degree 3": Problem(chebyshev, 2000.0, "Radau"),
+    "4-24-1 un-normalised": Problem(unnormalised, 800.0, "Radau"),
+    "linear regression": Problem(regression, 1000.0, "Radau"),
+    "64-200-200-10, all digits": Problem(all_digits, 20.0),
+}

@@ -1,0 +1,88 @@
+"""`method="auto"`: a run that changes its integrator on the way, and says when and why."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.integrate import OdeSolver
+
+from flow.driver import Driver, Point
+from flow.methods import radius
+from flow.methods.auto import EXPLICIT, LOOSE, STABILISED, Auto
+from flow.methods.backend import HOST
+from flow.methods.catalogue import MAX_DENSE_PARAMETERS, METHODS
+
+# Relative curvature of ẏ along itself below which the flow is taken for linear.
+LINEAR = 1e-6
+
+
+@dataclass
+class AutoDriver(Driver):
+    """Drives one run with the integrator that gets on best."""
+
+    policy: Auto = field(init=False)
+    choices: list[dict[str, Any]] = field(init=False, default_factory=list)
+    spent: float = field(init=False, default=0.0)  # units, up to the last step
+
+    @property
+    def name(self) -> str:
+        """What the user typed."""
+        return "auto"
+
+    @property
+    def solver_class(self) -> None:
+        """No one class repeats the run."""
+        return None
+
+    def _compile(self) -> None:
+        for name in (self._stabilised, EXPLICIT):
+            self.method = METHODS[name]
+            if self.dynamics.has_real_spectrum or name == EXPLICIT:
+                super()._compile()
+
+    @property
+    def _stabilised(self) -> str:
+        return "RKC2" if self.settings["rtol"] >= LOOSE else "TSRKC3"
+
+    def _solver(self, start: Point) -> OdeSolver:
+        if not self.choices:
+            self._use(*self._first(start), start)
+        return super()._solver(start)
+
+    def _first(self, start: Point) -> tuple[str, str]:
+        size = self.flat.initial.size
+        self.policy = Auto(size, self.settings["rtol"], size <= MAX_DENSE_PARAMETERS)
+        if not self.dynamics.has_real_spectrum:
+            return EXPLICIT, "the dynamics does not declare a real spectrum"
+        f, resolution = self._rhs(start.t, start.y), self.dynamics.objective.resolution
+        watch = radius.start(HOST, start.y, f)
+        watch = radius.refine(HOST, self._rhs, watch, start.t, start.y, f, resolution, radius.COLD)
+        self.looks.append((start.t, float(watch.eigenvalue)))
+        return self.policy.first(float(watch.radius), self.t, self._is_linear(start, f, watch))
+
+    def _is_linear(self, start: Point, f: np.ndarray, watch: radius.Watch) -> bool:
+        """Whether ẏ at three points along a line is on a line."""
+        if watch.radius == 0.0:
+            return False
+        step = f / watch.radius
+        one, two = (self._rhs(start.t, start.y + k * step) for k in (1.0, 2.0))
+        return bool(np.linalg.norm(two - 2.0 * one + f) < LINEAR * np.linalg.norm(one - f))
+
+    def _use(self, kind: str, reason: str, at: Point) -> None:
+        self.policy.begin(kind)
+        self.method = METHODS[self._stabilised if kind == STABILISED else kind]
+        self.choices.append({"t": at.t, "method": self.method.name, "reason": reason})
+
+    def _go_on_with(self, solver: OdeSolver) -> OdeSolver:
+        units = self.meter.gradients + 2 * self.meter.hvps - self.save_gradients
+        spent, self.spent = units - self.spent, units
+        if not self.dynamics.has_real_spectrum:
+            return solver
+        change = self.policy.update(spent, solver.t - solver.t_old)
+        if change is None:
+            return solver
+        self._use(*change, self.reached)
+        return self._solver(self.reached)
+
+    def _own_stats(self) -> dict[str, Any]:
+        return super()._own_stats() | {"choices": self.choices}

@@ -1,0 +1,139 @@
+"""The whole loop on the device: steps, states at the asked times, and the radius as it was met."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from numpy.polynomial import legendre
+
+from flow.methods import stabilised
+from flow.methods.backend import DEVICE
+from flow.methods.chebyshev import Plan
+from flow.methods.hermite import hermite
+from flow.methods.stepping import RUNNING, Limits, Problem, Tolerance
+
+# Looks at the spectral radius that one chunk has room for.
+TRACE = 256
+# Exact for a quadratic rate of any dense output here, of degree 7 at most.
+_NODES, _WEIGHTS = legendre.leggauss(8)
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """A method as the device sees it.
+
+    Parameters
+    ----------
+    start
+        (problem, tolerance, limits, t, y) ↦ what goes from step to step.
+    attempt
+        (problem, tolerance, limits, carry) ↦ carry after one attempt at a step.
+    dense
+        (carry, t) ↦ y(t) within the last accepted step.
+    """
+
+    start: Callable
+    attempt: Callable
+    dense: Callable
+
+
+class Found(NamedTuple):
+    """What a chunk brings home beside its last state.
+
+    Parameters
+    ----------
+    saved, states
+        How many of the asked times were passed, and the states there (times, n).
+    looks, radius_t, eigenvalue
+        How often the radius was looked at, when, and what was found (TRACE,).
+    """
+
+    saved: Any
+    states: Any
+    looks: Any
+    radius_t: Any
+    eigenvalue: Any
+
+
+def stabilised_stepper(plan: Callable[..., Plan]) -> Stepper:
+    """RKC2 or TSRKC3, by the plan of its step."""
+
+    def dense(carry: stabilised.Carry, t: Any) -> Any:
+        h = carry.t - carry.t_old
+        return hermite((t - carry.t_old) / h, h, carry.y_old, carry.y, carry.f_old, carry.f)
+
+    return Stepper(
+        partial(stabilised.start, DEVICE), partial(stabilised.attempt, DEVICE, plan), dense
+    )
+
+
+def advance(
+    stepper: Stepper, problem: Problem, tolerance: Tolerance, limits: Limits, carry: Any
+) -> Any:
+    """Attempts until the carry's status or `limits.steps` ends the loop."""
+    return jax.lax.while_loop(
+        lambda c: (c.status == RUNNING) & (c.steps < limits.steps),
+        partial(stepper.attempt, problem, tolerance, limits),
+        carry,
+    )
+
+
+def chunk(
+    stepper: Stepper,
+    problem: Problem,
+    tolerance: Tolerance,
+    limits: Limits,
+    times: Any,
+    carry: Any,
+) -> tuple[Any, Found]:
+    """`advance`, saving the states at `times` (padded with inf); it ends when all are passed."""
+    room = times.shape[0]
+    found = Found(
+        jnp.int64(0),
+        jnp.zeros((room, carry.y.shape[0])),
+        jnp.int64(0),
+        jnp.zeros(TRACE),
+        jnp.zeros(TRACE),
+    )
+
+    def save(carry: Any, found: Found) -> Found:
+        def passed(found: Found) -> Any:
+            # At its end a step has no need of the interpolant, nor a first look any step.
+            return (found.saved < room) & (times[found.saved] <= carry.t)
+
+        def one(found: Found) -> Found:
+            t = times[found.saved]
+            y = jnp.where(t == carry.t, carry.y, stepper.dense(carry, t))
+            return found._replace(saved=found.saved + 1, states=found.states.at[found.saved].set(y))
+
+        return jax.lax.while_loop(passed, one, found)
+
+    def going(loop: tuple[Any, Found]) -> Any:
+        carry, found = loop
+        more = (found.saved < room) & (found.looks < TRACE)
+        return (carry.status == RUNNING) & (carry.steps < limits.steps) & more
+
+    def body(loop: tuple[Any, Found]) -> tuple[Any, Found]:
+        before, found = loop
+        carry = stepper.attempt(problem, tolerance, limits, before)
+        if hasattr(carry, "watch"):
+            looked = carry.watch.spent > before.watch.spent
+            # An entry that is not kept is overwritten by the next one.
+            found = found._replace(
+                looks=found.looks + looked,
+                radius_t=found.radius_t.at[found.looks].set(before.t),
+                eigenvalue=found.eigenvalue.at[found.looks].set(carry.watch.eigenvalue),
+            )
+        return carry, save(carry, found)
+
+    return jax.lax.while_loop(going, body, (carry, save(carry, found)))
+
+
+def remainder(stepper: Stepper, problem: Problem, carry: Any, t: Any) -> Any:
+    """∫ rate(ẏ) dt from t to the end of the last step, by Gauss's rule on its dense output."""
+    nodes = t + (carry.t - t) * (_NODES + 1.0) / 2.0
+    slope = jax.vmap(lambda s: jax.jvp(partial(stepper.dense, carry), (s,), (jnp.ones_like(s),))[1])
+    return (carry.t - t) / 2.0 * (_WEIGHTS @ problem.rate(slope(nodes)))

@@ -1,0 +1,103 @@
+"""Start and go on: the two functions of a method that a driver or a solver calls."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flow.methods import compiled_loop, stabilised
+from flow.methods.backend import HOST
+from flow.methods.chebyshev import Plan
+from flow.methods.compiled_loop import Stepper
+from flow.methods.stepping import RUNNING, Limits, Problem, Tolerance
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A method on a problem.
+
+    Parameters
+    ----------
+    start
+        (tolerance, limits, t, y) ↦ carry.
+    advance
+        (tolerance, limits, carry) ↦ carry after the steps that the limits allow.
+    chunk
+        (tolerance, limits, times, carry) ↦ carry and what was found on the way.
+    remainder
+        (carry, t) ↦ the energy dissipated from t to the end of the last step.
+    """
+
+    start: Callable
+    advance: Callable
+    chunk: Callable | None = None
+    remainder: Callable | None = None
+
+
+def host_kernel(plan: Callable[..., Plan], problem: Problem) -> Kernel:
+    """A stabilised method on numpy, with Python's loops."""
+
+    def advance(tolerance: Tolerance, limits: Limits, carry: Any) -> Any:
+        while carry.status == RUNNING and carry.steps < limits.steps:
+            carry = stabilised.attempt(HOST, plan, problem, tolerance, limits, carry)
+        return carry
+
+    return Kernel(partial(stabilised.start, HOST, problem), advance)
+
+
+def device_kernel(
+    name: str,
+    make: Callable[[], Stepper],
+    keep: Callable[[Any, Callable], Callable],
+    derivative: Callable,
+    rate: Callable,
+    data: Any,
+) -> Kernel:
+    """A method compiled for one problem.
+
+    Parameters
+    ----------
+    name, make
+        Of the method, and its step.
+    keep
+        (key, build) ↦ the compiled function of that key, built on first use.
+    derivative
+        (t, y, data) ↦ (ẏ, measures).
+    rate
+        Derivatives (points, n) ↦ rates (points,).
+    data
+        Handed to the compiled functions, so that it is no constant of theirs.
+    """
+    # Scalars travel as arrays of one type, or every new Python type would compile again.
+    as_scalars = partial(jax.tree.map, lambda x: jnp.asarray(x, jnp.float64))
+
+    def compiled(function: Callable) -> Callable:
+        def build() -> Callable:
+            stepper = make()
+
+            def run(data: Any, *arguments: Any) -> Any:
+                problem = Problem(lambda t, y: derivative(t, y, data), rate)
+                return function(stepper, problem, *arguments)
+
+            return jax.jit(run)
+
+        return partial(keep((function.__name__, name), build), data)
+
+    def start(stepper: Stepper, problem: Problem, *arguments: Any) -> Any:
+        return stepper.start(problem, *arguments)
+
+    def remainder(stepper: Stepper, problem: Problem, carry: Any, t: Any) -> Any:
+        return compiled_loop.remainder(stepper, problem, carry, t)
+
+    begin, go, take = map(compiled, (start, compiled_loop.advance, compiled_loop.chunk))
+    return Kernel(
+        lambda tolerance, limits, t, y: begin(as_scalars(tolerance), as_scalars(limits), t, y),
+        lambda tolerance, limits, carry: go(as_scalars(tolerance), as_scalars(limits), carry),
+        lambda tolerance, limits, times, carry: take(
+            as_scalars(tolerance), as_scalars(limits), times, carry
+        ),
+        compiled(remainder),
+    )

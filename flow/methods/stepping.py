@@ -1,0 +1,63 @@
+"""What every loop of steps has in common: the problem, the tolerance, and how a loop ends."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+# Of the step that would just be accepted, the share that is tried; and the least.
+AIM, SHRINK = 0.8, 0.1
+
+RUNNING, FINISHED, STOPPED, BUDGET, FAILED = range(5)
+
+
+class Tolerance(NamedTuple):
+    """rtol, atol, and the unit roundoff of what is computed."""
+
+    rtol: Any
+    atol: Any
+    resolution: Any
+
+
+class Limits(NamedTuple):
+    """Where a loop ends: at t, at a number of evaluations or steps, or at a small J or ‖∇J‖."""
+
+    t: Any
+    evaluations: Any
+    steps: Any
+    loss: Any
+    gradient_norm: Any
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is integrated.
+
+    Parameters
+    ----------
+    derivative
+        (t, y) ↦ (ẏ, measures), the latter J and ‖∇J‖.
+    rate
+        Derivatives (points, n) ↦ rates (points,) at which the energy falls.
+    """
+
+    derivative: Callable
+    rate: Callable
+
+    def rhs(self, t: Any, y: Any) -> Any:
+        """ẏ alone; XLA drops what only the measures need."""
+        return self.derivative(t, y)[0]
+
+
+def outcome(
+    xp: Any, limits: Limits, accepted: Any, t: Any, t_old: Any, h_next: Any, measures: Any
+) -> Any:
+    """The status after an attempt that would end at t and start another of length h_next."""
+    small = (measures[0] <= limits.loss) | (measures[1] <= limits.gradient_norm)
+    after = xp.where(t >= limits.t, FINISHED, xp.where(small, STOPPED, RUNNING))
+    standstill = t_old + 0.1 * h_next <= t_old  # lost in the spacing of numbers
+    return xp.where(accepted, after, xp.where(standstill, FAILED, RUNNING))
+
+
+def rms(xp: Any, x: Any) -> Any:
+    """Root mean square."""
+    return xp.sqrt(xp.mean(x * x))
