@@ -24,6 +24,8 @@ class Dynamics:
         Whether the Jacobian of `rhs` is symmetric, so that its spectrum is real.
     autonomous
         Whether `rhs` does not depend on t.
+    ascent
+        Whether it climbs J: then it is −J that must not rise.
     cost
         Gradients and Hessian-vector products that one `rhs` spends.
     """
@@ -31,6 +33,7 @@ class Dynamics:
     objective: Objective
     symmetric_jacobian: ClassVar[bool] = False
     autonomous: ClassVar[bool] = True
+    ascent: bool = False
     cost: ClassVar[tuple[int, int]] = (1, 0)
 
     def initial_state(self) -> PyTree:
