@@ -239,6 +239,8 @@ def test_compare_and_load_uphill(up_and_down: tuple, tmp_path: Path):
         np.testing.assert_allclose(getattr(comparison, gap), getattr(mirror, gap), atol=1e-9)
     figure = comparison.plot()
     assert figure.axes[0].get_yscale() == "linear"
+    with pytest.raises(ValueError, match="one climbs J and the other descends"):
+        flow.compare(path, flow.descend(objective, learning_rate=0.05, steps=2))
     loaded = flow.load(path.save(tmp_path / "up.nc"))
     assert loaded.config["ascent"] is True
     audit = flow.audit(loaded, objective, error_bar=True)
