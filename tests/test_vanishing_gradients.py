@@ -61,8 +61,8 @@ def test_tables_and_figures(tmp_path: Path):
         end = of[of["t"] == of["t"].max()]["norm"].to_numpy()
         assert row["last layer at t"] == pytest.approx(end[-1], rel=1e-12)
         assert row["loss at t"] < row["loss"]
-        # RK4 is of first order across a ReLU's kinks.
-        assert abs(row["energy residual"]) < (1e-5 if activation == "sigmoid" else 0.1)
+        # A ReLU network is followed more coarsely.
+        assert abs(row["energy residual"]) < (1e-5 if activation == "sigmoid" else 0.05)
     sigmoid, relu = (table.loc[a]["first/last"].to_numpy() for a in ("sigmoid", "relu"))
     assert sigmoid[1] < 1e-2 * sigmoid[0]  # vanishes
     assert relu[1] > 0.1 * relu[0]  # does not, beside its own last layer
