@@ -8,10 +8,10 @@ same in every layer (Euler's theorem): its layers vanish or explode together. De
 
 Smooth networks are followed by DOP853, up to a budget of gradients. ReLU networks, at whose kinks
 error-controlled methods stall, are followed by a number of RK4 steps, at first of at most
-1/λ_max(θ₀). The sharpness of deep networks rises manifold on the way, so a run is believed only if
-it keeps the energy identity to 5 %; if not, it is repeated at a tighter tolerance, or with as many
-steps a tenth as long. Where gradients explode neither gets far: the table says to which
-t, and with which residual. Prints a table, writes two figures, the tables and the configuration.
+1/λ_max(θ₀). Sharpness rises on the way, so a run is believed only if it keeps the energy identity
+to 5 %; if not, it is repeated at a tighter tolerance, or with as many steps a tenth as long. Where
+gradients explode neither gets far: the table says to which t, and with which residual. Prints a
+table, writes two figures, the tables and the configuration.
 """
 
 import sys
