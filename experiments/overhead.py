@@ -22,12 +22,36 @@ from scipy.integrate import solve_ivp
 from tqdm import tqdm
 
 import flow
+from flow.backprop import (
+    AveragePooling,
+    BatchNormalisation,
+    Convolution,
+    Flatten,
+    Linear,
+    MaxPooling,
+    Reshape,
+)
 from flow.precision import double_precision
 from flow.records import new_run_folder, write_run
 
+CONVOLUTIONAL = flow.Network(
+    [
+        Reshape((1, 8, 8)),
+        Convolution(1, 8, (3, 3)),
+        BatchNormalisation(8),
+        "tanh",
+        MaxPooling((2, 2)),
+        Convolution(8, 16, (2, 2)),
+        "tanh",
+        AveragePooling((2, 2)),
+        Flatten(),
+        Linear(16, 10),
+    ]
+)
 NETWORKS = {
-    "64-32-10, 300 digits": ([64, 32, 10], 300, 30.0),
-    "64-200-200-10, 1,797 digits": ([64, 200, 200, 10], 1797, 3.0),
+    "64-32-10, 300 digits": (flow.MLP([64, 32, 10]), 300, 30.0),
+    "64-200-200-10, 1,797 digits": (flow.MLP([64, 200, 200, 10]), 1797, 3.0),
+    "convolutional, 300 digits": (CONVOLUTIONAL, 300, 1.0),
 }
 
 
@@ -55,11 +79,11 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def measure(
-    sizes: list[int], examples: int, t: float, config: Configuration, name: str
+    network: flow.Network, examples: int, t: float, config: Configuration, name: str
 ) -> dict[str, float]:
     """Medians of the ratios for one network."""
     t *= config.t_factor
-    hand = flow.MLP(sizes).objective(*flow.datasets.digits(examples))
+    hand = network.objective(*flow.datasets.digits(examples))
     auto = flow.Objective(hand.traced_value, hand.params, hand.data)
 
     def bare(objective: flow.Objective) -> Callable[[], object]:

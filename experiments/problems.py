@@ -1,10 +1,14 @@
-"""The problems on which integrators are compared, each a gradient flow with a time to end at."""
+"""The problems on which integrators are compared, each a gradient flow with a time to end at.
+
+Run as a script it lists them.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from sklearn.datasets import load_breast_cancer
 
 import flow
@@ -96,3 +100,17 @@ PROBLEMS = {
     "linear regression": Problem(regression, 1000.0, "Radau"),
     "64-200-200-10, all digits": Problem(all_digits, 20.0),
 }
+
+
+def main() -> None:
+    """List the problems."""
+    tyro.cli(tuple[()], description=__doc__)
+    print(f"{'problem':32}{'parameters':>11}{'T':>8}{'λ_max(θ₀)':>12}")
+    for name, problem in PROBLEMS.items():
+        objective = problem.make()
+        top = flow.sharpness(objective, objective.params)
+        print(f"{name:32}{objective.size:11,}{problem.t:8,g}{top:12.3g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -9,13 +9,13 @@
 True
 """
 
-from flow import backprop, datasets, dynamics, exact, methods, observe, plots, stop
+from flow import backprop, datasets, dynamics, exact, methods, networks, observe, plots, stop
 from flow.audit import Audit, audit
 from flow.comparison import Comparison, ErrorBarWarning, compare
 from flow.descent import descend
 from flow.dynamics import Dynamics, GradientFlow
 from flow.integration import integrate
-from flow.networks import MLP
+from flow.networks import MLP, Network
 from flow.objective import Objective
 from flow.order import OrderStudy, auto_learning_rates, order_study
 from flow.precision import PrecisionWarning
@@ -30,6 +30,7 @@ __all__ = [
     "EigenvaluesNotConverged",
     "ErrorBarWarning",
     "GradientFlow",
+    "Network",
     "Objective",
     "OrderStudy",
     "PrecisionWarning",
@@ -45,6 +46,7 @@ __all__ = [
     "integrate",
     "load",
     "methods",
+    "networks",
     "observe",
     "order_study",
     "plots",

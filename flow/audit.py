@@ -24,9 +24,9 @@ class Audit:
     ----------
     energy_residual
         (J₀ − J_T − ∫‖∇J‖² dt)/(J₀ − J_T), zero for the exact flow; NaN for a discrete run, which
-        does not obey the identity.
+        does not obey the identity. Uphill J₀ and J_T change places.
     largest_rise
-        Largest rise of J over a step; the exact flow never rises.
+        Largest rise of J over a step; the exact flow never rises. Uphill it is the largest fall.
     conserved
         Name -> largest drift ‖Q(θ(t)) − Q(θ₀)‖ over the saved times, of what the objective
         declares its gradient flow to conserve.
@@ -164,4 +164,4 @@ def _with_dynamics(path: Trajectory, objective: Objective | None) -> Trajectory:
         raise ValueError(
             "this run was loaded and carries no objective; pass it: flow.audit(path, objective)"
         )
-    return replace(path, dynamics=GradientFlow(objective))
+    return replace(path, dynamics=GradientFlow(objective, path.config.get("ascent", False)))

@@ -235,6 +235,12 @@ def compare(
 
 
 def _check_same_problem(reference: Trajectory, run: Trajectory) -> None:
+    if reference.config.get("ascent", False) != run.config.get("ascent", False):
+        raise ValueError(
+            f"of {reference.label!r} and {run.label!r} one climbs J and the other descends; give "
+            "ascent=True to both, flow.GradientFlow(objective, ascent=True) and "
+            "flow.descend(..., ascent=True)"
+        )
     mine, other = reference.config["problem"], run.config["problem"]
     for name, meaning in (
         ("size", "number of parameters"),

@@ -10,7 +10,7 @@ from flow.trajectory import Trajectory
 
 
 class Curve:
-    """The cubic Hermite curve through the rows of a flow, with its velocities −∇J.
+    """The cubic Hermite curve through the rows of a flow, with its velocities ∓∇J.
 
     Where J is unknown, the slopes of a cubic spline stand for the velocities.
     """
@@ -19,7 +19,10 @@ class Curve:
         self.t, self.theta = source.t, source.theta
         if isinstance(source.dynamics, GradientFlow):
             objective = source.dynamics.objective.counted()
-            self.velocity = cache(lambda i: -objective.flat_value_and_gradient(self.theta[i])[1])
+            sign = 1.0 if source.dynamics.ascent else -1.0
+            self.velocity = cache(
+                lambda i: sign * objective.flat_value_and_gradient(self.theta[i])[1]
+            )
         elif len(self.t) > 1:
             slopes = CubicSpline(self.t, self.theta)(self.t, 1)
             self.velocity = slopes.__getitem__

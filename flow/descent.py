@@ -25,6 +25,7 @@ def descend(
     learning_rate: float | Callable[[Any], Any] | None = None,
     steps: int | None = None,
     *,
+    ascent: bool = False,
     optimizer: Any = None,
     time_step: float | None = None,
     batch_size: int | None = None,
@@ -49,6 +50,8 @@ def descend(
         η, or an optax schedule (step -> η); then t is the running sum of the η used.
     steps
         How many.
+    ascent
+        Climb J instead, θ_{k+1} = θ_k + η∇J(θ_k): the descent of −J, by any optimizer.
     optimizer
         An optax optimizer instead of plain gradient descent; it needs a `time_step`.
     time_step
@@ -95,17 +98,19 @@ def descend(
     drawn = batches(objective, batch_size, sampling)
     loop = DescentLoop(
         objective=objective,
+        ascent=bool(ascent),
         rule=_rule(learning_rate, optimizer),
         clock=clock,
         batches=drawn,
         seed=int(seed),
         saves=save_steps(save, spacing, clock),
-        stops=conditions(stop),
+        stops=conditions(stop, ascent=ascent),
         meter=Meter(None, None, max_seconds),
         recorder=Recorder(objective, observe),
         config={
             "kind": "descent",
-            "label": _label(objective, learning_rate, optimizer, time_step, batch_size),
+            "label": _label(objective, learning_rate, optimizer, time_step, batch_size, ascent),
+            "ascent": bool(ascent),
             "learning_rate": float(learning_rate) if fixed else None,
             "time_step": None if time_step is None else float(time_step),
             "steps": steps,
@@ -150,7 +155,12 @@ def _clock(learning_rate: Any, optimizer: Any, time_step: Any, steps: int) -> Cl
 
 
 def _label(
-    objective: Objective, learning_rate: Any, optimizer: Any, time_step: Any, batch: int | None
+    objective: Objective,
+    learning_rate: Any,
+    optimizer: Any,
+    time_step: Any,
+    batch: int | None,
+    ascent: bool,
 ) -> str:
     """What figures call the run; an optimizer is named by the states that it keeps."""
     if optimizer is not None:
@@ -165,9 +175,9 @@ def _label(
         name = " ".join(dict.fromkeys(n for n in names if n != "schedule")) or "optimizer"
         label = f"{name}, {float(time_step):.3g} a step"
     elif callable(learning_rate):
-        label = "GD, scheduled η"
+        label = "gradient ascent, scheduled η" if ascent else "GD, scheduled η"
     else:
-        label = f"GD, η = {float(learning_rate):.3g}"
+        label = f"{'gradient ascent' if ascent else 'GD'}, η = {float(learning_rate):.3g}"
     return label if batch is None else f"{label}, batches of {batch}"
 
 

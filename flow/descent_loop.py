@@ -62,6 +62,7 @@ class DescentLoop:
     """One run; every argument has been checked by `flow.descend`."""
 
     objective: Objective
+    ascent: bool
     rule: Rule
     clock: Clock
     batches: Batches | None
@@ -106,7 +107,8 @@ class DescentLoop:
         shuffled = self.batches is not None and self.batches.sampling == "epoch"
         order = jnp.zeros(self.batches.examples if shuffled else 0, jnp.int32)
         # Arrays of the loop's own types, or it would be compiled again for what it returns.
-        loss, rise, met = map(jnp.float64, (np.inf, 0.0, 0.0))
+        worst = -np.inf if self.ascent else np.inf
+        loss, rise, met = map(jnp.float64, (worst, 0.0, 0.0))
         before = (params, state)
         self.carry = Carry(
             jnp.int64(0), params, state, before, order, loss, rise, met, jnp.int32(RUNNING)
@@ -114,8 +116,8 @@ class DescentLoop:
         first = self._measure()
         check_start(*first)
         loop = objective.compiled(
-            ("descend", self.rule.key, self.batches),
-            lambda: _compile(objective, self.rule.optimizer, self.batches),
+            ("descend", self.rule.key, self.batches, self.ascent),
+            lambda: _compile(objective, self.rule.optimizer, self.batches, self.ascent),
         )
         below = self.stops.thresholds if self.batches is None else (-np.inf, -np.inf)
         key = jax.random.key(self.seed)
@@ -221,14 +223,15 @@ class DescentLoop:
             self._save(observe=False)
 
     def _largest_rise(self, saved: np.ndarray, last: float) -> float:
-        """Largest rise of J over a step.
+        """Largest rise of J over a step, uphill of −J.
 
         With mini-batches, whose losses rise and fall by chance, over a pair of saves.
         """
+        sign = -1.0 if self.ascent else 1.0
         if self.batches is not None:
-            return float(np.diff(saved, prepend=saved[0]).max())
+            return float((sign * np.diff(saved, prepend=saved[0])).max())
         # The loop has not looked at J of the step that it reached.
-        return max(float(self.carry.rise), last - float(self.carry.loss))
+        return max(float(self.carry.rise), sign * (last - float(self.carry.loss)))
 
     def _trajectory(
         self, result: str, first: tuple[float, float], seconds: float, compile_seconds: float
@@ -289,8 +292,14 @@ def moments(state: Any, params: PyTree) -> dict[str, np.ndarray]:
     return found
 
 
-def _compile(objective: Objective, make: Callable[[Any], Any], batches: Batches | None) -> Callable:
+def _compile(
+    objective: Objective, make: Callable[[Any], Any], batches: Batches | None, ascent: bool
+) -> Callable:
     """The jitted loop to step `end`; it leaves where the loss is small enough or not finite."""
+
+    def minimised(tree: PyTree) -> PyTree:
+        """What the optimizer, which minimises, is told: of J, or uphill of −J."""
+        return jax.tree.map(jnp.negative, tree) if ascent else tree
 
     def step(key: Any, eta: Any, below: Any, data: Any, carry: Carry) -> Carry:
         order = carry.order if batches is None else batches.order(key, carry.k, carry.order)
@@ -302,16 +311,17 @@ def _compile(objective: Objective, make: Callable[[Any], Any], batches: Batches 
         small = (loss <= below[0]) | (norm <= below[1])
 
         def update() -> Carry:
+            downhill = minimised(gradient)
             updates, state = make(eta).update(
-                gradient,
+                downhill,
                 carry.state,
                 carry.params,
-                value=loss,
-                grad=gradient,
-                value_fn=lambda p: objective.traced_value(p, batch),
+                value=minimised(loss),
+                grad=downhill,
+                value_fn=lambda p: minimised(objective.traced_value(p, batch)),
             )
             params = jax.tree.map(jnp.add, carry.params, updates)
-            rise = jnp.maximum(carry.rise, loss - carry.loss)
+            rise = jnp.maximum(carry.rise, minimised(loss - carry.loss))
             before = (carry.params, carry.state)
             return Carry(carry.k + 1, params, state, before, order, loss, rise, loss, carry.status)
 

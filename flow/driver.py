@@ -129,6 +129,7 @@ class Driver:
             lambda key, build: objective.compiled((*key, dynamics), build),
             self.flat.traced,
             rate,
+            dynamics.ascent,
             objective.data,
         )
 
@@ -292,7 +293,8 @@ class Driver:
     def _seen(self, point: Point) -> tuple[float, float]:
         """J and ‖∇J‖ at the next point in time; J's rise is noted."""
         loss, norm = map(float, self._measured(point))
-        self.largest_rise = max(self.largest_rise, loss - self.loss)
+        rise = self.loss - loss if self.dynamics.ascent else loss - self.loss
+        self.largest_rise = max(self.largest_rise, rise)
         self.loss = loss
         return loss, norm
 
@@ -365,6 +367,10 @@ class Driver:
         t, eigenvalue = zip(*self.looks, strict=True)
         return {"lambda_max_t": list(t), "lambda_max": list(eigenvalue)}
 
+    def _label(self, name: str) -> str:
+        name = "gradient flow" if name == "GradientFlow" else name
+        return f"{name}, ascent" if self.dynamics.ascent else name
+
     def _trajectory(
         self, result: str, first: np.ndarray, seconds: float, compile_seconds: float
     ) -> Trajectory:
@@ -394,8 +400,9 @@ class Driver:
             result=result,
             config={
                 "kind": "flow",
-                "label": "gradient flow" if name == "GradientFlow" else name,
+                "label": self._label(name),
                 "dynamics": name,
+                "ascent": self.dynamics.ascent,
                 "method": self.name,
                 "t": self.t,
                 **self.settings,

@@ -117,7 +117,7 @@ def integrate(
     chosen = find_method(method, engine, dynamics.has_real_spectrum)
     check_dense(chosen, dynamics.objective.size)
     meter = Meter(max_gradients, max_steps, max_seconds)
-    stops = conditions(stop)
+    stops = conditions(stop, ascent=dynamics.ascent)
     t = _check_horizon(t, stops, meter)
     settings = _check_settings(chosen, rtol, atol, step, dynamics.objective.resolution)
     thinned = t == inf and np.ndim(save) == 0

@@ -123,7 +123,8 @@ def _against_time(runs: Sequence[Trajectory], quantity: str, label: str, ax: Any
             **_style(i - 1, run),
             **_marks(i - 1, run, len(run.t)),
         )
-    ax.set_yscale("log")
+    # A log-likelihood is negative.
+    ax.set_yscale("linear" if min(getattr(run, quantity).min() for run in runs) < 0 else "log")
     ax.set(xlabel=TIME_LABEL, ylabel=label)
     return ax
 

@@ -86,7 +86,9 @@ class StopConditions:
         return None
 
 
-def conditions(stop: Condition | Iterable[Condition] | None) -> StopConditions:
+def conditions(
+    stop: Condition | Iterable[Condition] | None, *, ascent: bool = False
+) -> StopConditions:
     """Sort what a user gave as `stop` into what is tested when."""
     given = [] if stop is None else list(stop) if isinstance(stop, list | tuple) else [stop]
     for condition in given:
@@ -94,6 +96,12 @@ def conditions(stop: Condition | Iterable[Condition] | None) -> StopConditions:
             raise TypeError(
                 f"stop must be flow.stop.loss(...), flow.stop.gradient_norm(...), a function of "
                 f"the record, or a list of them; got {condition!r}"
+            )
+        if ascent and isinstance(condition, Below) and condition.quantity == "loss":
+            raise ValueError(
+                f"stop=flow.stop.loss({condition.threshold:g}) ends a run at J ≤ "
+                f"{condition.threshold:g}, but with ascent=True J rises; give a function, "
+                f"lambda record: record['loss'] >= {condition.threshold:g}"
             )
     return StopConditions(
         tuple(c for c in given if isinstance(c, Below)),

@@ -48,7 +48,8 @@ class Trajectory:
         saved times; "observer_gradients" and "observer_hvps" apart; "steps", "rejected" (None
         where the method does not tell), "seconds" without "compile_seconds". And what it met:
         "dissipated" = ∫‖∇J‖² dt up to "t_end", "loss_first", "loss_last", "largest_rise" of J
-        between steps (where a method does not evaluate J there: between saves).
+        between steps (where a method does not evaluate J there: between saves). Uphill,
+        "dissipated" is −∫‖∇J‖² dt and "largest_rise" that of −J.
     result
         Why it ended, a sentence.
     config

@@ -42,6 +42,7 @@ def _bce(F: jax.Array, y: jax.Array) -> jax.Array:
 
 # Of rows F (examples, outputs), in the naive form of the definition; fine at moderate logits.
 LOSS_FORMULAS = {
+    "log_likelihood": lambda F, y: -_bce(F, y),
     "mse": lambda F, y: jnp.mean(jnp.sum((F - y) ** 2, axis=1)) / 2,
     "cross_entropy": lambda F, y: (
         -jnp.mean(jnp.sum(y * (F - jnp.log(jnp.sum(jnp.exp(F), axis=1, keepdims=True))), axis=1))

@@ -168,7 +168,7 @@ def test_losses_by_another_name(name: str, nearest: str):
 # ---- integrate
 
 INTEGRATE = [
-    ({"method": "dop85"}, ValueError, r"method 'dopri853' is unknown\. Did you mean 'DOP853'\?"),
+    ({"method": "dop85"}, ValueError, r"method 'dop85' is unknown\. Did you mean 'DOP853'\?"),
     ({"method": "DOP835"}, ValueError, r"method 'DOP835' is unknown\. Did you mean 'DOP853'\?"),
     ({"method": "rk4"}, ValueError, r"method 'rk4' is unknown\. Did you mean 'RK4'\?"),
     ({"method": "lsoda"}, ValueError, r"method 'lsoda' is unknown\. Did you mean 'LSODA'\?"),

@@ -102,7 +102,7 @@ def test_overhead_reports_ratios(tmp_path: Path):
     assert answer.returncode == 0, answer.stderr
     (table,) = tmp_path.glob("overhead/*/table.csv")
     found = pd.read_csv(table)
-    assert list(found["parameters"]) == [2410, 55210]
+    assert list(found["parameters"]) == [2410, 55210, 794]
     assert np.all(found[["flow", "solve_ivp", "hand / jax.grad"]] > 0)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
+from flow.backprop.layer import Shape
 from flow.backprop.lemmas import through_activation
 
 
@@ -41,11 +42,15 @@ class Activation:
         """No parameters."""
         return {}
 
+    def output_shape(self, shape: Shape) -> Shape:
+        """The input's shape."""
+        return shape
+
     def forward(
         self,
         params: dict[str, Any],
-        A: Float[Array, "units N"],
-    ) -> tuple[Float[Array, "units N"], Any]:
+        A: Float[Array, "*units N"],
+    ) -> tuple[Float[Array, "*units N"], Any]:
         """A = σ(z); z and a are stored."""
         a = self.value(A)
         return a, (A, a)
@@ -54,8 +59,8 @@ class Activation:
         self,
         params: dict[str, Any],
         stored: Any,
-        dA: Float[Array, "units N"],
-    ) -> tuple[Float[Array, "units N"], dict[str, Any]]:
+        dA: Float[Array, "*units N"],
+    ) -> tuple[Float[Array, "*units N"], dict[str, Any]]:
         """∂J/∂z = ∂J/∂a ⊙ σ′(z)."""
         return through_activation(dA, self.slope(*stored)), {}
 

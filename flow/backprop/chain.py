@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from flow.backprop.layer import Layer
+from flow.backprop.layer import Layer, Shape
 from flow.backprop.losses import Loss
 
 
@@ -51,10 +51,31 @@ class Chain:
         distinct = {id(layer): layer for layer in self.layers if layer.parametrised}
         return [layer.initialise(rng) for layer in distinct.values()]
 
+    def output_shape(self, shape: Shape) -> Shape:
+        """The outputs' shape, from that of the inputs; examples are the last axis.
+
+        Raises
+        ------
+        ValueError
+            The shapes do not chain; the message names both layers and both shapes.
+        """
+        giver = "the data"
+        for l, layer in enumerate(self.layers, 1):
+            name = f"layer {l} ({getattr(layer, 'name', type(layer).__name__)})"
+            try:
+                shape = layer.output_shape(shape)
+            except ValueError as misfit:
+                raise ValueError(
+                    f"{name} {misfit}, but {giver} gives {shape}; the last axis are the examples"
+                ) from None
+            giver = name
+        return shape
+
     def forward(
-        self, params: list[dict[str, Any]], X: Float[Array, "in N"]
-    ) -> tuple[Float[Array, "out N"], list[Any]]:
+        self, params: list[dict[str, Any]], X: Float[Array, "*inputs N"]
+    ) -> tuple[Float[Array, "*outputs N"], list[Any]]:
         """Return the outputs A_L and what every layer stored."""
+        self.output_shape(X.shape)
         A, stored = X, []
         for layer, slot in zip(self.layers, self.slots, strict=True):
             A, kept = layer.forward({} if slot is None else params[slot], A)
@@ -62,7 +83,7 @@ class Chain:
         return A, stored
 
     def backward(
-        self, params: list[dict[str, Any]], stored: list[Any], dA: Float[Array, "out N"]
+        self, params: list[dict[str, Any]], stored: list[Any], dA: Float[Array, "*outputs N"]
     ) -> list[dict[str, Any]]:
         """Pull ∂J/∂A_L back through the layers, last first; return ∂J/∂params."""
         gradient: list[Any] = [None] * len(params)
@@ -80,7 +101,7 @@ class Chain:
         self,
         loss: Loss,
         params: list[dict[str, Any]],
-        X: Float[Array, "in N"],
+        X: Float[Array, "*inputs N"],
         Y: Float[Array, "out N"],
     ) -> tuple[Float[Array, ""], list[dict[str, Any]]]:
         """J and ∂J/∂params in one forward and one backward pass."""

@@ -1,14 +1,20 @@
 """What a layer is: a forward map and its hand-written pull-back."""
 
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float
 
+Shape: TypeAlias = tuple[int, ...]
+
 
 @runtime_checkable
 class Layer(Protocol):
-    """A layer of a chain; `stored` is whatever its backward pass needs of its forward pass."""
+    """A layer of a chain; `stored` is whatever its backward pass needs of its forward pass.
+
+    Examples are the last axis of what goes in and of what comes out: (units, N), or for images
+    (channels, height, width, N).
+    """
 
     parametrised: ClassVar[bool]
 
@@ -16,14 +22,18 @@ class Layer(Protocol):
         """Draw the layer's parameters; an empty dict where it has none."""
         ...
 
+    def output_shape(self, shape: Shape) -> Shape:
+        """The output's shape, or ValueError "takes ..." where an input of `shape` does not fit."""
+        ...
+
     def forward(
-        self, params: dict[str, Any], A: Float[Array, "in N"]
-    ) -> tuple[Float[Array, "out N"], Any]:
+        self, params: dict[str, Any], A: Float[Array, "*inputs N"]
+    ) -> tuple[Float[Array, "*outputs N"], Any]:
         """Return the layer's output and what `backward` will need."""
         ...
 
     def backward(
-        self, params: dict[str, Any], stored: Any, dA: Float[Array, "out N"]
-    ) -> tuple[Float[Array, "in N"], dict[str, Any]]:
+        self, params: dict[str, Any], stored: Any, dA: Float[Array, "*outputs N"]
+    ) -> tuple[Float[Array, "*inputs N"], dict[str, Any]]:
         """From ∂J/∂(output), return ∂J/∂(input) and ∂J/∂(parameters)."""
         ...

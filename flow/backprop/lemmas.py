@@ -25,8 +25,8 @@ def linear_parameters(
 
 
 def through_activation(
-    da: Float[Array, "units N"], slope: Float[Array, "units N"]
-) -> Float[Array, "units N"]:
+    da: Float[Array, "*units N"], slope: Float[Array, "*units N"]
+) -> Float[Array, "*units N"]:
     """Lemma 2: a = σ(z) elementwise ⇒ ∂J/∂z = ∂J/∂a ⊙ σ′(z).
 
     `slope` is σ′ at the stored z. The Jacobian ∂a/∂z is diagonal, hence ⊙; an inverse of σ is

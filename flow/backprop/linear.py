@@ -7,13 +7,16 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Array, Float
 
+from flow.backprop.layer import Shape
 from flow.backprop.lemmas import linear_input, linear_parameters
+from flow.checks import choice, positive, positive_integer
 
 # Variance of an entry of W, before gain², from fan-in m and fan-out n.
 INITIALISATIONS = {
     "lecun": lambda m, n: 1.0 / m,
     "xavier": lambda m, n: 2.0 / (m + n),
     "he": lambda m, n: 2.0 / m,
+    "normal": lambda m, n: 1.0,
 }
 
 
@@ -28,9 +31,15 @@ class Linear:
     bias
         Whether there is a b; it starts at 0.
     init
-        W_ij ~ N(0, gain²·v): "lecun" v = 1/m, "xavier" v = 2/(m + n), "he" v = 2/m.
+        W_ij ~ N(0, gain²·v): "lecun" v = 1/m, "xavier" v = 2/(m + n), "he" v = 2/m,
+        "normal" v = 1.
     gain
         Factor on the standard deviation.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument is off; the message names it and the value met.
     """
 
     parametrised: ClassVar[bool] = True
@@ -40,6 +49,18 @@ class Linear:
     bias: bool = True
     init: str = "lecun"
     gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive_integer("inputs", self.inputs)
+        positive_integer("outputs", self.outputs)
+        choice("init", self.init, INITIALISATIONS)
+        positive("gain", self.gain)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """(outputs, N)."""
+        if len(shape) != 2 or shape[0] != self.inputs:  # noqa: PLR2004
+            raise ValueError(f"takes ({self.inputs}, N)")
+        return (self.outputs, shape[1])
 
     def initialise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draw W, and set b = 0."""

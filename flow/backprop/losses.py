@@ -52,6 +52,14 @@ _BINARY_CROSS_ENTROPY = Loss(
     lambda A, Y: jax.nn.sigmoid(A) - Y,
 )
 
+# The negative of binary cross-entropy, to be maximised: y log p + (1 − y) log(1 − p) at
+# p = sigmoid(A), where log p = −log(1 + e^{−A}) and log(1 − p) = −log(1 + e^A).
+_LOG_LIKELIHOOD = Loss(
+    "log_likelihood",
+    lambda A, Y: jnp.sum(Y * A - jnp.logaddexp(A, 0.0)),
+    lambda A, Y: Y - jax.nn.sigmoid(A),
+)
+
 LOSSES: dict[str, Loss] = {
-    loss.name: loss for loss in (_MSE, _CROSS_ENTROPY, _BINARY_CROSS_ENTROPY)
+    loss.name: loss for loss in (_MSE, _CROSS_ENTROPY, _BINARY_CROSS_ENTROPY, _LOG_LIKELIHOOD)
 }

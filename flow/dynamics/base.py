@@ -25,6 +25,8 @@ class Dynamics:
         Whether its spectrum is real without being symmetric: a preconditioned gradient.
     autonomous
         Whether `rhs` does not depend on t.
+    ascent
+        Whether it climbs J: then it is −J that must not rise.
     cost
         Gradients and Hessian-vector products that one `rhs` spends.
     """
@@ -33,6 +35,7 @@ class Dynamics:
     symmetric_jacobian: ClassVar[bool] = False
     real_spectrum: ClassVar[bool] = False
     autonomous: ClassVar[bool] = True
+    ascent: bool = False
     cost: ClassVar[tuple[int, int]] = (1, 0)
 
     @property

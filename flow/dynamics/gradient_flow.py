@@ -1,9 +1,10 @@
-"""Gradient flow, θ̇ = −∇J(θ)."""
+"""Gradient flow, θ̇ = −∇J(θ), or uphill, θ̇ = ∇J(θ)."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Float
 
 from flow.dynamics.base import Dynamics
@@ -18,6 +19,14 @@ class GradientFlow(Dynamics):
     Its Jacobian −∇²J is symmetric. J falls at the rate ‖∇J‖² = ‖θ̇‖², so that
     J(θ₀) − J(θ_T) = ∫‖∇J‖² dt: the line integral of a gradient depends on its ends alone.
 
+    Parameters
+    ----------
+    objective
+        J, with θ₀.
+    ascent
+        Climb instead, θ̇ = +∇J, for a log-likelihood that is to be maximised. It is the descent
+        of −J, so that J(θ_T) − J(θ₀) = ∫‖∇J‖² dt.
+
     Examples
     --------
     >>> import flow, numpy as np
@@ -30,17 +39,20 @@ class GradientFlow(Dynamics):
     symmetric_jacobian: ClassVar[bool] = True
 
     objective: Objective
+    ascent: bool = False
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """−∇J."""
-        return jax.tree.map(lambda g: -g, self.objective.traced_gradient(state, data))
+        """−∇J, or ∇J uphill."""
+        gradient = self.objective.traced_gradient(state, data)
+        return gradient if self.ascent else jax.tree.map(jnp.negative, gradient)
 
     def dissipation(self, derivatives: Float[Any, "points n"]) -> Float[Any, "points"]:
-        """−dJ/dt = ‖θ̇‖²."""
-        return (derivatives[:, None, :] @ derivatives[:, :, None])[:, 0, 0]
+        """−dJ/dt = ‖θ̇‖², and −‖θ̇‖² uphill."""
+        squares = (derivatives[:, None, :] @ derivatives[:, :, None])[:, 0, 0]
+        return -squares if self.ascent else squares
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Gradient descent, on the clock t = ηk."""
+        """Gradient descent, or ascent, on the clock t = ηk."""
         import optax
 
-        return optax.sgd(learning_rate), learning_rate
+        return optax.sgd(-learning_rate if self.ascent else learning_rate), learning_rate

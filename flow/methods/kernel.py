@@ -54,6 +54,7 @@ def device_kernel(
     keep: Callable[[Any, Callable], Callable],
     derivative: Callable,
     rate: Callable,
+    uphill: bool,
     data: Any,
 ) -> Kernel:
     """A method compiled for one problem.
@@ -68,6 +69,8 @@ def device_kernel(
         (t, y, data) ↦ (ẏ, measures).
     rate
         Derivatives (points, n) ↦ rates (points,).
+    uphill
+        Whether J is to rise.
     data
         Handed to the compiled functions, so that it is no constant of theirs.
     """
@@ -79,7 +82,7 @@ def device_kernel(
             stepper = make()
 
             def run(data: Any, *arguments: Any) -> Any:
-                problem = Problem(lambda t, y: derivative(t, y, data), rate)
+                problem = Problem(lambda t, y: derivative(t, y, data), rate, uphill)
                 return function(stepper, problem, *arguments)
 
             return jax.jit(run)

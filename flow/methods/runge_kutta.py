@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 
 from flow.methods.compiled_loop import Stepper
-from flow.methods.stepping import AIM, BUDGET, SHRINK, Limits, Problem, Tolerance, outcome, rms
+from flow.methods.stepping import (
+    AIM,
+    BUDGET,
+    SHRINK,
+    Limits,
+    Problem,
+    Tolerance,
+    outcome,
+    rise,
+    rms,
+)
 
 GROW = 10.0  # as in scipy
 SMALL, FLAT = 1e-5, 1e-15
@@ -110,7 +120,7 @@ def runge_kutta(make: Callable[[], diffrax.AbstractERK]) -> Stepper:
                 rejected=carry.rejected + ~accepted,
                 accepted=accepted,
                 dissipated=carry.dissipated + pick(gain, 0.0),
-                rise=jnp.maximum(carry.rise, pick(measures[0] - carry.measures[0], 0.0)),
+                rise=rise(jnp, problem, carry, measures, accepted),
                 status=outcome(jnp, limits, accepted, t, carry.t, h * factor, measures),
             )
 

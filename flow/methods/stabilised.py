@@ -15,6 +15,7 @@ from flow.methods.stepping import (
     Problem,
     Tolerance,
     outcome,
+    rise,
     rms,
 )
 
@@ -146,7 +147,7 @@ def attempt(
             rejected=carry.rejected + ~accepted,
             accepted=accepted,
             dissipated=carry.dissipated + pick(gain, 0.0),
-            rise=xp.maximum(carry.rise, pick(measures[0] - carry.measures[0], 0.0)),
+            rise=rise(xp, problem, carry, measures, accepted),
             status=outcome(xp, limits, accepted, t, carry.t, h * factor, measures),
         )
 

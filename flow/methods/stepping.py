@@ -38,14 +38,24 @@ class Problem:
         (t, y) ↦ (ẏ, measures), the latter J and ‖∇J‖.
     rate
         Derivatives (points, n) ↦ rates (points,) at which the energy falls.
+    uphill
+        Whether J is to rise, so that its falls are what is remarkable.
     """
 
     derivative: Callable
     rate: Callable
+    uphill: bool = False
 
     def rhs(self, t: Any, y: Any) -> Any:
         """ẏ alone; XLA drops what only the measures need."""
         return self.derivative(t, y)[0]
+
+
+def rise(xp: Any, problem: Problem, carry: Any, measures: Any, accepted: Any) -> Any:
+    """The largest rise of J over a step, with the one that was just attempted."""
+    change = measures[0] - carry.measures[0]
+    change = -change if problem.uphill else change
+    return xp.maximum(carry.rise, xp.where(accepted, change, 0.0))
 
 
 def outcome(
