@@ -104,7 +104,6 @@ PROBLEMS = {
 
 def main() -> None:
     """List the problems."""
-    tyro.cli(tuple[()], description=__doc__)
     print(f"{'problem':32}{'parameters':>11}{'T':>8}{'λ_max(θ₀)':>12}")
     for name, problem in PROBLEMS.items():
         objective = problem.make()
@@ -113,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

