@@ -9,7 +9,7 @@
 True
 """
 
-from flow import backprop, datasets, dynamics, exact, methods, observe, plots, stop
+from flow import backprop, circuits, datasets, dynamics, exact, methods, observe, plots, stop
 from flow.audit import Audit, audit
 from flow.comparison import Comparison, ErrorBarWarning, compare
 from flow.descent import descend
@@ -37,6 +37,7 @@ __all__ = [
     "audit",
     "auto_learning_rates",
     "backprop",
+    "circuits",
     "compare",
     "datasets",
     "descend",

@@ -1,0 +1,80 @@
+"""A circuit drawn as a graph, with values and derivatives on the nodes."""
+
+from typing import Any
+
+from flow.circuits.evaluation import Evaluation
+from flow.plots import COLOURS
+
+
+def draw(evaluation: Evaluation, ax: Any = None) -> Any:
+    """Draw each node with its value and ∂L/∂node, and each branch with its local derivative.
+
+    Inputs are on the left, the output on the right; a node stands one column right of its
+    latest operand (topological generations). Returns the axes.
+    """
+    import matplotlib.pyplot as plt
+    import networkx as nx
+
+    ax = plt.gca() if ax is None else ax
+    circuit = evaluation.circuit
+    labels = circuit.labels
+    graph = nx.DiGraph()
+    for node in circuit.nodes:
+        if node in circuit.active:
+            graph.add_node(labels[node], node=node)
+            for branch in evaluation.branches(labels[node]):
+                edge = labels[node], labels[branch.child]
+                before = graph.edges[edge]["local"] + ", " if graph.has_edge(*edge) else ""
+                graph.add_edge(*edge, local=f"{before}{branch.local_derivative:.3g}")
+    for column, generation in enumerate(nx.topological_generations(graph)):
+        for label in generation:
+            graph.nodes[label]["column"] = column
+    # An input stands just left of the first node it feeds, so that edges cross nothing.
+    for label in graph:
+        if graph.in_degree(label) == 0 and graph.out_degree(label) > 0:
+            nearest = min(graph.nodes[child]["column"] for child in graph.successors(label))
+            graph.nodes[label]["column"] = nearest - 1
+    place = nx.multipartite_layout(graph, subset_key="column")
+    text = {
+        label: f"{_title(label, node, labels)}\n{evaluation[label]:.4g}\n"
+        f"∂ {evaluation.derivative(label):.3g}"
+        for label, node in graph.nodes(data="node")
+    }
+    inputs = {x.name for x in circuit.inputs}
+    nx.draw_networkx_edges(
+        graph, place, ax=ax, node_size=3200, edge_color="0.45", arrowsize=12, width=1.1
+    )
+    nx.draw_networkx_edge_labels(
+        graph,
+        place,
+        edge_labels=nx.get_edge_attributes(graph, "local"),
+        ax=ax,
+        font_size=8,
+        label_pos=0.4,
+        rotate=False,
+    )
+    for label, (x, y) in place.items():
+        ax.annotate(
+            text[label],
+            (x, y),
+            ha="center",
+            va="center",
+            fontsize=8,
+            zorder=5,
+            bbox={
+                "boxstyle": "round,pad=0.3",
+                "facecolor": "white",
+                "edgecolor": COLOURS[1 if label in inputs else 0],
+                "linewidth": 1.4,
+            },
+        )
+    ax.margins(0.1)
+    ax.set_axis_off()
+    ax.set_title("each node: its value and ∂ = ∂L/∂node; each edge: ∂child/∂node", fontsize=9)
+    return ax
+
+
+def _title(label: str, node: Any, labels: dict) -> str:
+    if node.operation is None:
+        return label
+    return f"{label} = {node.expression(labels.__getitem__)}"
