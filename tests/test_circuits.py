@@ -1,6 +1,7 @@
 """Circuits against jax.grad of the same formulas, closed forms and counted operations."""
 
 import math
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=10, deadline=None, database=None)
 @given(steps=STEPS, seed=st.integers(0, 1000))
 def test_random_circuits_against_autodiff(steps: list, seed: int):
     """Assert value, ∇f, ∇²f·v and sizes of random expression graphs against JAX, to 1e-12."""
@@ -105,7 +106,7 @@ def test_random_circuits_against_autodiff(steps: list, seed: int):
     np.testing.assert_allclose(as_circuit, gradient, rtol=0, atol=1e-12 * scale)
     scale = max(1.0, np.abs(hessian).max())
     product = [product_circuit.evaluate(point).outputs[n] for n in NAMES]
-    np.testing.assert_allclose(product, hessian @ v, rtol=0, atol=1e-12 * scale)
+    np.testing.assert_allclose(product, np.asarray(hessian) @ v, rtol=0, atol=1e-12 * scale)
     assert gradient_circuit.size <= 10 * circuit.size
     assert product_circuit.size <= 10 * (10 * circuit.size + 2 * 3)
     assert evaluation.operations == circuit.size
@@ -115,7 +116,7 @@ def network(parameters: int) -> Circuit:
     """Σ tanh(x_i x_{i+1}): 3 operations a parameter, each of which feeds two nodes."""
     x = [variable(f"x{i}") for i in range(parameters)]
     total = tanh(x[-1] * x[0])
-    for a, b in zip(x[:-1], x[1:], strict=True):
+    for a, b in pairwise(x):
         total = total + tanh(a * b)
     return Circuit(total)
 
@@ -216,8 +217,8 @@ def test_two_two_two():
     terms = evaluation.branches("h1")
     assert len(terms) == 2
     assert sum(b.term for b in terms) == pytest.approx(evaluation.derivative("h1"), rel=1e-15)
-    for b, weight in zip(sorted(terms, key=lambda b: b.local_derivative), sorted([w[4], w[6]])):
-        assert b.local_derivative == weight
+    assert sorted(b.local_derivative for b in terms) == sorted([w[4], w[6]])
+    for b in terms:
         assert b.term == b.child_derivative * b.local_derivative
 
 
@@ -237,7 +238,7 @@ def test_objective_is_the_circuit():
     objective = two_two_two().objective(params)
     with jax.enable_x64(True):
         value, gradient = jax.value_and_grad(two_two_two_formula)(jnp.asarray(w))
-        product = jax.hessian(two_two_two_formula)(jnp.asarray(w)) @ v
+        product = np.asarray(jax.hessian(two_two_two_formula)(jnp.asarray(w))) @ v
     assert objective.value(params) == pytest.approx(float(value), rel=1e-14)
     np.testing.assert_allclose(objective.flat_value_and_gradient(w)[1], gradient, rtol=1e-12)
     np.testing.assert_allclose(objective.flat_hvp(w, v), product, rtol=1e-11)
@@ -286,7 +287,7 @@ def test_undefined_values_name_the_node():
     x, y = variable("x"), variable("y")
     d = (x - y).named("d")
     cases = [(1 / d, "1 / d"), (log(-1 + d), "log(#"), (exp(1000.0 + d), "exp(#")]
-    cases += [(sqrt(d - 1), "sqrt(#"), ((d - 8) ** (1 / 3), r"\*\* 0.333")]
+    cases += [(sqrt(d - 1), "sqrt(#"), ((d - 8) ** (1 / 3), r"#\d \*\* 0.333")]
     for node, text in cases:
         pattern = f"node L = {text}".replace("(", r"\(")
         with pytest.raises(CircuitDomainError, match=pattern + r".* has no finite value at"):
