@@ -93,7 +93,7 @@ def network(width: int, config: Configuration) -> dict[str, Any]:
 
     def differences(theta: Any, data: Any) -> Any:
         def entry(k: Any) -> Any:
-            up, down = (forward(theta.at[k].add(s), data) for s in (h, -h))
+            up, down = (forward(theta.at[k].add(s), data) for s in (h, -h))  # noqa: PD008
             return (up - down) / (2 * h)
 
         return jax.lax.map(entry, jnp.arange(timed))

@@ -19,13 +19,14 @@ def draw(evaluation: Evaluation, ax: Any = None) -> Any:
     circuit = evaluation.circuit
     labels = circuit.labels
     graph = nx.DiGraph()
-    for node in circuit.nodes:
-        if node in circuit.active:
-            graph.add_node(labels[node], node=node)
-            for branch in evaluation.branches(labels[node]):
-                edge = labels[node], labels[branch.child]
-                before = graph.edges[edge]["local"] + ", " if graph.has_edge(*edge) else ""
-                graph.add_edge(*edge, local=f"{before}{branch.local_derivative:.3g}")
+    active = [node for node in circuit.nodes if node in circuit.active]
+    # In topological order, which keeps a subexpression together in its columns.
+    graph.add_nodes_from((labels[node], {"node": node}) for node in active)
+    for node in active:
+        for branch in evaluation.branches(labels[node]):
+            edge = labels[node], labels[branch.child]
+            before = graph.edges[edge]["local"] + ", " if graph.has_edge(*edge) else ""
+            graph.add_edge(*edge, local=f"{before}{branch.local_derivative:.3g}")
     for column, generation in enumerate(nx.topological_generations(graph)):
         for label in generation:
             graph.nodes[label]["column"] = column
@@ -36,13 +37,12 @@ def draw(evaluation: Evaluation, ax: Any = None) -> Any:
             graph.nodes[label]["column"] = nearest - 1
     place = nx.multipartite_layout(graph, subset_key="column")
     text = {
-        label: f"{_title(label, node, labels)}\n{evaluation[label]:.4g}\n"
-        f"∂ {evaluation.derivative(label):.3g}"
+        label: f"{_title(node)}\n{evaluation[label]:.4g}\n∂ {evaluation.derivative(label):.3g}"
         for label, node in graph.nodes(data="node")
     }
     inputs = {x.name for x in circuit.inputs}
     nx.draw_networkx_edges(
-        graph, place, ax=ax, node_size=3200, edge_color="0.45", arrowsize=12, width=1.1
+        graph, place, ax=ax, node_size=1300, edge_color="0.45", arrowsize=12, width=1.1
     )
     nx.draw_networkx_edge_labels(
         graph,
@@ -74,7 +74,11 @@ def draw(evaluation: Evaluation, ax: Any = None) -> Any:
     return ax
 
 
-def _title(label: str, node: Any, labels: dict) -> str:
+def _title(node: Any) -> str:
+    """The name, with the expression where it is short; of an unnamed node the bare operation."""
     if node.operation is None:
-        return label
-    return f"{label} = {node.expression(labels.__getitem__)}"
+        return node.name
+    if node.name and all(x.name or x.constant is not None for x in node.operands):
+        return f"{node.name} = {node.expression(repr)}"
+    bare = node.expression(lambda x: "" if x.constant is None else x.short())
+    return node.name or bare.replace("()", "").strip()
