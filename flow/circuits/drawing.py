@@ -35,7 +35,7 @@ def draw(evaluation: Evaluation, ax: Any = None) -> Any:
         if graph.in_degree(label) == 0 and graph.out_degree(label) > 0:
             nearest = min(graph.nodes[child]["column"] for child in graph.successors(label))
             graph.nodes[label]["column"] = nearest - 1
-    place = nx.multipartite_layout(graph, subset_key="column")
+    place = nx.multipartite_layout(graph, subset_key=_layers(graph))
     text = {
         label: f"{_title(node)}\n{evaluation[label]:.4g}\n∂ {evaluation.derivative(label):.3g}"
         for label, node in graph.nodes(data="node")
@@ -49,8 +49,8 @@ def draw(evaluation: Evaluation, ax: Any = None) -> Any:
         place,
         edge_labels=nx.get_edge_attributes(graph, "local"),
         ax=ax,
-        font_size=8,
-        label_pos=0.4,
+        font_size=7,
+        label_pos=0.5,
         rotate=False,
     )
     for label, (x, y) in place.items():
@@ -59,7 +59,7 @@ def draw(evaluation: Evaluation, ax: Any = None) -> Any:
             (x, y),
             ha="center",
             va="center",
-            fontsize=8,
+            fontsize=7,
             zorder=5,
             bbox={
                 "boxstyle": "round,pad=0.3",
@@ -68,10 +68,24 @@ def draw(evaluation: Evaluation, ax: Any = None) -> Any:
                 "linewidth": 1.4,
             },
         )
-    ax.margins(0.1)
+    ax.margins(0.06)
     ax.set_axis_off()
     ax.set_title("each node: its value and ∂ = ∂L/∂node; each edge: ∂child/∂node", fontsize=9)
     return ax
+
+
+def _layers(graph: Any) -> dict[int, list[str]]:
+    """Columns, last first, each in the order of what its nodes feed, so that few edges cross."""
+    columns: dict[int, list[str]] = {}
+    for label, column in graph.nodes(data="column"):
+        columns.setdefault(column, []).append(label)
+    height: dict[str, float] = {}
+    for column in sorted(columns, reverse=True):
+        fed = {x: [height[child] for child in graph.successors(x)] for x in columns[column]}
+        columns[column].sort(key=lambda x: sum(fed[x]) / max(len(fed[x]), 1))
+        for i, label in enumerate(columns[column]):
+            height[label] = i - (len(columns[column]) - 1) / 2
+    return columns
 
 
 def _title(node: Any) -> str:
