@@ -9,7 +9,18 @@
 True
 """
 
-from flow import backprop, datasets, dynamics, exact, methods, networks, observe, plots, stop
+from flow import (
+    backprop,
+    circuits,
+    datasets,
+    dynamics,
+    exact,
+    methods,
+    networks,
+    observe,
+    plots,
+    stop,
+)
 from flow.audit import Audit, audit
 from flow.comparison import Comparison, ErrorBarWarning, compare
 from flow.descent import descend
@@ -38,6 +49,7 @@ __all__ = [
     "audit",
     "auto_learning_rates",
     "backprop",
+    "circuits",
     "compare",
     "datasets",
     "descend",
