@@ -16,6 +16,8 @@ from flow.recording import BudgetSpent, ObserverFailed
 
 # A chunk lasts about so long, so that Ctrl-C and the progress bar are answered ...
 CHUNK_SECONDS = 0.25
+# (the first, of unknown pace, so many steps) ...
+FIRST_CHUNK = 16
 # ... and keeps at most so many numbers of saved states on the device.
 CHUNK_NUMBERS = 2**23
 
@@ -61,7 +63,7 @@ class CompiledDriver(Driver):
             self.spent_by_kernel(0, self.carry)
             if hasattr(self.carry, "watch"):
                 check_spectrum(self.method.name, self.carry)
-            steps = 1
+            steps = FIRST_CHUNK
             while True:
                 self.meter.check_steps(self.steps)
                 began, before = time.perf_counter(), self.steps

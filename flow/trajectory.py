@@ -5,6 +5,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -244,8 +245,9 @@ def problem(objective: Objective, loss: float, gradient_norm: float) -> dict[str
     }
 
 
+@cache
 def current_versions() -> dict[str, str]:
-    """Versions of what computes a run, kept with it."""
+    """Versions of what computes a run, kept with it; looking them up takes milliseconds."""
     versions = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         try:

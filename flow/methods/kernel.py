@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from flow.methods import compiled_loop, stabilised
 from flow.methods.backend import HOST
@@ -74,8 +74,8 @@ def device_kernel(
     data
         Handed to the compiled functions, so that it is no constant of theirs.
     """
-    # Scalars travel as arrays of one type, or every new Python type would compile again.
-    as_scalars = partial(jax.tree.map, lambda x: jnp.asarray(x, jnp.float64))
+    # Scalars travel as one type, or every new Python type would compile again.
+    as_scalars = partial(jax.tree.map, np.float64)
 
     def compiled(function: Callable) -> Callable:
         def build() -> Callable:

@@ -1,0 +1,123 @@
+"""What the compiled engine costs beyond its gradients, side by side in one run.
+
+For each network: seconds of a flow by TSRKC3 over (its cost × seconds of one gradient inside a
+compiled loop), with engine="jax" and, where a step is one compiled call, with engine="scipy"; and
+the seconds of a float32 flow over those of a float64 one for each unit of cost. Rounds are
+interleaved and medians are of their ratios; compilation is no part of it. Prints a table and
+writes it.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import tyro
+from jax.flatten_util import ravel_pytree
+from problems import all_digits, digits, small
+from tqdm import tqdm
+
+import flow
+from flow.precision import double_precision
+from flow.records import new_run_folder, write_run
+
+# A network, t and rtol at which a step has ten stages or more, gradients of one timed loop.
+NETWORKS = {
+    "2-3-2, 100 points": (small, 2000.0, 1e-1, 20_000),
+    "64-32-10, 300 digits": (digits, 1000.0, 1e-3, 1000),
+    "64-200-200-10, 1,797 digits": (all_digits, 20.0, 1e-2, 20),
+}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What the compiled engine costs beyond its gradients."""
+
+    rounds: int = 7
+    """Interleaved rounds; medians are of these."""
+    t_factor: float = 1.0
+    """Factor on the flow times, for a quick look."""
+    out: Path = field(default=Path("results"))
+    """Where run folders are made."""
+    quiet: bool = False
+    """No progress bar."""
+
+
+def gradients_in_a_loop(objective: flow.Objective, count: int) -> Callable[[], None]:
+    """So many gradients, each at a point of its own, in one compiled loop."""
+
+    @jax.jit
+    def loop(theta: Any, data: Any) -> Any:
+        def body(_: Any, y: Any) -> Any:
+            gradient = objective.traced_gradient(objective.tree(y), data)
+            return y - 1e-6 * ravel_pytree(gradient)[0]
+
+        return jax.lax.fori_loop(0, count, body, theta)
+
+    return lambda: jax.block_until_ready(loop(objective.theta, objective.data))
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def measure(name: str, config: Configuration) -> dict[str, float]:
+    """Medians of the ratios for one network."""
+    make, t, rtol, count = NETWORKS[name]
+    t *= config.t_factor
+    objective = make()
+    single = make(dtype="float32")
+
+    def unit(of: flow.Objective, engine: str) -> tuple[float, Any]:
+        """Seconds a unit of cost."""
+        path = flow.integrate(
+            of, t, method="TSRKC3", rtol=rtol, save=[t], engine=engine, progress=False
+        )
+        cost = path.stats["gradients"] + 2 * path.stats["hvps"]
+        return path.stats["seconds"] / cost, path
+
+    ratios: dict[str, list[float]] = {"engine jax": [], "engine scipy": [], "float32 / float64": []}
+    with double_precision():
+        bare = gradients_in_a_loop(objective, count)
+        bare()
+        for engine in ("jax", "scipy"):
+            unit(objective, engine)
+        unit(single, "jax")
+        for _ in tqdm(range(config.rounds), desc=name, disable=config.quiet):
+            before = seconds(bare) / count
+            compiled, path = unit(objective, "jax")
+            between = seconds(bare) / count
+            stepped, _ = unit(objective, "scipy")
+            after = seconds(bare) / count
+            halved, _ = unit(single, "jax")
+            ratios["engine jax"].append(2 * compiled / (before + between))
+            ratios["engine scipy"].append(2 * stepped / (between + after))
+            ratios["float32 / float64"].append(halved / compiled)
+    stats = path.stats
+    return {
+        "parameters": objective.size,
+        "µs a gradient": 1e6 * before,
+        "stages a step": stats["gradients"] / (stats["steps"] + stats["rejected"]),
+        **{key: float(np.median(values)) for key, values in ratios.items()},
+    }
+
+
+def main() -> None:
+    """Run from the command line."""
+    config = tyro.cli(Configuration, description=__doc__)
+    folder = new_run_folder("compiled_overhead", "TSRKC3", config.out)
+    table = pd.DataFrame({name: measure(name, config) for name in NETWORKS}).T
+    write_run(folder, config, {}, {}, {"table": table})
+    print(table.to_string(float_format="{:.4g}".format))
+    print(f"\ntable: {folder / 'table.csv'}")
+
+
+if __name__ == "__main__":
+    main()
