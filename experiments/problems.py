@@ -43,9 +43,7 @@ def digits(dtype: str = "float64") -> flow.Objective:
 
 def all_digits(dtype: str = "float64") -> flow.Objective:
     """64-200-200-10 tanh on all 1,797 digits: 55,210 parameters."""
-    return flow.MLP([64, 200, 200, 10]).objective(
-        *flow.datasets.digits(1797), dtype=dtype
-    )
+    return flow.MLP([64, 200, 200, 10]).objective(*flow.datasets.digits(1797), dtype=dtype)
 
 
 def small(dtype: str = "float64") -> flow.Objective:
