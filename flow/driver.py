@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +37,8 @@ KINK_REMEDY = (
 # At its stability limit an explicit method is rejected about once in five attempts; one that is
 # rejected twice as often is held up by something else.
 STALLED = 0.4
+# What may end a run at any moment; what there is then is kept.
+ENDINGS = (BudgetSpent, ObserverFailed, KeyboardInterrupt)
 
 
 @dataclass
@@ -48,9 +50,32 @@ class Point:
     measures: Any = None
 
 
+def kernel_of(
+    dynamics: Dynamics, flat: FlatDynamics, method: Method, *, ensemble: bool = False
+) -> Kernel:
+    """The method as a compiled loop on a dynamics, for one run or for many at once."""
+
+    def rate(derivatives: Any) -> Any:
+        rates = dynamics.dissipation(derivatives)
+        return jnp.full(derivatives.shape[0], jnp.nan) if rates is None else rates
+
+    return device_kernel(
+        method.name,
+        method.stepper,
+        lambda key, build: dynamics.objective.compiled((*key, dynamics), build),
+        flat.traced,
+        rate,
+        dynamics.ascent,
+        dynamics.objective.data,
+        ensemble,
+    )
+
+
 @dataclass
 class Driver:
     """Drives one run; every argument has been checked by `flow.integrate`."""
+
+    engine: ClassVar[str] = "scipy"
 
     dynamics: Dynamics
     method: Method
@@ -90,10 +115,7 @@ class Driver:
         """Set up, compile, drive, and return what there is, however it ended."""
         started = time.perf_counter()
         self.flat = flatten(self.dynamics)
-        self.reached = Point(0.0, self.flat.initial)
-        first = self._measured(self.reached)
-        check_start(*first)
-        self.loss = float(first[0])
+        first = self._first_look()
         self._compile()
         result = self._save_up_to(self.reached, None)
         compile_seconds = time.perf_counter() - started
@@ -103,6 +125,14 @@ class Driver:
         self._save_end(ended)
         seconds = time.perf_counter() - started - compile_seconds
         return self._trajectory(ended, first, seconds, compile_seconds)
+
+    def _first_look(self) -> np.ndarray:
+        """J and ‖∇J‖ where the run starts."""
+        self.reached = Point(0.0, self.flat.initial)
+        first = self._measured(self.reached)
+        check_start(*first)
+        self.loss = float(first[0])
+        return first
 
     def _compile(self) -> None:
         """Call what the solver will call, so that its seconds are not counted as the run's."""
@@ -117,21 +147,7 @@ class Driver:
 
     def kernel(self) -> Kernel:
         """The method as a compiled loop on this dynamics."""
-        objective, dynamics = self.dynamics.objective, self.dynamics
-
-        def rate(derivatives: Any) -> Any:
-            rates = dynamics.dissipation(derivatives)
-            return jnp.full(derivatives.shape[0], jnp.nan) if rates is None else rates
-
-        return device_kernel(
-            self.method.name,
-            self.method.stepper,
-            lambda key, build: objective.compiled((*key, dynamics), build),
-            self.flat.traced,
-            rate,
-            dynamics.ascent,
-            objective.data,
-        )
+        return kernel_of(self.dynamics, self.flat, self.method)
 
     def tolerance(self) -> Tolerance:
         """What the kernel takes as rtol, atol and unit roundoff."""
@@ -153,17 +169,22 @@ class Driver:
                     return f"reached t = {solver.t:g}"
                 progress.update(solver.t, self.loss, self.meter.gradients)
                 solver = self._go_on_with(solver)
-        except BudgetSpent as budget:
-            return f"budget spent at t = {self.reached.t:g}: {budget}{self._why_stalled()}"
-        except ObserverFailed as failure:
-            return f"ended at t = {self.reached.t:g}: {failure}"
-        except KeyboardInterrupt:
-            return f"interrupted at t = {self.reached.t:g}"
+        except ENDINGS as ending:
+            return self._cut_short(ending)
         except (ValueError, np.linalg.LinAlgError) as error:
             # scipy's linear algebra refuses NaN and inf; anything else is a fault to be seen.
             if np.all(np.isfinite(self.latest.measures)):
                 raise
             return self._failed(str(error))
+
+    def _cut_short(self, ending: BaseException) -> str:
+        """The result of a run that one of `ENDINGS` ended."""
+        t = f"t = {self.reached.t:g}"
+        if isinstance(ending, KeyboardInterrupt):
+            return f"interrupted at {t}"
+        if isinstance(ending, BudgetSpent):
+            return f"budget spent at {t}: {ending}{self._why_stalled()}"
+        return f"ended at {t}: {ending}"
 
     def _go_on_with(self, solver: OdeSolver) -> OdeSolver:
         """The solver of the next step: the same."""
@@ -404,6 +425,7 @@ class Driver:
                 "dynamics": name,
                 "ascent": self.dynamics.ascent,
                 "method": self.name,
+                "engine": self.engine,
                 "t": self.t,
                 **self.settings,
                 "problem": problem(objective, *first),

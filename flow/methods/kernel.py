@@ -27,6 +27,8 @@ class Kernel:
         (tolerance, limits, carry) ↦ carry after the steps that the limits allow.
     chunk
         (tolerance, limits, times, carry) ↦ carry and what was found on the way.
+    measured
+        (times, found) ↦ J and ‖∇J‖ at the states that a chunk found.
     remainder
         (carry, t) ↦ the energy dissipated from t to the end of the last step.
     """
@@ -34,6 +36,7 @@ class Kernel:
     start: Callable
     advance: Callable
     chunk: Callable | None = None
+    measured: Callable | None = None
     remainder: Callable | None = None
 
 
@@ -56,6 +59,7 @@ def device_kernel(
     rate: Callable,
     uphill: bool,
     data: Any,
+    ensemble: bool = False,
 ) -> Kernel:
     """A method compiled for one problem.
 
@@ -73,11 +77,15 @@ def device_kernel(
         Whether J is to rise.
     data
         Handed to the compiled functions, so that it is no constant of theirs.
+    ensemble
+        Whether all but `remainder` are of many members at once: then everything but the tolerance
+        has a leading axis, the member. A loop goes on until every member has ended, but
+        those that have are not changed by it: `jax.vmap` masks the carry of a `while_loop`.
     """
     # Scalars travel as one type, or every new Python type would compile again.
     as_scalars = partial(jax.tree.map, np.float64)
 
-    def compiled(function: Callable) -> Callable:
+    def compiled(function: Callable, ensemble: bool) -> Callable:
         def build() -> Callable:
             stepper = make()
 
@@ -85,22 +93,27 @@ def device_kernel(
                 problem = Problem(lambda t, y: derivative(t, y, data), rate, uphill)
                 return function(stepper, problem, *arguments)
 
-            return jax.jit(run)
+            def members(data: Any, *arguments: Any) -> Any:
+                axes = tuple(None if isinstance(a, Tolerance) else 0 for a in arguments)
+                return jax.vmap(partial(run, data), axes)(*arguments)
 
-        return partial(keep((function.__name__, name), build), data)
+            return jax.jit(members if ensemble else run)
+
+        return partial(keep((function.__name__, name, ensemble), build), data)
 
     def start(stepper: Stepper, problem: Problem, *arguments: Any) -> Any:
         return stepper.start(problem, *arguments)
 
-    def remainder(stepper: Stepper, problem: Problem, carry: Any, t: Any) -> Any:
-        return compiled_loop.remainder(stepper, problem, carry, t)
-
-    begin, go, take = map(compiled, (start, compiled_loop.advance, compiled_loop.chunk))
+    begin, go, take, measured = (
+        compiled(f, ensemble)
+        for f in (start, compiled_loop.advance, compiled_loop.chunk, compiled_loop.measured)
+    )
     return Kernel(
         lambda tolerance, limits, t, y: begin(as_scalars(tolerance), as_scalars(limits), t, y),
         lambda tolerance, limits, carry: go(as_scalars(tolerance), as_scalars(limits), carry),
         lambda tolerance, limits, times, carry: take(
             as_scalars(tolerance), as_scalars(limits), times, carry
         ),
-        compiled(remainder),
+        measured,
+        compiled(compiled_loop.remainder, ensemble=False),
     )
