@@ -251,6 +251,7 @@ class Driver:
         if not np.all(np.isfinite(solver.y if point.measures is None else point.measures)):
             return self._failed("the state became non-finite")
         rejected = self._rejections(solver)
+        attempts = None if rejected is None else rejected - self.rejected + 1
         before = self.dissipated
         gain = None if before is None else self._gain(solver)
         # At once, so that an interrupt finds the books of this step or of the last.
@@ -261,8 +262,7 @@ class Driver:
             None if gain is None else before + gain,
         )
         result = self._save_up_to(point, solver)
-        if self.cap is not None and solver.status == "running":
-            attempts = self.method.attempts(self.evaluated, solver.t_old)
+        if self.cap is not None and result is None and solver.status == "running":
             if (eigenvalue := self.cap.update(solver, attempts)) is not None:
                 self.looks.append((point.t, float(eigenvalue)))
         if self.reached is not point and self.dissipated is not None:
