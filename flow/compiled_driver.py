@@ -55,8 +55,7 @@ class CompiledDriver(Driver):
 
     def _drive(self, progress: Progress) -> str:
         try:
-            if self.affordable() < 2:  # noqa: PLR2004 - the first step's length costs two
-                self.meter.exhausted()
+            self.check_affords_start()
             self.carry = self.loop.start(self.tolerance(), self._limits(0), 0.0, self.flat.initial)
             self.spent_by_kernel(0, self.carry)
             if hasattr(self.carry, "watch"):

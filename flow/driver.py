@@ -179,6 +179,7 @@ class Driver:
                 "most": self.affordable(),
                 "resolution": self.dynamics.objective.resolution,
             }
+            self.check_affords_start()
         solver = self.method.solver(self._rhs, start.t, start.y, self.t, **options)
         self.cap = None
         if self.method.real_limit is not None and self.dynamics.has_real_spectrum:
@@ -193,6 +194,11 @@ class Driver:
         """Evaluations of the right-hand side that the budget allows."""
         gradients, hvps = self.dynamics.cost
         return np.floor(self.meter.left / (gradients + 2 * hvps))
+
+    def check_affords_start(self) -> None:
+        """Raise `BudgetSpent` if a kernel's first step, whose length costs two, is beyond it."""
+        if self.affordable() < 2:  # noqa: PLR2004
+            self.meter.exhausted()
 
     def spent_by_kernel(self, before: Any, carry: Any) -> None:
         """Count what a kernel spent since `before` evaluations, within what was affordable."""
