@@ -202,7 +202,7 @@ class Driver:
 
     def spent_by_kernel(self, before: Any, carry: Any) -> None:
         """Count what a kernel spent since `before` evaluations, within what was affordable."""
-        evaluations = round(float(carry.evaluations - before))
+        evaluations = round(float(carry.evaluations) - float(before))
         gradients, hvps = self.dynamics.cost
         self.meter.gradients += gradients * evaluations
         self.meter.hvps += hvps * evaluations
@@ -284,7 +284,9 @@ class Driver:
     def _rejections(self, solver: OdeSolver) -> int | None:
         """Rejected attempts up to and with this step, where the method tells."""
         if self.method.stabilised:
-            return self.rejected + round(float(solver.carry.rejected - self.before.rejected))
+            return self.rejected + round(
+                float(solver.carry.rejected) - float(self.before.rejected)
+            )
         if self.method.attempts is None:
             return None
         return self.rejected + self.method.attempts(self.evaluated, solver.t_old) - 1
@@ -293,7 +295,7 @@ class Driver:
         """∫ rate dt over the step."""
         if not self.method.stabilised:
             return dissipated(solver, self.dynamics.dissipation)
-        gain = float(solver.carry.dissipated - self.before.dissipated)
+        gain = float(solver.carry.dissipated) - float(self.before.dissipated)
         return None if np.isnan(gain) else gain
 
     def _seen(self, point: Point) -> tuple[float, float]:
