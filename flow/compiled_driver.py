@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ CHUNK_NUMBERS = 2**23
 class CompiledDriver(Driver):
     """Drives one run in chunks of many steps; its rows, budgets and results are `Driver`'s."""
 
+    engine: ClassVar[str] = "jax"
     loop: Kernel = field(init=False)
     carry: Any = field(init=False, default=None)
 

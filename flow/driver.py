@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +52,7 @@ class Point:
 class Driver:
     """Drives one run; every argument has been checked by `flow.integrate`."""
 
+    engine: ClassVar[str] = "scipy"
     dynamics: Dynamics
     method: Method
     t: float
@@ -412,6 +413,7 @@ class Driver:
                 "dynamics": name,
                 "ascent": self.dynamics.ascent,
                 "method": self.name,
+                "engine": self.engine,
                 "t": self.t,
                 **self.settings,
                 "problem": problem(objective, *first),
