@@ -13,10 +13,9 @@ from flow.methods.stabilised_solver import check_spectrum
 from flow.methods.stepping import BUDGET, FAILED, FINISHED, Limits
 from flow.progress import Progress
 
-# A chunk lasts about so long, so that Ctrl-C and the progress bar are answered ...
-CHUNK_SECONDS = 0.25
-# (the first, of unknown pace, so many steps) ...
-FIRST_CHUNK = 16
+# A chunk lasts about so long, so that Ctrl-C and the progress bar are answered; the first, whose
+# pace is not known, so many steps ...
+CHUNK_SECONDS, FIRST_CHUNK = 0.25, 16
 # ... and keeps at most so many numbers of saved states on the device.
 CHUNK_NUMBERS = 2**23
 
@@ -60,7 +59,7 @@ class CompiledDriver(Driver):
 
     def _drive(self, progress: Progress) -> str:
         try:
-            self.check_affordable()
+            self.check_affords_start()
             self.begin(self.loop.start(self.tolerance(), self._limits(0), 0.0, self.flat.initial))
             steps = FIRST_CHUNK
             while True:
@@ -73,11 +72,6 @@ class CompiledDriver(Driver):
                 steps = paced(steps, self.steps - before, time.perf_counter() - began)
         except ENDINGS as ending:
             return self._cut_short(ending)
-
-    def check_affordable(self) -> None:
-        """Raise `BudgetSpent` if not even the first step's length can be paid."""
-        if self.affordable() < 2:  # noqa: PLR2004 - it costs two
-            self.meter.exhausted()
 
     def begin(self, carry: Any) -> None:
         """Take what the loop starts with."""

@@ -188,8 +188,8 @@ def rerun(path: Trajectory, times: np.ndarray, *, progress: bool, **changes: Any
         max(path.stats["t_end"], times[-1]),
         method=path.solver or path.config["method"],
         save=times,
-        progress=progress,
         engine=path.config.get("engine", "scipy"),
+        progress=progress,
         **settings | changes,
     )
     if again.result.startswith("interrupted"):
