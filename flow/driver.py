@@ -1,6 +1,7 @@
 """The loop around `OdeSolver.step`: saving, stopping, budgets, and the energy integral."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, ClassVar
@@ -51,9 +52,9 @@ class Point:
 
 
 def kernel_of(
-    dynamics: Dynamics, flat: FlatDynamics, method: Method, *, ensemble: bool = False
+    dynamics: Dynamics, flat: FlatDynamics, method: Method, over: Callable | None = None
 ) -> Kernel:
-    """The method as a compiled loop on a dynamics, for one run or for many at once."""
+    """The method as a compiled loop on a dynamics; `over` many members, if given."""
 
     def rate(derivatives: Any) -> Any:
         rates = dynamics.dissipation(derivatives)
@@ -67,7 +68,7 @@ def kernel_of(
         rate,
         dynamics.ascent,
         dynamics.objective.data,
-        ensemble,
+        over,
     )
 
 

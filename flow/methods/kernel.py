@@ -51,6 +51,21 @@ def host_kernel(plan: Callable[..., Plan], problem: Problem) -> Kernel:
     return Kernel(partial(stabilised.start, HOST, problem), advance)
 
 
+def side_by_side(run: Callable, *arguments: Any) -> Any:
+    """Many members at once, each call of the gradient being of all.
+
+    A loop goes on until every member has ended; those that have are not changed by it, as
+    `jax.vmap` masks the carry of a `while_loop`. At each attempt all wait for the member with the
+    most stages.
+    """
+    return jax.vmap(run)(*arguments)
+
+
+def in_turn(run: Callable, *arguments: Any) -> Any:
+    """Many members in one call, one after the other, none waiting for another's stages."""
+    return jax.lax.map(lambda one: run(*one), arguments)
+
+
 def device_kernel(
     name: str,
     make: Callable[[], Stepper],
@@ -59,7 +74,7 @@ def device_kernel(
     rate: Callable,
     uphill: bool,
     data: Any,
-    ensemble: bool = False,
+    over: Callable | None = None,
 ) -> Kernel:
     """A method compiled for one problem.
 
@@ -77,15 +92,14 @@ def device_kernel(
         Whether J is to rise.
     data
         Handed to the compiled functions, so that it is no constant of theirs.
-    ensemble
-        Whether all but `remainder` are of many members at once: then everything but the tolerance
-        has a leading axis, the member. A loop goes on until every member has ended, but
-        those that have are not changed by it: `jax.vmap` masks the carry of a `while_loop`.
+    over
+        `side_by_side` or `in_turn`, for all but `remainder` to be of many members at once: then
+        every argument has a leading axis, the member.
     """
     # Scalars travel as one type, or every new Python type would compile again.
     as_scalars = partial(jax.tree.map, np.float64)
 
-    def compiled(function: Callable, ensemble: bool) -> Callable:
+    def compiled(function: Callable, over: Callable | None) -> Callable:
         def build() -> Callable:
             stepper = make()
 
@@ -96,18 +110,17 @@ def device_kernel(
                 return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), found)
 
             def members(data: Any, *arguments: Any) -> Any:
-                axes = tuple(None if isinstance(a, Tolerance) else 0 for a in arguments)
-                return jax.vmap(partial(run, data), axes)(*arguments)
+                return over(partial(run, data), *arguments)
 
-            return jax.jit(members if ensemble else run)
+            return jax.jit(members if over else run)
 
-        return partial(keep((function.__name__, name, ensemble), build), data)
+        return partial(keep((function.__name__, name, over), build), data)
 
     def start(stepper: Stepper, problem: Problem, *arguments: Any) -> Any:
         return stepper.start(problem, *arguments)
 
     begin, go, take, measured = (
-        compiled(f, ensemble)
+        compiled(f, over)
         for f in (start, compiled_loop.advance, compiled_loop.chunk, compiled_loop.measured)
     )
     return Kernel(
@@ -117,5 +130,5 @@ def device_kernel(
             as_scalars(tolerance), as_scalars(limits), times, carry
         ),
         measured,
-        compiled(compiled_loop.remainder, ensemble=False),
+        compiled(compiled_loop.remainder, None),
     )
