@@ -79,8 +79,9 @@ class CompiledDriver(Driver):
 
     def _advance(self, steps: int) -> str | None:
         """One chunk and everything that is due after it; a result if the run ends with it."""
-        # A run without times keeps every so-manieth step, and chunks end there.
-        steps = self.recorder.stride if self.times is None else steps
+        if self.times is None:  # it keeps every so-manieth step, and chunks end there
+            stride = self.recorder.stride
+            steps = min(steps, stride - self.steps % stride)
         before, due = self.carry, self._due()
         carry, found = self.loop.chunk(
             self.tolerance(), self._limits(self.steps + steps), due, before
@@ -116,7 +117,8 @@ class CompiledDriver(Driver):
     def _save_found(self, due: np.ndarray, found: Found, point: Point, moved: bool) -> str | None:
         """Keep the states that were passed; a result if one of them ends the run."""
         if self.times is None:
-            return self._save(point) if moved and self.recorder.wants() else None
+            due = moved and self.steps % self.recorder.stride == 0
+            return self._save(point) if due else None
         for t, y in zip(due[: int(found.saved)], found.states, strict=False):
             at = point if t == point.t else Point(float(t), y)
             if (result := self._save(at)) is not None:

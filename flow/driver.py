@@ -285,9 +285,7 @@ class Driver:
     def _rejections(self, solver: OdeSolver) -> int | None:
         """Rejected attempts up to and with this step, where the method tells."""
         if self.method.stabilised:
-            return self.rejected + round(
-                float(solver.carry.rejected) - float(self.before.rejected)
-            )
+            return self.rejected + round(float(solver.carry.rejected) - float(self.before.rejected))
         if self.method.attempts is None:
             return None
         return self.rejected + self.method.attempts(self.evaluated, solver.t_old) - 1
