@@ -269,9 +269,9 @@ class Driver:
             None if gain is None else before + gain,
         )
         result = self._save_up_to(point, solver)
-        if self.cap is not None and result is None and solver.status == "running":
-            if (eigenvalue := self.cap.update(solver, attempts)) is not None:
-                self.looks.append((point.t, float(eigenvalue)))
+        going = self.cap is not None and result is None and solver.status == "running"
+        if going and (eigenvalue := self.cap.update(solver, attempts)) is not None:
+            self.looks.append((point.t, float(eigenvalue)))
         if self.reached is not point and self.dissipated is not None:
             # A saved record within the step ended the run: it ends there.
             end = self.reached.t

@@ -1,6 +1,7 @@
 """RKC2 and TSRKC3 in `flow.integrate`, and the compiled engine beside scipy's."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from math import inf
