@@ -83,8 +83,9 @@ class CompiledDriver(Driver):
     def request(self, steps: float) -> tuple[Limits, np.ndarray]:
         """What to ask of the next chunk: its limits, and the times to save at."""
         self.meter.check_steps(self.steps)
-        # A run without times keeps every so-manieth step, and chunks end there.
-        steps = self.recorder.stride if self.times is None else steps
+        if self.times is None:  # it keeps every so-manieth step, and chunks end there
+            stride = self.recorder.stride
+            steps = min(steps, stride - self.steps % stride)
         return self._limits(self.steps + steps), self._due()
 
     def receive(self, due: np.ndarray, carry: Any, found: Found) -> str | None:
@@ -119,7 +120,8 @@ class CompiledDriver(Driver):
     def _save_found(self, due: np.ndarray, found: Found, point: Point, moved: bool) -> str | None:
         """Keep the states that were passed; a result if one of them ends the run."""
         if self.times is None:
-            return self._save(point) if moved and self.recorder.wants() else None
+            due = moved and self.steps % self.recorder.stride == 0
+            return self._save(point) if due else None
         for t, y in zip(due[: int(found.saved)], found.states, strict=False):
             at = point if t == point.t else Point(float(t), y)
             if (result := self._save(at)) is not None:
