@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 import flow
 from experiments import problems
-from flow.compiled_driver import CompiledDriver
+from flow import compiled_driver
 
 QUIET = {"progress": False}
 # The loop is compiled for each number of saved times.
@@ -111,7 +110,7 @@ def test_runge_kutta_beside_scipys(small: flow.Objective, method: str, peer: str
     assert host.result == device.result
     np.testing.assert_allclose(device.theta, host.theta, rtol=1e-4, atol=1e-6)
     assert set(device.stats) == set(host.stats) - {"lambda_max", "lambda_max_t"}
-    assert device.stats["gradients"] < 1.3 * host.stats["gradients"]
+    assert device.stats["gradients"] < 1.5 * host.stats["gradients"]
     assert abs(flow.audit(device).energy_residual) < 1e-6
     assert device.stats["dissipated"] == pytest.approx(host.stats["dissipated"], rel=1e-6)
     assert device.stats["largest_rise"] <= 1e-12
@@ -267,25 +266,19 @@ def test_without_an_end(small: flow.Objective):
 def test_interrupted(small: flow.Objective, monkeypatch: pytest.MonkeyPatch, method: str):
     """Assert that Ctrl-C within a chunk leaves the rows of an undisturbed run."""
     whole = compiled(small, 40.0, method, save=SAVE, rtol=1e-6)
-    advance, calls = CompiledDriver._advance, []  # noqa: SLF001
+    fetch, calls = compiled_driver.fetch, []
 
-    def interrupted(self: CompiledDriver, steps: int) -> str | None:
-        calls.append(steps)
-        loop = self.loop
-        if len(calls) == 3:
+    def interrupted(tree: object) -> object:
+        calls.append(tree)
+        if len(calls) == 3:  # the second chunk's
+            raise KeyboardInterrupt
+        return fetch(tree)
 
-            def chunk(*arguments: object) -> None:
-                loop.chunk(*arguments)
-                raise KeyboardInterrupt
-
-            self.loop = replace(loop, chunk=chunk)
-        return advance(self, steps)
-
-    monkeypatch.setattr(CompiledDriver, "_advance", interrupted)
+    monkeypatch.setattr(compiled_driver, "fetch", interrupted)
     path = compiled(small, 40.0, method, save=SAVE, rtol=1e-6)
     assert path.result.startswith("interrupted at t = ")
     assert_whole(path)
-    assert path.stats["steps"] == 11  # 1, then 10
+    assert path.stats["steps"] == compiled_driver.FIRST_CHUNK
     assert path.t[-1] < 40.0
     np.testing.assert_array_equal(path.theta[:-1], whole.theta[: len(path.t) - 1])
     assert abs(flow.audit(path).energy_residual) < 1e-4
