@@ -64,7 +64,7 @@ def refine(
     t: Any,
     y: Any,
     f: Any,
-    resolution: float,
+    resolution: Any,
     most: Any,
 ) -> Watch:
     """Power iterations v ← (f(y + δv) − f(y))/δ until the radius changes by less than 1 %.
