@@ -197,14 +197,16 @@ def needs(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
 def auto_beside_best(table: pd.DataFrame) -> pd.DataFrame:
     """Cost of "auto" at each tolerance, and of the cheapest single method at the same.
 
-    The user gives the tolerance; a method that misses it tenfold is no choice.
+    The user gives the tolerance: a method whose error is more than twice that, and larger than
+    auto's, is no choice.
     """
     rows = []
     for (name, rtol), auto in table[table["method"] == "auto"].groupby(
         ["problem", "rtol"], sort=False
     ):
         single = table[(table["problem"] == name) & table["method"].isin(SINGLE)]
-        good = single[(single["rtol"] == rtol) & (single["error"] <= 10.0 * rtol)]
+        enough = max(2.0 * rtol, auto["error"].item())
+        good = single[(single["rtol"] == rtol) & (single["error"] <= enough)]
         best = good.loc[good["cost"].idxmin()]
         cost = auto["cost"].item()
         rows.append(

@@ -13,10 +13,9 @@ from flow.methods.stabilised_solver import check_spectrum
 from flow.methods.stepping import BUDGET, FAILED, FINISHED, Limits
 from flow.progress import Progress
 
-# A chunk lasts about so long, so that Ctrl-C and the progress bar are answered ...
-CHUNK_SECONDS = 0.25
-# (the first, of unknown pace, so many steps) ...
-FIRST_CHUNK = 16
+# A chunk lasts about so long, so that Ctrl-C and the progress bar are answered; the first, whose
+# pace is not known, so many steps ...
+CHUNK_SECONDS, FIRST_CHUNK = 0.25, 16
 # ... and keeps at most so many numbers of saved states on the device.
 CHUNK_NUMBERS = 2**23
 
@@ -60,7 +59,7 @@ class CompiledDriver(Driver):
 
     def _drive(self, progress: Progress) -> str:
         try:
-            self.check_affordable()
+            self.check_affords_start()
             self.begin(self.loop.start(self.tolerance(), self._limits(0), 0.0, self.flat.initial))
             steps = FIRST_CHUNK
             while True:
@@ -74,11 +73,6 @@ class CompiledDriver(Driver):
         except ENDINGS as ending:
             return self._cut_short(ending)
 
-    def check_affordable(self) -> None:
-        """Raise `BudgetSpent` if not even the first step's length can be paid."""
-        if self.affordable() < 2:  # noqa: PLR2004 - it costs two
-            self.meter.exhausted()
-
     def begin(self, carry: Any) -> None:
         """Take what the loop starts with."""
         self.carry = carry
@@ -89,8 +83,9 @@ class CompiledDriver(Driver):
     def request(self, steps: float) -> tuple[Limits, np.ndarray]:
         """What to ask of the next chunk: its limits, and the times to save at."""
         self.meter.check_steps(self.steps)
-        # A run without times keeps every so-manieth step, and chunks end there.
-        steps = self.recorder.stride if self.times is None else steps
+        if self.times is None:  # it keeps every so-manieth step, and chunks end there
+            stride = self.recorder.stride
+            steps = min(steps, stride - self.steps % stride)
         return self._limits(self.steps + steps), self._due()
 
     def receive(self, due: np.ndarray, carry: Any, found: Found) -> str | None:
@@ -125,7 +120,8 @@ class CompiledDriver(Driver):
     def _save_found(self, due: np.ndarray, found: Found, point: Point, moved: bool) -> str | None:
         """Keep the states that were passed; a result if one of them ends the run."""
         if self.times is None:
-            return self._save(point) if moved and self.recorder.wants() else None
+            due = moved and self.steps % self.recorder.stride == 0
+            return self._save(point) if due else None
         for t, y in zip(due[: int(found.saved)], found.states, strict=False):
             at = point if t == point.t else Point(float(t), y)
             if (result := self._save(at)) is not None:

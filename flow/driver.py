@@ -201,6 +201,7 @@ class Driver:
                 "most": self.affordable(),
                 "resolution": self.dynamics.objective.resolution,
             }
+            self.check_affords_start()
         solver = self.method.solver(self._rhs, start.t, start.y, self.t, **options)
         self.cap = None
         if self.method.real_limit is not None and self.dynamics.has_real_spectrum:
@@ -216,9 +217,14 @@ class Driver:
         gradients, hvps = self.dynamics.cost
         return np.floor(self.meter.left / (gradients + 2 * hvps))
 
+    def check_affords_start(self) -> None:
+        """Raise `BudgetSpent` if a kernel's first step, whose length costs two, is beyond it."""
+        if self.affordable() < 2:  # noqa: PLR2004
+            self.meter.exhausted()
+
     def spent_by_kernel(self, before: Any, carry: Any) -> None:
         """Count what a kernel spent since `before` evaluations, within what was affordable."""
-        evaluations = round(float(carry.evaluations - before))
+        evaluations = round(float(carry.evaluations) - float(before))
         gradients, hvps = self.dynamics.cost
         self.meter.gradients += gradients * evaluations
         self.meter.hvps += hvps * evaluations
@@ -273,6 +279,7 @@ class Driver:
         if not np.all(np.isfinite(solver.y if point.measures is None else point.measures)):
             return self._failed("the state became non-finite")
         rejected = self._rejections(solver)
+        attempts = None if rejected is None else rejected - self.rejected + 1
         before = self.dissipated
         gain = None if before is None else self._gain(solver)
         # At once, so that an interrupt finds the books of this step or of the last.
@@ -283,10 +290,9 @@ class Driver:
             None if gain is None else before + gain,
         )
         result = self._save_up_to(point, solver)
-        if self.cap is not None and solver.status == "running":
-            attempts = self.method.attempts(self.evaluated, solver.t_old)
-            if (eigenvalue := self.cap.update(solver, attempts)) is not None:
-                self.looks.append((point.t, float(eigenvalue)))
+        capped = self.cap is not None and result is None and solver.status == "running"
+        if capped and (eigenvalue := self.cap.update(solver, attempts)) is not None:
+            self.looks.append((point.t, float(eigenvalue)))
         if self.reached is not point and self.dissipated is not None:
             # A saved record within the step ended the run: it ends there.
             end = self.reached.t
@@ -300,7 +306,7 @@ class Driver:
     def _rejections(self, solver: OdeSolver) -> int | None:
         """Rejected attempts up to and with this step, where the method tells."""
         if self.method.stabilised:
-            return self.rejected + round(float(solver.carry.rejected - self.before.rejected))
+            return self.rejected + round(float(solver.carry.rejected) - float(self.before.rejected))
         if self.method.attempts is None:
             return None
         return self.rejected + self.method.attempts(self.evaluated, solver.t_old) - 1
@@ -309,7 +315,7 @@ class Driver:
         """∫ rate dt over the step."""
         if not self.method.stabilised:
             return dissipated(solver, self.dynamics.dissipation)
-        gain = float(solver.carry.dissipated - self.before.dissipated)
+        gain = float(solver.carry.dissipated) - float(self.before.dissipated)
         return None if np.isnan(gain) else gain
 
     def _seen(self, point: Point) -> tuple[float, float]:

@@ -166,7 +166,7 @@ class EnsembleDriver:
 
     def _drive(self, progress: Progress) -> None:
         for member in self._running():
-            member.attempt(member.check_affordable)
+            member.attempt(member.check_affords_start)
         self.carry = self._start(self._wishes(0)[0])
         carries = fetch(self.carry)
         for i, member in enumerate(self.members):

@@ -60,10 +60,13 @@ def integrate(
         Flow time to integrate to, in units of learning rate × steps. ``inf`` needs a stop
         condition or a budget; then about `save` accepted steps are saved, evenly thinned.
     method
-        scipy's "RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA"; "Euler" or "RK4" with `step`;
-        or a `scipy.integrate.OdeSolver` class. Radau, BDF and LSODA are given the exact Jacobian
-        and refused above 2,000 parameters. The default costs no more than RK45 at rtol 1e-3 on
-        stiff flows, where stability and not the tolerance limits the step.
+        scipy's "RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA"; our "RKC2" and "TSRKC3", for
+        stiff flows whose Jacobian is symmetric; "Euler" or "RK4" with `step`; a
+        `scipy.integrate.OdeSolver` class; or "auto", which picks among DOP853, Radau, RKC2 and
+        TSRKC3 as it goes and leaves its reasons in ``stats["choices"]``. Radau, BDF and LSODA are
+        given the exact Jacobian and refused above 2,000 parameters. The default, DOP853, costs no
+        more than RK45 at rtol 1e-3 on stiff flows, where stability and not the tolerance limits
+        the step; TSRKC3 costs the square root of that (`experiments/work_precision.py`).
     rtol, atol
         Tolerance of the local error, rtol·|θ| + atol for each parameter.
     step
@@ -87,7 +90,9 @@ def integrate(
     progress
         Show a bar with an estimate if it takes more than a second.
     engine
-        "scipy", or "jax": the whole loop compiled, for "RKC2", "TSRKC3", "Tsit5" and "Dopri8".
+        "scipy" steps on the host. "jax" runs the whole loop compiled on the device, in chunks of a
+        quarter of a second that Ctrl-C is answered between; it has "TSRKC3" (its default where the
+        Jacobian is symmetric), "RKC2", and diffrax's "Tsit5" and "Dopri8" (its default elsewhere).
     ensemble
         Many θ₀ in place of the objective's, integrated side by side by engine="jax": an array
         (members, n), or a pytree like the parameters whose leaves have a leading axis of members.
@@ -116,6 +121,14 @@ def integrate(
     True
     >>> path.result
     'reached t = 3'
+
+    A stiff flow, λ_max·t = 10⁵, for which RK45 would take 200,000 gradients:
+
+    >>> H = np.array([1.0, 30.0, 1e4])
+    >>> stiff = flow.Objective(lambda x: 0.5 * (H * x**2).sum(), np.ones(3))
+    >>> path = flow.integrate(stiff, t=10.0, method="TSRKC3", rtol=1e-3, engine="jax")
+    >>> path.stats["gradients"] < 4000, bool(abs(path.theta[-1, 0] - np.exp(-10.0)) < 1e-5)
+    (True, True)
 
     Sixteen initialisations in one call:
 
@@ -175,8 +188,8 @@ def rerun(path: Trajectory, times: np.ndarray, *, progress: bool, **changes: Any
         max(path.stats["t_end"], times[-1]),
         method=path.solver or path.config["method"],
         save=times,
-        progress=progress,
         engine=path.config.get("engine", "scipy"),
+        progress=progress,
         **settings | changes,
     )
     if again.result.startswith("interrupted"):

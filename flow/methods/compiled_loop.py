@@ -118,7 +118,9 @@ def chunk(
 
     def body(loop: tuple[Any, Found]) -> tuple[Any, Found]:
         before, found = loop
-        carry = stepper.attempt(problem, tolerance, limits, before)
+        # The budget is also for the measures at the saved times, one evaluation each.
+        left = limits._replace(evaluations=limits.evaluations - found.saved)
+        carry = stepper.attempt(problem, tolerance, left, before)
         if hasattr(carry, "watch"):
             looked = carry.watch.spent > before.watch.spent
             # An entry that is not kept is overwritten by the next one.

@@ -105,7 +105,9 @@ def device_kernel(
 
             def run(data: Any, *arguments: Any) -> Any:
                 problem = Problem(lambda t, y: derivative(t, y, data), rate, uphill)
-                return function(stepper, problem, *arguments)
+                found = function(stepper, problem, *arguments)
+                # Python's scalars make weak types, for which the next call would compile again.
+                return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), found)
 
             def members(data: Any, *arguments: Any) -> Any:
                 return over(partial(run, data), *arguments)

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from flow.methods import radius
 from flow.methods.backend import Backend
 from flow.methods.chebyshev import Plan, last_stage
@@ -106,8 +108,9 @@ def attempt(
     evaluations = carry.evaluations + watch.spent - carry.watch.spent
     watch = watch._replace(due=xp.where(look, evaluations + radius.INTERVAL, watch.due))
     rho = SAFETY * watch.radius
-    # Round-off grows as s², and is to stay below the tolerance.
-    most = 0.03 * tolerance.rtol / tolerance.resolution
+    # Round-off of the stages, which are double whatever the gradient is, grows as s² and is to
+    # stay below the tolerance.
+    most = 0.03 * tolerance.rtol / np.finfo(float).eps
     rest = limits.t - carry.t
     h = xp.minimum(carry.h, most / xp.where(rho > 0.0, rho, most / carry.h))
     h = xp.minimum(h, rest)
