@@ -10,7 +10,9 @@ import pytest
 import flow
 from flow import ensemble_driver
 from flow.compiled_driver import CompiledDriver
+from flow.dynamics.flat import flatten
 from flow.methods.kernel import in_turn, side_by_side
+from flow.precision import double_precision
 
 SECONDS = {"seconds", "compile_seconds"}
 
@@ -35,34 +37,33 @@ def ensemble(objective: flow.Objective, theta: Any, t: float, **settings: Any) -
     return flow.integrate(objective, t, engine="jax", ensemble=theta, progress=False, **settings)
 
 
-def single(objective: flow.Objective, theta: Any, t: float, **settings: Any) -> flow.Trajectory:
-    """The run from one θ₀ by the same engine, with the objective's own compiled functions."""
-    moved = objective.starting_at(objective.unflatten(theta))
-    return flow.integrate(moved, t, engine="jax", progress=False, **settings)
+def assert_same(member: flow.Trajectory, alone: flow.Trajectory, rtol: float = 1e-12) -> None:
+    """Assert the same run: states to rounding, counts and result to the letter.
 
-
-def assert_same(member: flow.Trajectory, alone: flow.Trajectory) -> None:
-    """Assert the same run: states to rounding, counts and result to the letter."""
+    The length of a step, which is where a run ends early, magnifies rounding: give rtol there.
+    """
     for name in ("t", "theta", "loss", "gradient_norm"):
         mine, other = getattr(member, name), getattr(alone, name)
-        np.testing.assert_allclose(mine, other, rtol=1e-12, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(mine, other, rtol=rtol, atol=rtol, err_msg=name)
     assert member.result == alone.result
     assert member.config.keys() == alone.config.keys()
     assert member.config["problem"] == pytest.approx(alone.config["problem"], rel=1e-13)
     for name, value in alone.stats.items():
         if name not in SECONDS:
-            near = pytest.approx(value, rel=1e-9, abs=1e-12) if value is not None else None
+            near = pytest.approx(value, rel=1e-7, abs=1e-9) if value is not None else None
             assert member.stats[name] == (value if isinstance(value, int) else near), name
 
 
-@pytest.mark.parametrize("small", [0, np.inf], ids=["in turn", "side by side"])
-@pytest.mark.parametrize("method", ["TSRKC3", "RKC2", "Tsit5"])
+@pytest.mark.parametrize(
+    ("method", "way"),
+    [("TSRKC3", side_by_side), ("TSRKC3", in_turn), ("RKC2", side_by_side), ("Tsit5", in_turn)],
+)
 def test_each_member_is_its_own_run(
-    network: tuple, monkeypatch: pytest.MonkeyPatch, method: str, small: float
+    network: tuple, monkeypatch: pytest.MonkeyPatch, method: str, way: Any
 ):
     """Assert states, counts and results of single runs, for both ways of computing members."""
     objective, theta = network
-    monkeypatch.setattr(ensemble_driver, "SMALL", small)
+    monkeypatch.setattr(ensemble_driver, "way", lambda flat, data: way)
     dynamics = flow.GradientFlow(objective.counted())  # no way is chosen yet for this one
     settings = {"method": method, "rtol": 1e-4, "atol": 1e-7, "save": 7}
     paths = flow.integrate(
@@ -71,8 +72,6 @@ def test_each_member_is_its_own_run(
     assert paths.members == 3
     assert paths.theta.shape == (3, 7, 17)
     assert paths.result == "reached t = 5"
-    way = dynamics.objective.compiled(("over", dynamics), None)
-    assert way is (in_turn if small == 0 else side_by_side)
     # They differ in their steps, so that they do end one after the other.
     assert len(set(paths.stats["gradients"])) > 1
     for i in range(3):
@@ -89,6 +88,16 @@ def _moved(objective: flow.Objective, theta: np.ndarray, t: float, **settings: A
         return flow.integrate(objective, t, engine="jax", progress=False, **settings)
     finally:
         objective.theta = before
+
+
+def test_large_networks_take_turns(network: tuple):
+    """Assert the choice on a CPU: 2-3-2 on 20 examples side by side, 64-32-10 on 300 in turn."""
+    large = flow.MLP([64, 32, 10]).objective(*flow.datasets.digits(300))
+    with double_precision():
+        ways = [
+            ensemble_driver.way(flatten(flow.GradientFlow(o)), o.data) for o in (network[0], large)
+        ]
+    assert ways == [side_by_side, in_turn if jax.default_backend() == "cpu" else side_by_side]
 
 
 def test_closed_form():
@@ -109,7 +118,7 @@ def test_one_member_blows_up():
     objective = flow.Objective(lambda x: -(x**4).sum(), np.array([1.0]))
     starts = np.array([[0.1], [1.0], [0.2]])
     paths = ensemble(objective, starts, 2.0, method="Tsit5", save=21, rtol=1e-8)
-    reached, blown = paths.result.split("; ")
+    reached, blown = paths.result.split("; ", 1)
     assert reached == "members 0, 2 reached t = 2"
     assert blown == f"member 1 {paths.stats['result'][1]}"
     assert blown.startswith("member 1 ended at t = 0.125")
@@ -130,7 +139,7 @@ def test_members_stop_by_themselves(well: flow.Objective):
     assert all("gradient norm" in result for result in paths.stats["result"])
     assert len(set(paths.stats["t_end"])) == 3
     for i, start in enumerate(starts):
-        assert_same(paths.member(i), _moved(well, start, np.inf, **settings))
+        assert_same(paths.member(i), _moved(well, start, np.inf, **settings), 1e-8)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +158,7 @@ def test_budgets_and_functions_are_of_each_member(well: flow.Objective, settings
     paths = ensemble(well, starts, 3.0, method="Tsit5", save=[0.1, 0.7, 2.0, 3.0], **settings)
     for i, start in enumerate(starts):
         alone = _moved(well, start, 3.0, method="Tsit5", save=[0.1, 0.7, 2.0, 3.0], **settings)
-        assert_same(paths.member(i), alone)
+        assert_same(paths.member(i), alone, 1e-8)
 
 
 def test_seconds_end_all(well: flow.Objective):
@@ -162,16 +171,11 @@ def test_seconds_end_all(well: flow.Objective):
 def test_observers_see_the_member(network: tuple):
     """Assert that observers are handed each member's own objective and carry its own state."""
 
-    class Distance(flow.observe.Observer):
-        """‖θ − θ₀‖ and the number of looks so far."""
+    def moved(objective: flow.Objective, params: Any, looks: int) -> tuple:
+        distance = np.linalg.norm(objective.flatten(params) - objective.theta)
+        return np.array([distance, looks]), looks + 1
 
-        def init(self, objective: flow.Objective, params: Any) -> int:
-            return 0
-
-        def update(self, objective: flow.Objective, params: Any, state: int) -> tuple:
-            moved = objective.flatten(params) - objective.theta
-            return np.array([np.linalg.norm(moved), state]), state + 1
-
+    observer = flow.observe.Observer(init=lambda o, p: 0, update=moved)
     objective, theta = network
     paths = ensemble(
         objective,
@@ -181,7 +185,7 @@ def test_observers_see_the_member(network: tuple):
         rtol=1e-4,
         atol=1e-7,
         save=7,
-        observe={"moved": Distance(), "J": lambda o, p: o.value_and_gradient(p)[0]},
+        observe={"moved": observer, "J": lambda o, p: o.value_and_gradient(p)[0]},
     )
     distance = np.linalg.norm(paths.theta - theta[:3, None], axis=2)
     np.testing.assert_allclose(paths.observed["moved"][..., 0], distance, rtol=1e-14)
@@ -193,8 +197,8 @@ def test_observers_see_the_member(network: tuple):
 def test_an_observer_fails_in_one_member(well: flow.Objective):
     """Assert that one member ends there, with NaN for what it could not observe."""
 
-    def below_two(_: flow.Objective, params: np.ndarray) -> np.ndarray:
-        if params[0] < 1.4:
+    def observe(objective: flow.Objective, params: np.ndarray) -> np.ndarray:
+        if objective.theta[0] < 1:
             raise ArithmeticError("too small")
         return np.repeat(params, 2)
 
@@ -204,7 +208,7 @@ def test_an_observer_fails_in_one_member(well: flow.Objective):
         3.0,
         method="Tsit5",
         save=[1.0, 3.0],
-        observe={"x": below_two},
+        observe={"x": observe},
     )
     assert paths.observed["x"].shape == (2, 2, 2)
     assert np.isnan(paths.observed["x"][1]).all()
@@ -250,6 +254,8 @@ def test_chunks_have_no_say(well: flow.Objective, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(parts.theta, whole.theta)
     np.testing.assert_array_equal(parts.loss, whole.loss)
     assert parts.stats["gradients"] == whole.stats["gradients"]
+    alone = _moved(well, starts[2], 3.0, **settings)
+    assert_same(parts.member(2), alone)
 
 
 def test_round_trip(tmp_path: Path):
