@@ -82,7 +82,8 @@ class CompiledDriver(Driver):
 
     def request(self, steps: float) -> tuple[Limits, np.ndarray]:
         """What to ask of the next chunk: its limits, and the times to save at."""
-        self.meter.check_steps(self.steps)
+        if not self._behind():
+            self.meter.check_steps(self.steps)
         if self.times is None:  # it keeps every so-manieth step, and chunks end there
             stride = self.recorder.stride
             steps = min(steps, stride - self.steps % stride)
@@ -103,7 +104,7 @@ class CompiledDriver(Driver):
         self.looks += _looks(found)
         self.spent_by_kernel(before.evaluations, carry)
         result = self._save_found(due, found, point, moved)
-        if result is not None:
+        if result is not None or self._behind():
             return result
         self.latest = Point(point.t, point.y, carry.attempted)
         self.loss = float(carry.measures[0])
@@ -116,6 +117,12 @@ class CompiledDriver(Driver):
             return f"reached t = {point.t:g}"
         loss, norm = map(float, carry.measures)
         return self._stopped({"t": point.t, "loss": loss, "gradient_norm": norm}, saved=False)
+
+    def _behind(self) -> bool:
+        """Whether a chunk had no room for all states that are due; the next one brings them."""
+        saved = len(self.recorder.rows)
+        due = self.times is not None and saved < len(self.times)
+        return due and self.times[saved] <= self.reached.t
 
     def _save_found(self, due: np.ndarray, found: Found, point: Point, moved: bool) -> str | None:
         """Keep the states that were passed; a result if one of them ends the run."""
