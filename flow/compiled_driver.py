@@ -53,7 +53,8 @@ class CompiledDriver(Driver):
         # A function of the record may end the run at any saved time: one at a time, then.
         room = CHUNK_NUMBERS // (self.flat.initial.size * self.members)
         room = 1 if self.stops.each_save else max(1, room)
-        room = min(room, len(self.times))
+        # A power of two, so that other numbers of times find the same function compiled.
+        room = min(room, 1 << (len(self.times) - 1).bit_length())
         due = self.times[saved : saved + room]
         return np.concatenate([due, np.full(room - len(due), np.inf)])
 
