@@ -22,6 +22,7 @@ from flow import (
     stop,
 )
 from flow.audit import Audit, audit
+from flow.check_gradient import GradientCheck, check_gradient
 from flow.comparison import Comparison, ErrorBarWarning, compare
 from flow.descent import descend
 from flow.dynamics import Dynamics, GradientFlow
@@ -40,6 +41,7 @@ __all__ = [
     "Dynamics",
     "EigenvaluesNotConverged",
     "ErrorBarWarning",
+    "GradientCheck",
     "GradientFlow",
     "Network",
     "Objective",
@@ -49,6 +51,7 @@ __all__ = [
     "audit",
     "auto_learning_rates",
     "backprop",
+    "check_gradient",
     "circuits",
     "compare",
     "datasets",
