@@ -26,6 +26,7 @@ from flow.check_gradient import GradientCheck, check_gradient
 from flow.comparison import Comparison, ErrorBarWarning, compare
 from flow.descent import descend
 from flow.dynamics import Dynamics, GradientFlow
+from flow.explain import Explanation, explain
 from flow.integration import integrate
 from flow.networks import MLP, Network
 from flow.objective import Objective
@@ -41,6 +42,7 @@ __all__ = [
     "Dynamics",
     "EigenvaluesNotConverged",
     "ErrorBarWarning",
+    "Explanation",
     "GradientCheck",
     "GradientFlow",
     "Network",
@@ -58,6 +60,7 @@ __all__ = [
     "descend",
     "dynamics",
     "exact",
+    "explain",
     "integrate",
     "load",
     "methods",

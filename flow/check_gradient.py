@@ -97,14 +97,14 @@ def check_gradient(objective: Objective, params: PyTree = None) -> GradientCheck
     the difference is below the floor, what round-off of J may have made: in double precision
     1.1e-11·|J| over an entry's scale.
 
-    Of a leaf of more than 64 entries a seeded sample of 64 is compared, and the derivative along
-    one random direction of all of them; the table says so. Where the pattern is clear, the table
-    names the mistake: a flipped sign, a missing 1/N or another constant factor, a transposed
-    weight.
+    Of a leaf of more than 64 entries 64 are compared, half of them the largest of the gradient and
+    half a seeded sample, and the derivative along one random direction of all; the table says so.
+    Where the pattern is clear, it names the mistake: a flipped sign, a missing 1/N or another
+    constant factor, a transposed weight.
 
-    Differences need J to be smooth within their step. The step is cut to 6e-7 of the scale before
-    an entry is given up as unresolved and left out; at a kink itself (ReLU at exactly 0) they
-    return the mean of both slopes, which no subgradient needs to be.
+    Differences need J to be smooth within their step. The step is cut away from a kink; an entry
+    with one within 1e-4 of its scale (ReLU at 0) has no derivative to be compared with: it is
+    left out as unresolved, and told.
 
     Parameters
     ----------

@@ -19,6 +19,9 @@ _CUT, _ITERATIONS = 4.0, 8
 _RELATIVE = 1e-9
 # In units of round-off of J: what a difference over STEP, or over a quarter of it, may be off by.
 _ROUND_OFF = 5e4
+# At a kink the second difference falls as the step, elsewhere as its square. At the smaller of
+# these round-off, 4ε|J| over the step, is about one floor.
+_KINK_STEPS = (1e-3, 1e-4)
 # Numbers that a batch of evaluations may hold.
 _BATCH = 2**22
 
@@ -32,8 +35,7 @@ class Differences:
     value
         (k,).
     resolved
-        (k,); False where estimates did not settle (a kink within the smallest step) or J is not
-        finite nearby.
+        (k,); False at a kink, where estimates did not settle, or where J is not finite nearby.
     floor
         Absolute error that round-off of J may have made, the same for all.
     """
@@ -87,9 +89,14 @@ def central_differences(
         return np.concatenate(values)[: s.size].reshape(s.shape)
 
     with double_precision(), np.errstate(all="ignore"):
-        nearby = np.abs([evaluate(0.0, directions), evaluate(STEP, directions)])
-        largest = np.max(nearby, initial=0.0, where=np.isfinite(nearby))
-        floor = _ROUND_OFF * resolution * largest
+        here, nearby = evaluate(0.0, directions), evaluate(STEP, directions)
+        sizes = np.abs([here, nearby])
+        floor = _ROUND_OFF * resolution * np.max(sizes, initial=0.0, where=np.isfinite(sizes))
+        jump, small_jump = (
+            np.abs(evaluate(s, directions) - 2 * here + evaluate(-s, directions)) / s
+            for s in _KINK_STEPS
+        )
+        kink = (small_jump > 0.2 * jump) & (small_jump > 2 * floor)
         found = derivative(
             evaluate,
             np.zeros(directions.shape),
@@ -103,4 +110,4 @@ def central_differences(
                 "atol": max(floor, np.finfo(np.float64).tiny),
             },
         )
-    return Differences(found.df, found.success & np.isfinite(found.df), float(floor))
+    return Differences(found.df, found.success & np.isfinite(found.df) & ~kink, float(floor))

@@ -28,17 +28,18 @@ class LeafCheck:
     gradient
         The leaf of the gradient, in the shape of its variable.
     entries
-        Flat positions (k,) of those compared; all, or a seeded sample.
+        Flat positions (k,) of those compared; all, or a sample.
     differences
         Central differences there (k,).
     resolved
-        (k,); False where differences did not settle, at a kink within the step for instance, or
-        where J is not finite nearby. These entries are left out of the error.
+        (k,); False at a kink, where differences did not settle, or where J is not finite nearby.
+        These entries are left out of the error.
     floor
         What round-off of J may have made of an entry's difference (k,).
     direction
         (gradient · v, the difference along v, its floor, ‖gradient ⊙ v‖) for a random direction v
-        of the whole leaf where only a sample of entries was compared, else None.
+        of the whole leaf where only a sample of entries was compared, else None; None too where
+        the difference along it did not settle.
     examples
         N of the mean, where it is known, for the diagnosis.
     """
@@ -87,8 +88,10 @@ class LeafCheck:
     @property
     def checked(self) -> str:
         """What was compared, in words."""
-        whole = self.direction is None
-        text = "all" if whole else f"{self.entries.size} of {self.gradient.size} + direction"
+        text = "all"
+        if self.entries.size < self.gradient.size:
+            text = f"{self.entries.size} of {self.gradient.size}"
+            text += "" if self.direction is None else " + direction"
         left_out = int(np.sum(~self.resolved))
         return f"{text}, {left_out} unresolved" if left_out else text
 
@@ -100,7 +103,7 @@ class LeafCheck:
         if not np.all(np.isfinite(self.gradient)):
             return "not finite"
         if not np.any(self.resolved):
-            return "differences do not settle"
+            return "nothing to compare: differences do not settle"
         d = self.differences[self.resolved]
         if np.linalg.norm(d) == 0:
             return "should be zero"
@@ -167,9 +170,10 @@ def compare_leaves(
     """Compare each leaf of a gradient with central differences of J.
 
     An entry moves by steps relative to max(|x|, rms of its leaf), x its value in `scales`; where
-    a whole leaf is zero, to the rms of all. Of a leaf of more than `sample` entries, a sample
-    drawn from a fixed seed is compared, and the derivative along one random direction of all its
-    entries, ±step each, which sees a mistake anywhere.
+    a whole leaf is zero, to the rms of all. Of a leaf of more than `sample` entries, a sample is
+    compared, half of it where the gradient is largest and half drawn from a fixed seed, and the
+    derivative along one random direction of all its entries, ±step each, which sees a mistake
+    anywhere.
 
     Parameters
     ----------
@@ -193,10 +197,7 @@ def compare_leaves(
     x = np.concatenate([leaf.ravel() for leaf in leaves])
     scale = np.concatenate(_scales(scales))
     signs = rng.choice([-1.0, 1.0], x.size)
-    picked = [
-        np.arange(n) if n <= sample else np.sort(rng.choice(n, sample, replace=False))
-        for n in sizes
-    ]
+    picked = [_sample(g.ravel(), sample, rng) for g in gradient]
     sampled = [l for l, n in enumerate(sizes) if n > sample]
     # A direction is coded by −1 − the number of its leaf.
     codes = [p + end - n for p, end, n in zip(picked, ends, sizes, strict=True)]
@@ -237,6 +238,15 @@ def compare_leaves(
             )
         )
     return checks
+
+
+def _sample(gradient: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions of all entries, or of the largest and of random others."""
+    if gradient.size <= size:
+        return np.arange(gradient.size)
+    order = np.argsort(-np.abs(gradient), kind="stable")
+    others = rng.choice(order[size // 2 :], size - size // 2, replace=False)
+    return np.sort(np.concatenate([order[: size // 2], others]))
 
 
 def _scales(values: Sequence[Any]) -> list[np.ndarray]:

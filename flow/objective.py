@@ -73,6 +73,9 @@ class Objective:
         times it are refused by `flow.integrate`.
     tally
         Gradients and Hessian-vector products spent through this object's methods.
+    backprop
+        The chain of layers and the loss of a `flow.Network`'s objective, for `flow.explain`; None
+        of any other.
 
     Raises
     ------
@@ -91,6 +94,8 @@ class Objective:
     >>> objective.hvp(objective.params, np.array([0.0, 1.0]))
     array([ 0., 10.])
     """
+
+    backprop: Any = None
 
     def __init__(
         self,
