@@ -37,6 +37,8 @@ NETWORKS = {
 class Configuration:
     """What the compiled engine costs beyond its gradients."""
 
+    networks: tuple[str, ...] = tuple(NETWORKS)
+    """Which networks, by name."""
     rounds: int = 7
     """Interleaved rounds; medians are of these."""
     t_factor: float = 1.0
@@ -113,7 +115,7 @@ def main() -> None:
     """Run from the command line."""
     config = tyro.cli(Configuration, description=__doc__)
     folder = new_run_folder("compiled_overhead", "TSRKC3", config.out)
-    table = pd.DataFrame({name: measure(name, config) for name in NETWORKS}).T
+    table = pd.DataFrame({name: measure(name, config) for name in config.networks}).T
     write_run(folder, config, {}, {}, {"table": table})
     print(table.to_string(float_format="{:.4g}".format))
     print(f"\ntable: {folder / 'table.csv'}")

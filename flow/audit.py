@@ -11,7 +11,7 @@ from flow.integration import rerun
 from flow.methods.catalogue import METHODS
 from flow.objective import Objective
 from flow.precision import double_precision
-from flow.trajectory import Trajectory
+from flow.trajectory import Trajectory, check_single
 
 _TIGHTER = 10.0
 
@@ -76,7 +76,8 @@ def audit(
     Raises
     ------
     ValueError
-        An error bar is asked for of a discrete run, or of a loaded one without its objective.
+        An error bar is asked for of a discrete run, or of a loaded one without its objective; or
+        this is an ensemble.
 
     Examples
     --------
@@ -88,6 +89,7 @@ def audit(
     >>> abs(report.energy_residual) < 1e-6, report.conserved["balancedness 1-2"] < 1e-6
     (True, True)
     """
+    check_single("flow.audit", path)
     if objective is None and path.dynamics is not None:
         objective = path.dynamics.objective
     if objective is not None and objective.size != path.theta.shape[1]:

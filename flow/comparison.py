@@ -10,7 +10,7 @@ from flow.audit import error_bars
 from flow.checks import positive
 from flow.curve import Curve
 from flow.integration import rerun
-from flow.trajectory import TIME_UNIT, Trajectory
+from flow.trajectory import TIME_UNIT, Trajectory, check_single
 
 if TYPE_CHECKING:
     import pandas
@@ -199,7 +199,8 @@ def compare(
     Raises
     ------
     ValueError
-        The runs are of different problems or initial parameters, or share no times after t = 0.
+        The runs are of different problems or initial parameters, or share no times after t = 0;
+        or one of them is an ensemble.
 
     Examples
     --------
@@ -214,6 +215,7 @@ def compare(
     """
     if not runs:
         raise ValueError("compare needs a reference and at least one other run")
+    check_single("flow.compare", reference, *runs)
     for run in runs:
         _check_same_problem(reference, run)
     matched = _match(reference, runs)

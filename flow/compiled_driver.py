@@ -2,22 +2,20 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from flow.driver import Driver, Point
+from flow.driver import ENDINGS, Driver, Point
 from flow.methods.compiled_loop import Found
 from flow.methods.kernel import Kernel
 from flow.methods.stabilised_solver import check_spectrum
 from flow.methods.stepping import BUDGET, FAILED, FINISHED, Limits
 from flow.progress import Progress
-from flow.recording import BudgetSpent, ObserverFailed
 
-# A chunk lasts about so long, so that Ctrl-C and the progress bar are answered ...
-CHUNK_SECONDS = 0.25
-# (the first, of unknown pace, so many steps) ...
-FIRST_CHUNK = 16
+# A chunk lasts about so long, so that Ctrl-C and the progress bar are answered; the first, whose
+# pace is not known, so many steps ...
+CHUNK_SECONDS, FIRST_CHUNK = 0.25, 16
 # ... and keeps at most so many numbers of saved states on the device.
 CHUNK_NUMBERS = 2**23
 
@@ -26,6 +24,9 @@ CHUNK_NUMBERS = 2**23
 class CompiledDriver(Driver):
     """Drives one run in chunks of many steps; its rows, budgets and results are `Driver`'s."""
 
+    engine: ClassVar[str] = "jax"
+
+    members: int = 1  # runs that share the device with this one
     loop: Kernel = field(init=False)
     carry: Any = field(init=False, default=None)
 
@@ -50,47 +51,49 @@ class CompiledDriver(Driver):
             return np.full(1, np.inf)
         saved = len(self.recorder.rows)
         # A function of the record may end the run at any saved time: one at a time, then.
-        room = 1 if self.stops.each_save else max(1, CHUNK_NUMBERS // self.flat.initial.size)
-        room = min(room, len(self.times))
+        room = CHUNK_NUMBERS // (self.flat.initial.size * self.members)
+        room = 1 if self.stops.each_save else max(1, room)
+        # A power of two, so that other numbers of times find the same function compiled.
+        room = min(room, 1 << (len(self.times) - 1).bit_length())
         due = self.times[saved : saved + room]
         return np.concatenate([due, np.full(room - len(due), np.inf)])
 
     def _drive(self, progress: Progress) -> str:
         try:
-            if self.affordable() < 2:  # noqa: PLR2004 - the first step's length costs two
-                self.meter.exhausted()
-            self.carry = self.loop.start(self.tolerance(), self._limits(0), 0.0, self.flat.initial)
-            self.spent_by_kernel(0, self.carry)
-            if hasattr(self.carry, "watch"):
-                check_spectrum(self.method.name, self.carry)
+            self.check_affords_start()
+            self.begin(self.loop.start(self.tolerance(), self._limits(0), 0.0, self.flat.initial))
             steps = FIRST_CHUNK
             while True:
-                self.meter.check_steps(self.steps)
                 began, before = time.perf_counter(), self.steps
-                if (result := self._advance(steps)) is not None:
+                limits, due = self.request(steps)
+                carry, found = self.loop.chunk(self.tolerance(), limits, due, self.carry)
+                if (result := self.receive(due, fetch(carry), fetch(found))) is not None:
                     return result
                 progress.update(self.reached.t, self.loss, self.meter.gradients)
-                pace = (time.perf_counter() - began) / max(1, self.steps - before)
-                steps = max(1, min(10 * steps, int(CHUNK_SECONDS / pace)))
-        except BudgetSpent as budget:
-            return f"budget spent at t = {self.reached.t:g}: {budget}{self._why_stalled()}"
-        except ObserverFailed as failure:
-            return f"ended at t = {self.reached.t:g}: {failure}"
-        except KeyboardInterrupt:
-            return f"interrupted at t = {self.reached.t:g}"
+                steps = paced(steps, self.steps - before, time.perf_counter() - began)
+        except ENDINGS as ending:
+            return self._cut_short(ending)
 
-    def _advance(self, steps: int) -> str | None:
-        """One chunk and everything that is due after it; a result if the run ends with it."""
-        # A run without times keeps every so-manieth step, and chunks end there.
-        steps = self.recorder.stride if self.times is None else steps
-        before, due = self.carry, self._due()
-        carry, found = self.loop.chunk(
-            self.tolerance(), self._limits(self.steps + steps), due, before
-        )
-        carry, found = _fetch(carry), _fetch(found)
+    def begin(self, carry: Any) -> None:
+        """Take what the loop starts with."""
         self.carry = carry
+        self.spent_by_kernel(0, carry)
+        if hasattr(carry, "watch"):
+            check_spectrum(self.method.name, carry)
+
+    def request(self, steps: float) -> tuple[Limits, np.ndarray]:
+        """What to ask of the next chunk: its limits, and the times to save at."""
+        if not self._behind():
+            self.meter.check_steps(self.steps)
+        if self.times is None:  # it keeps every so-manieth step, and chunks end there
+            stride = self.recorder.stride
+            steps = min(steps, stride - self.steps % stride)
+        return self._limits(self.steps + steps), self._due()
+
+    def receive(self, due: np.ndarray, carry: Any, found: Found) -> str | None:
+        """Everything that is due after a chunk; a result if the run ends with it."""
+        before, self.carry = self.carry, carry
         point = Point(float(carry.t), carry.y, carry.measures)
-        self.latest = Point(point.t, point.y, carry.attempted)
         moved = point.t > self.reached.t
         self.reached, self.steps, self.rejected, self.dissipated, self.largest_rise = (
             point,
@@ -102,8 +105,9 @@ class CompiledDriver(Driver):
         self.looks += _looks(found)
         self.spent_by_kernel(before.evaluations, carry)
         result = self._save_found(due, found, point, moved)
-        if result is not None:
+        if result is not None or self._behind():
             return result
+        self.latest = Point(point.t, point.y, carry.attempted)
         self.loss = float(carry.measures[0])
         status = int(carry.status)
         if status == BUDGET:
@@ -115,10 +119,17 @@ class CompiledDriver(Driver):
         loss, norm = map(float, carry.measures)
         return self._stopped({"t": point.t, "loss": loss, "gradient_norm": norm}, saved=False)
 
+    def _behind(self) -> bool:
+        """Whether a chunk had no room for all states that are due; the next one brings them."""
+        saved = len(self.recorder.rows)
+        due = self.times is not None and saved < len(self.times)
+        return due and self.times[saved] <= self.reached.t
+
     def _save_found(self, due: np.ndarray, found: Found, point: Point, moved: bool) -> str | None:
         """Keep the states that were passed; a result if one of them ends the run."""
         if self.times is None:
-            return self._save(point) if moved and self.recorder.wants() else None
+            due = moved and self.steps % self.recorder.stride == 0
+            return self._save(point) if due else None
         for t, y in zip(due[: int(found.saved)], found.states, strict=False):
             at = point if t == point.t else Point(float(t), y)
             if (result := self._save(at)) is not None:
@@ -129,7 +140,13 @@ class CompiledDriver(Driver):
         return None
 
 
-def _fetch(tree: Any) -> Any:
+def paced(steps: int, taken: int, seconds: float) -> int:
+    """Steps of the next chunk, from what this one of `steps` took."""
+    pace = seconds / max(1, taken)
+    return max(1, min(10 * steps, int(CHUNK_SECONDS / pace)))
+
+
+def fetch(tree: Any) -> Any:
     """The device's arrays as numpy's."""
     import jax
 

@@ -1,9 +1,10 @@
 """The loop around `OdeSolver.step`: saving, stopping, budgets, and the energy integral."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +38,8 @@ KINK_REMEDY = (
 # At its stability limit an explicit method is rejected about once in five attempts; one that is
 # rejected twice as often is held up by something else.
 STALLED = 0.4
+# What may end a run at any moment; what there is then is kept.
+ENDINGS = (BudgetSpent, ObserverFailed, KeyboardInterrupt)
 
 
 @dataclass
@@ -48,9 +51,32 @@ class Point:
     measures: Any = None
 
 
+def kernel_of(
+    dynamics: Dynamics, flat: FlatDynamics, method: Method, over: Callable | None = None
+) -> Kernel:
+    """The method as a compiled loop on a dynamics; `over` many members, if given."""
+
+    def rate(derivatives: Any) -> Any:
+        rates = dynamics.dissipation(derivatives)
+        return jnp.full(derivatives.shape[0], jnp.nan) if rates is None else rates
+
+    return device_kernel(
+        method.name,
+        method.stepper,
+        lambda key, build: dynamics.objective.compiled((*key, dynamics), build),
+        flat.traced,
+        rate,
+        dynamics.ascent,
+        dynamics.objective.data,
+        over,
+    )
+
+
 @dataclass
 class Driver:
     """Drives one run; every argument has been checked by `flow.integrate`."""
+
+    engine: ClassVar[str] = "scipy"
 
     dynamics: Dynamics
     method: Method
@@ -90,10 +116,7 @@ class Driver:
         """Set up, compile, drive, and return what there is, however it ended."""
         started = time.perf_counter()
         self.flat = flatten(self.dynamics)
-        self.reached = Point(0.0, self.flat.initial)
-        first = self._measured(self.reached)
-        check_start(*first)
-        self.loss = float(first[0])
+        first = self._first_look()
         self._compile()
         result = self._save_up_to(self.reached, None)
         compile_seconds = time.perf_counter() - started
@@ -103,6 +126,14 @@ class Driver:
         self._save_end(ended)
         seconds = time.perf_counter() - started - compile_seconds
         return self._trajectory(ended, first, seconds, compile_seconds)
+
+    def _first_look(self) -> np.ndarray:
+        """J and ‖∇J‖ where the run starts."""
+        self.reached = Point(0.0, self.flat.initial)
+        first = self._measured(self.reached)
+        check_start(*first)
+        self.loss = float(first[0])
+        return first
 
     def _compile(self) -> None:
         """Call what the solver will call, so that its seconds are not counted as the run's."""
@@ -117,21 +148,7 @@ class Driver:
 
     def kernel(self) -> Kernel:
         """The method as a compiled loop on this dynamics."""
-        objective, dynamics = self.dynamics.objective, self.dynamics
-
-        def rate(derivatives: Any) -> Any:
-            rates = dynamics.dissipation(derivatives)
-            return jnp.full(derivatives.shape[0], jnp.nan) if rates is None else rates
-
-        return device_kernel(
-            self.method.name,
-            self.method.stepper,
-            lambda key, build: objective.compiled((*key, dynamics), build),
-            self.flat.traced,
-            rate,
-            dynamics.ascent,
-            objective.data,
-        )
+        return kernel_of(self.dynamics, self.flat, self.method)
 
     def tolerance(self) -> Tolerance:
         """What the kernel takes as rtol, atol and unit roundoff."""
@@ -153,17 +170,22 @@ class Driver:
                     return f"reached t = {solver.t:g}"
                 progress.update(solver.t, self.loss, self.meter.gradients)
                 solver = self._go_on_with(solver)
-        except BudgetSpent as budget:
-            return f"budget spent at t = {self.reached.t:g}: {budget}{self._why_stalled()}"
-        except ObserverFailed as failure:
-            return f"ended at t = {self.reached.t:g}: {failure}"
-        except KeyboardInterrupt:
-            return f"interrupted at t = {self.reached.t:g}"
+        except ENDINGS as ending:
+            return self._cut_short(ending)
         except (ValueError, np.linalg.LinAlgError) as error:
             # scipy's linear algebra refuses NaN and inf; anything else is a fault to be seen.
             if np.all(np.isfinite(self.latest.measures)):
                 raise
             return self._failed(str(error))
+
+    def _cut_short(self, ending: BaseException) -> str:
+        """The result of a run that one of `ENDINGS` ended."""
+        t = f"t = {self.reached.t:g}"
+        if isinstance(ending, KeyboardInterrupt):
+            return f"interrupted at {t}"
+        if isinstance(ending, BudgetSpent):
+            return f"budget spent at {t}: {ending}{self._why_stalled()}"
+        return f"ended at {t}: {ending}"
 
     def _go_on_with(self, solver: OdeSolver) -> OdeSolver:
         """The solver of the next step: the same."""
@@ -179,6 +201,7 @@ class Driver:
                 "most": self.affordable(),
                 "resolution": self.dynamics.objective.resolution,
             }
+            self.check_affords_start()
         solver = self.method.solver(self._rhs, start.t, start.y, self.t, **options)
         self.cap = None
         if self.method.real_limit is not None and self.dynamics.has_real_spectrum:
@@ -194,9 +217,14 @@ class Driver:
         gradients, hvps = self.dynamics.cost
         return np.floor(self.meter.left / (gradients + 2 * hvps))
 
+    def check_affords_start(self) -> None:
+        """Raise `BudgetSpent` if a kernel's first step, whose length costs two, is beyond it."""
+        if self.affordable() < 2:  # noqa: PLR2004
+            self.meter.exhausted()
+
     def spent_by_kernel(self, before: Any, carry: Any) -> None:
         """Count what a kernel spent since `before` evaluations, within what was affordable."""
-        evaluations = round(float(carry.evaluations - before))
+        evaluations = round(float(carry.evaluations) - float(before))
         gradients, hvps = self.dynamics.cost
         self.meter.gradients += gradients * evaluations
         self.meter.hvps += hvps * evaluations
@@ -251,6 +279,7 @@ class Driver:
         if not np.all(np.isfinite(solver.y if point.measures is None else point.measures)):
             return self._failed("the state became non-finite")
         rejected = self._rejections(solver)
+        attempts = None if rejected is None else rejected - self.rejected + 1
         before = self.dissipated
         gain = None if before is None else self._gain(solver)
         # At once, so that an interrupt finds the books of this step or of the last.
@@ -261,10 +290,9 @@ class Driver:
             None if gain is None else before + gain,
         )
         result = self._save_up_to(point, solver)
-        if self.cap is not None and solver.status == "running":
-            attempts = self.method.attempts(self.evaluated, solver.t_old)
-            if (eigenvalue := self.cap.update(solver, attempts)) is not None:
-                self.looks.append((point.t, float(eigenvalue)))
+        capped = self.cap is not None and result is None and solver.status == "running"
+        if capped and (eigenvalue := self.cap.update(solver, attempts)) is not None:
+            self.looks.append((point.t, float(eigenvalue)))
         if self.reached is not point and self.dissipated is not None:
             # A saved record within the step ended the run: it ends there.
             end = self.reached.t
@@ -278,7 +306,7 @@ class Driver:
     def _rejections(self, solver: OdeSolver) -> int | None:
         """Rejected attempts up to and with this step, where the method tells."""
         if self.method.stabilised:
-            return self.rejected + round(float(solver.carry.rejected - self.before.rejected))
+            return self.rejected + round(float(solver.carry.rejected) - float(self.before.rejected))
         if self.method.attempts is None:
             return None
         return self.rejected + self.method.attempts(self.evaluated, solver.t_old) - 1
@@ -287,7 +315,7 @@ class Driver:
         """∫ rate dt over the step."""
         if not self.method.stabilised:
             return dissipated(solver, self.dynamics.dissipation)
-        gain = float(solver.carry.dissipated - self.before.dissipated)
+        gain = float(solver.carry.dissipated) - float(self.before.dissipated)
         return None if np.isnan(gain) else gain
 
     def _seen(self, point: Point) -> tuple[float, float]:
@@ -404,6 +432,7 @@ class Driver:
                 "dynamics": name,
                 "ascent": self.dynamics.ascent,
                 "method": self.name,
+                "engine": self.engine,
                 "t": self.t,
                 **self.settings,
                 "problem": problem(objective, *first),

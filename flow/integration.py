@@ -1,6 +1,7 @@
 """`integrate`: a dynamics, a method and what to keep; checked at the door, then driven."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from math import inf, isfinite, isnan
 from typing import Any
 
@@ -12,6 +13,8 @@ from flow.checks import choice, positive, real
 from flow.compiled_driver import CompiledDriver
 from flow.driver import Driver
 from flow.dynamics import Dynamics, GradientFlow
+from flow.ensemble_driver import EnsembleDriver, Member
+from flow.initialisations import initialisations
 from flow.methods.catalogue import Method, check_dense, find_method
 from flow.objective import Objective
 from flow.observe import Observer
@@ -45,6 +48,7 @@ def integrate(
     checkpoint: None = None,
     progress: bool = True,
     engine: str = "scipy",
+    ensemble: Any = None,
 ) -> Trajectory:
     """Integrate a dynamics, the gradient flow θ̇ = −∇J(θ) of an objective by default.
 
@@ -89,10 +93,17 @@ def integrate(
         "scipy" steps on the host. "jax" runs the whole loop compiled on the device, in chunks of a
         quarter of a second that Ctrl-C is answered between; it has "TSRKC3" (its default where the
         Jacobian is symmetric), "RKC2", and diffrax's "Tsit5" and "Dopri8" (its default elsewhere).
+    ensemble
+        Many θ₀ in place of the objective's, integrated side by side by engine="jax": an array
+        (members, n), or a pytree like the parameters whose leaves have a leading axis of members.
+        Each member has its own steps, budgets and end, and is what a run from its θ₀ alone is,
+        but for rounding; observers are handed the objective of the member. Members share the
+        right-hand side that is compiled for `dynamics`: θ₀ may enter it by `initial_state` alone.
 
     Returns
     -------
     Trajectory
+        Of an ensemble with a leading axis of members; see `Trajectory.member`.
         Also if a budget, Ctrl-C, a stalled or a non-finite right-hand side ended the run early:
         then its last row is the last accepted step, and `result` says what happened.
 
@@ -118,6 +129,13 @@ def integrate(
     >>> path = flow.integrate(stiff, t=10.0, method="TSRKC3", rtol=1e-3, engine="jax")
     >>> path.stats["gradients"] < 4000, bool(abs(path.theta[-1, 0] - np.exp(-10.0)) < 1e-5)
     (True, True)
+
+    Sixteen initialisations in one call:
+
+    >>> theta = np.random.default_rng(0).standard_normal((16, 2))
+    >>> paths = flow.integrate(objective, t=3.0, engine="jax", ensemble=theta, rtol=1e-8)
+    >>> paths.theta.shape, np.allclose(paths.theta[:, -1], np.exp(-3.0) * theta, atol=1e-6)
+    ((16, 200, 2), True)
     """
     if isinstance(dynamics, Objective):
         dynamics = GradientFlow(dynamics)
@@ -127,6 +145,8 @@ def integrate(
     choice("spacing", spacing, SPACINGS)
     if checkpoint is not None:
         raise ValueError("checkpoint is not available yet; leave it None")
+    if ensemble is not None and engine != "jax":
+        raise ValueError(f"ensemble needs engine='jax', got engine={engine!r}")
     chosen = find_method(method, engine, dynamics.has_real_spectrum)
     check_dense(chosen, dynamics.objective.size)
     meter = Meter(max_gradients, max_steps, max_seconds)
@@ -138,12 +158,22 @@ def integrate(
     if thinned and spacing != "linear":
         raise ValueError(f"spacing={spacing!r} needs a finite t, got inf")
     most = number_of_times(save) if thinned else None
-    recorder = Recorder(dynamics.objective, observe, most)
-    make = AutoDriver if chosen.name == "auto" else ENGINES[engine]
-    driver = make(dynamics, chosen, t, settings, times, stops, meter, recorder)
+
+    def driver(make: type[Driver], dynamics: Dynamics, **options: Any) -> Driver:
+        recorder = Recorder(dynamics.objective, observe, most)
+        meter = Meter(max_gradients, max_steps, max_seconds)
+        return make(dynamics, chosen, t, settings, times, stops, meter, recorder, **options)
+
+    if ensemble is None:
+        run = driver(AutoDriver if chosen.name == "auto" else ENGINES[engine], dynamics)
+    else:
+        starts = initialisations(dynamics.objective, ensemble)
+        own = [replace(dynamics, objective=start) for start in starts]
+        members = [driver(Member, moved, members=len(own)) for moved in own]
+        run = EnsembleDriver(dynamics, chosen, members)
     threaded = chosen.dense and dynamics.objective.size > THREADED_SIZE
     with double_precision(), single_blas_thread(not threaded), np.errstate(all="ignore"):
-        return driver.run(progress)
+        return run.run(progress)
 
 
 def rerun(path: Trajectory, times: np.ndarray, *, progress: bool, **changes: Any) -> Trajectory:
@@ -158,6 +188,7 @@ def rerun(path: Trajectory, times: np.ndarray, *, progress: bool, **changes: Any
         max(path.stats["t_end"], times[-1]),
         method=path.solver or path.config["method"],
         save=times,
+        engine=path.config.get("engine", "scipy"),
         progress=progress,
         **settings | changes,
     )

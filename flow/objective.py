@@ -132,12 +132,7 @@ class Objective:
         )
         self._check_hand_gradient(params64)
         self.resolution = self._check_precision(params64)
-        value = self.value(params)
-        if not np.isfinite(value):
-            raise ValueError(
-                f"loss is {value} at the initial parameters; start from parameters (and data) "
-                "at which it is finite"
-            )
+        _check_finite(self.value(params))
         self.tally = Tally()
 
     # ---- pure functions, for dynamics and user code that is itself traced by JAX
@@ -327,6 +322,35 @@ class Objective:
         view.tally = Tally()
         return view
 
+    def starting_at(self, params: PyTree) -> "Objective":
+        """The same loss from another θ₀: a view of the same data and compiled functions.
+
+        Parameters
+        ----------
+        params
+            θ₀, of the structure and shapes of the objective's own.
+
+        Raises
+        ------
+        TypeError
+            A leaf is not floating-point.
+        ValueError
+            Structure or shapes differ, or the loss is not finite there.
+
+        Examples
+        --------
+        >>> import numpy as np, flow
+        >>> objective = flow.Objective(lambda x: x @ x, np.array([1.0, 2.0]))
+        >>> elsewhere = objective.starting_at(np.array([3.0, 4.0]))
+        >>> elsewhere.theta, objective.theta
+        (array([3., 4.]), array([1., 2.]))
+        """
+        as_parameters(params)
+        view = self.counted()
+        view.params, view.theta = params, self.flatten(params)
+        _check_finite(self.value(params))
+        return view
+
     def compiled(self, key: Any, build: Callable[[], Any]) -> Any:
         """Return the jitted function kept under `key`, made by `build` on first use.
 
@@ -465,6 +489,14 @@ class Objective:
                 stacklevel=3,
             )
         return max(eps, float(np.finfo(self._dtype).eps))
+
+
+def _check_finite(value: float) -> None:
+    if not np.isfinite(value):
+        raise ValueError(
+            f"loss is {value} at the initial parameters; start from parameters (and data) "
+            "at which it is finite"
+        )
 
 
 def _loss_of(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flow.trajectory import Trajectory
+from flow.trajectory import Trajectory, check_single
 
 if TYPE_CHECKING:
     from flow.comparison import Comparison
@@ -59,6 +59,7 @@ def plane(*runs: Trajectory, ax: Any = None) -> Any:
 
     Each run is given the same weight. The axes carry the share of the variance they capture.
     """
+    check_single("flow.plots.plane", *runs)
     ax = _axes(ax)
     start = runs[0].theta[0]
     weighted = [(run.theta - start) / np.sqrt(len(run.theta)) for run in runs]
@@ -115,6 +116,7 @@ def comparison(comparison: "Comparison", figure: Any = None) -> Any:
 
 
 def _against_time(runs: Sequence[Trajectory], quantity: str, label: str, ax: Any) -> Any:
+    check_single(f"flow.plots.{quantity}", *runs)
     ax = _axes(ax)
     for i, run in enumerate(runs):
         ax.plot(

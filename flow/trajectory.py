@@ -4,7 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,6 +32,10 @@ _PACKAGES = ["gradient-flow", "jax", "numpy", "scipy", "optax"]
 class Trajectory:
     """What a run computed, in numpy float64.
 
+    Of an ensemble (``integrate(..., ensemble=...)``) the first axis of every array is the member,
+    and rows that a member lacks beside the longest are NaN; every entry of `stats` is a list, one
+    entry a member. `member` gives the runs one by one, of the shapes below.
+
     Attributes
     ----------
     t
@@ -50,21 +54,23 @@ class Trajectory:
         where the method does not tell), "seconds" without "compile_seconds". And what it met:
         "dissipated" = ∫‖∇J‖² dt up to "t_end", "loss_first", "loss_last", "largest_rise" of J
         between steps (where a method does not evaluate J there: between saves). Uphill,
-        "dissipated" is −∫‖∇J‖² dt and "largest_rise" that of −J.
+        "dissipated" is −∫‖∇J‖² dt and "largest_rise" that of −J. Of an ensemble, the seconds are
+        those of the whole call in every entry, and "result" has each member's.
     result
-        Why it ended, a sentence.
+        Why it ended, a sentence; of an ensemble, which members ended how.
     config
         What was run: kind, method, tolerances, learning rate, clock, problem, seed.
     dynamics
-        The dynamics that moved, for a flow computed in this process; None after loading.
+        The dynamics that moved, for a flow computed in this process; None after loading. Of an
+        ensemble a tuple, each with its own θ₀.
     solver
         Its `scipy.integrate.OdeSolver` class, likewise.
     """
 
-    t: Float64[np.ndarray, "times"]
-    theta: Float64[np.ndarray, "times n"]
-    loss: Float64[np.ndarray, "times"]
-    gradient_norm: Float64[np.ndarray, "times"]
+    t: Float64[np.ndarray, "*members times"]
+    theta: Float64[np.ndarray, "*members times n"]
+    loss: Float64[np.ndarray, "*members times"]
+    gradient_norm: Float64[np.ndarray, "*members times"]
     state: Mapping[str, np.ndarray]
     observed: Mapping[str, np.ndarray]
     stats: Mapping[str, Any]
@@ -83,6 +89,50 @@ class Trajectory:
         """What tables and figures call it."""
         return self.config["label"]
 
+    @property
+    def members(self) -> int | None:
+        """How many runs an ensemble has; None for a single run."""
+        return None if self.t.ndim == 1 else len(self.t)
+
+    def member(self, i: int) -> "Trajectory":
+        """The i-th run of an ensemble by itself, without the padding.
+
+        Raises
+        ------
+        ValueError
+            This is a single run.
+        IndexError
+            There is no such member.
+
+        Examples
+        --------
+        >>> import flow, numpy as np
+        >>> objective = flow.Objective(lambda x: 0.5 * x @ x, np.array([1.0, 2.0]))
+        >>> theta = np.array([[1.0, 2.0], [-3.0, 0.0]])
+        >>> paths = flow.integrate(objective, t=1.0, engine="jax", ensemble=theta, save=5)
+        >>> paths.theta.shape, paths.member(1).theta.shape
+        ((2, 5, 2), (5, 2))
+        """
+        if self.members is None:
+            raise ValueError("this is a single run and has no members; use it as it is")
+        if not -self.members <= i < self.members:
+            raise IndexError(f"member {i} of an ensemble of {self.members}")
+        kept = ~np.isnan(self.t[i])
+        stats = {name: entries[i] for name, entries in self.stats.items() if name != "result"}
+        return replace(
+            self,
+            t=self.t[i][kept],
+            theta=self.theta[i][kept],
+            loss=self.loss[i][kept],
+            gradient_norm=self.gradient_norm[i][kept],
+            state={name: a[i][kept] for name, a in self.state.items()},
+            observed={name: a[i][kept] for name, a in self.observed.items()},
+            stats=stats,
+            result=self.stats["result"][i],
+            config={**self.config, "problem": self.config["problem"][i]},
+            dynamics=None if self.dynamics is None else self.dynamics[i],
+        )
+
     def params(self, i: int) -> PyTree:
         """Parameters at the i-th saved time, a pytree like the θ₀ that the user gave.
 
@@ -90,8 +140,9 @@ class Trajectory:
         ------
         ValueError
             The run was loaded and its parameters are in containers that no file can restore;
-            ``flow.load(path, like=params)`` restores them.
+            ``flow.load(path, like=params)`` restores them. Or this is an ensemble.
         """
+        check_single("path.params", self)
         if self.unflatten is not None:
             return self.unflatten(self.theta[i])
         if self.structure is None:
@@ -103,6 +154,12 @@ class Trajectory:
 
     def __repr__(self) -> str:
         """A line that tells runs apart."""
+        if self.members is not None:
+            return (
+                f"<Trajectory {self.label}: {self.members} members to t = {np.nanmax(self.t):g}, "
+                f"{self.theta.shape[-1]} parameters, {sum(self.stats['gradients']):,} gradients; "
+                f"{self.result}>"
+            )
         return (
             f"<Trajectory {self.label}: {len(self.t)} times to t = {self.t[-1]:g}, "
             f"{self.theta.shape[1]} parameters, J {self.loss[0]:.4g} → {self.loss[-1]:.4g}, "
@@ -113,19 +170,20 @@ class Trajectory:
         """The run as an `xarray.Dataset` with units; configuration and cost are attributes."""
         import xarray
 
+        time = ("time",) if self.members is None else ("member", "time")
         variables: dict[str, Any] = {
-            "theta": (("time", "parameter"), self.theta, {"long_name": "parameters, flat"}),
-            "loss": ("time", self.loss, {"long_name": "J, mean over examples"}),
-            "gradient_norm": ("time", self.gradient_norm, {"long_name": "‖∇J‖"}),
+            "theta": ((*time, "parameter"), self.theta, {"long_name": "parameters, flat"}),
+            "loss": (time, self.loss, {"long_name": "J, mean over examples"}),
+            "gradient_norm": (time, self.gradient_norm, {"long_name": "‖∇J‖"}),
         }
         for group, arrays in (("state", self.state), ("observed", self.observed)):
             for name, array in arrays.items():
-                axes = [f"{group}_{name}_{i}" for i in range(1, array.ndim)]
-                variables[f"{group}:{name}"] = (("time", *axes), array)
+                axes = [f"{group}_{name}_{i}" for i in range(1, array.ndim - len(time) + 1)]
+                variables[f"{group}:{name}"] = ((*time, *axes), array)
         clock = {"long_name": "flow time", "units": TIME_UNIT}
         return xarray.Dataset(
             variables,
-            coords={"t": ("time", self.t, clock)},
+            coords={"t": (time, self.t, clock)},
             attrs={
                 "format": FORMAT,
                 "format_version": FORMAT_VERSION,
@@ -217,7 +275,7 @@ def load(path: str | os.PathLike, like: PyTree = None) -> Trajectory:
         config=json.loads(dataset.attrs["config"]),
         structure=json.loads(dataset.attrs["structure"]),
         versions=json.loads(dataset.attrs["versions"]),
-        unflatten=None if like is None else _like(like, theta.shape[1]),
+        unflatten=None if like is None else _like(like, theta.shape[-1]),
     )
 
 
@@ -233,6 +291,16 @@ def _like(like: PyTree, size: int) -> Callable[[np.ndarray], PyTree]:
         return jax.tree.unflatten(treedef, shaped)
 
     return unflatten
+
+
+def check_single(what: str, *runs: Trajectory) -> None:
+    """Refuse an ensemble where one run is asked for."""
+    for run in runs:
+        if run.members is not None:
+            raise ValueError(
+                f"{what} is of one run, but this is an ensemble of {run.members}; take one by "
+                "path.member(i)"
+            )
 
 
 def problem(objective: Objective, loss: float, gradient_norm: float) -> dict[str, float]:

@@ -86,7 +86,7 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
         np.array(initial),
         call,
         derivative,
-        lambda t, y: np.array(compiled(jacobian)(t, y, data)),
+        lambda t, y: np.array(compiled(jacobian)(float(t), y, data)),
         (lambda y: y) if is_theta else (lambda y: np.array(compiled(params)(y))),
         (lambda y: {})
         if bare

@@ -118,7 +118,9 @@ def chunk(
 
     def body(loop: tuple[Any, Found]) -> tuple[Any, Found]:
         before, found = loop
-        carry = stepper.attempt(problem, tolerance, limits, before)
+        # The budget is also for the measures at the saved times, one evaluation each.
+        left = limits._replace(evaluations=limits.evaluations - found.saved)
+        carry = stepper.attempt(problem, tolerance, left, before)
         if hasattr(carry, "watch"):
             looked = carry.watch.spent > before.watch.spent
             # An entry that is not kept is overwritten by the next one.
@@ -130,6 +132,15 @@ def chunk(
         return carry, save(carry, found)
 
     return jax.lax.while_loop(going, body, (carry, save(carry, found)))
+
+
+def measured(_: Stepper, problem: Problem, times: Any, found: Found) -> Any:
+    """J and ‖∇J‖ at the states that a chunk found, (times, 2)."""
+
+    def one(k: Any, measures: Any) -> Any:
+        return measures.at[k].set(problem.derivative(times[k], found.states[k])[1])
+
+    return jax.lax.fori_loop(0, found.saved, one, jnp.zeros((times.shape[0], 2)))
 
 
 def remainder(stepper: Stepper, problem: Problem, carry: Any, t: Any) -> Any:

@@ -27,6 +27,8 @@ class Kernel:
         (tolerance, limits, carry) ↦ carry after the steps that the limits allow.
     chunk
         (tolerance, limits, times, carry) ↦ carry and what was found on the way.
+    measured
+        (times, found) ↦ J and ‖∇J‖ at the states that a chunk found.
     remainder
         (carry, t) ↦ the energy dissipated from t to the end of the last step.
     """
@@ -34,6 +36,7 @@ class Kernel:
     start: Callable
     advance: Callable
     chunk: Callable | None = None
+    measured: Callable | None = None
     remainder: Callable | None = None
 
 
@@ -48,6 +51,21 @@ def host_kernel(plan: Callable[..., Plan], problem: Problem) -> Kernel:
     return Kernel(partial(stabilised.start, HOST, problem), advance)
 
 
+def side_by_side(run: Callable, *arguments: Any) -> Any:
+    """Many members at once, each call of the gradient being of all.
+
+    A loop goes on until every member has ended; those that have are not changed by it, as
+    `jax.vmap` masks the carry of a `while_loop`. At each attempt all wait for the member with the
+    most stages.
+    """
+    return jax.vmap(run)(*arguments)
+
+
+def in_turn(run: Callable, *arguments: Any) -> Any:
+    """Many members in one call, one after the other, none waiting for another's stages."""
+    return jax.lax.map(lambda one: run(*one), arguments)
+
+
 def device_kernel(
     name: str,
     make: Callable[[], Stepper],
@@ -56,6 +74,7 @@ def device_kernel(
     rate: Callable,
     uphill: bool,
     data: Any,
+    over: Callable | None = None,
 ) -> Kernel:
     """A method compiled for one problem.
 
@@ -73,34 +92,43 @@ def device_kernel(
         Whether J is to rise.
     data
         Handed to the compiled functions, so that it is no constant of theirs.
+    over
+        `side_by_side` or `in_turn`, for all but `remainder` to be of many members at once: then
+        every argument has a leading axis, the member.
     """
     # Scalars travel as one type, or every new Python type would compile again.
     as_scalars = partial(jax.tree.map, np.float64)
 
-    def compiled(function: Callable) -> Callable:
+    def compiled(function: Callable, over: Callable | None) -> Callable:
         def build() -> Callable:
             stepper = make()
 
             def run(data: Any, *arguments: Any) -> Any:
                 problem = Problem(lambda t, y: derivative(t, y, data), rate, uphill)
-                return function(stepper, problem, *arguments)
+                found = function(stepper, problem, *arguments)
+                # Python's scalars make weak types, for which the next call would compile again.
+                return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), found)
 
-            return jax.jit(run)
+            def members(data: Any, *arguments: Any) -> Any:
+                return over(partial(run, data), *arguments)
 
-        return partial(keep((function.__name__, name), build), data)
+            return jax.jit(members if over else run)
+
+        return partial(keep((function.__name__, name, over), build), data)
 
     def start(stepper: Stepper, problem: Problem, *arguments: Any) -> Any:
         return stepper.start(problem, *arguments)
 
-    def remainder(stepper: Stepper, problem: Problem, carry: Any, t: Any) -> Any:
-        return compiled_loop.remainder(stepper, problem, carry, t)
-
-    begin, go, take = map(compiled, (start, compiled_loop.advance, compiled_loop.chunk))
+    begin, go, take, measured = (
+        compiled(f, over)
+        for f in (start, compiled_loop.advance, compiled_loop.chunk, compiled_loop.measured)
+    )
     return Kernel(
         lambda tolerance, limits, t, y: begin(as_scalars(tolerance), as_scalars(limits), t, y),
         lambda tolerance, limits, carry: go(as_scalars(tolerance), as_scalars(limits), carry),
         lambda tolerance, limits, times, carry: take(
             as_scalars(tolerance), as_scalars(limits), times, carry
         ),
-        compiled(remainder),
+        measured,
+        compiled(compiled_loop.remainder, None),
     )

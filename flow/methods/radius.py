@@ -52,7 +52,9 @@ def start(backend: Backend, y: Any, f: Any) -> Watch:
     """
     xp = backend.xp
     chance = xp.asarray(np.random.default_rng(0).standard_normal(y.shape[0]))
-    vector = chance / _norm(xp, chance) + f / xp.maximum(_norm(xp, f), _TINY)
+    # Of the sign that keeps the two from cancelling, as they would where n = 1.
+    along = xp.where(xp.vdot(chance, f) < 0.0, -f, f)
+    vector = chance / _norm(xp, chance) + along / xp.maximum(_norm(xp, f), _TINY)
     zero = xp.asarray(0.0)
     return Watch(vector / _norm(xp, vector), zero, zero, zero + 1.0, zero, zero)
 
@@ -91,7 +93,10 @@ def refine(
             vector=vector,
             radius=radius,
             eigenvalue=-xp.vdot(v, product),
-            alignment=xp.where(i > 0, xp.vdot(before, vector), 1.0),
+            # An iteration that the budget cut short says nothing.
+            alignment=xp.where(
+                (change <= CONVERGED) | (i + 1 == COLD), xp.vdot(before, vector), 1.0
+            ),
             spent=watch.spent + 1.0,
         )
         return i + 1, xp.where(radius > 0.0, change, 0.0), v, turned

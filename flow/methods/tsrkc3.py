@@ -33,7 +33,8 @@ def plan(xp: Any, z: Any, q: Any, s: Any = None) -> Plan:
     w0 = xp.cosh(alpha)
     first, second, third = derivatives(xp, s, w0)
     half = (1.0 - q) * second
-    w1 = (half + xp.sqrt(half**2 + 4.0 * third * q * first)) / (2.0 * third)
+    # Free of cancellation where the step before was far longer: the last step is what is left.
+    w1 = 2.0 * q * first / (xp.sqrt(half**2 + 4.0 * third * q * first) - half)
     b1 = xp.sinh((s - 2.0) * alpha) / (4.0 * xp.sinh((s - 1.0) * alpha))
     b_s = second / first**2
     a = (1.0 + q) / (q * first + w1 * second)

@@ -1,0 +1,81 @@
+"""The benchmark of integrators at a small size, and its own arithmetic."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import flow
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+from problems import PROBLEMS  # noqa: E402
+from work_precision import at_error  # noqa: E402
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run an experiment as a user does."""
+    command = [sys.executable, EXPERIMENTS / script, *arguments, "--quiet"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_cost_at_an_error_is_interpolated_between_runs():
+    """Assert a power law's cost in closed form, and no extrapolation to smaller errors."""
+    errors = np.array([1e-6, 1e-2, 1e-4])
+    table = pd.DataFrame({"error": errors, "cost": errors**-0.5})
+    assert at_error(table, 1e-3, "cost") == pytest.approx(1e-3**-0.5)
+    assert np.isnan(at_error(table, 1e-7, "cost"))
+    assert at_error(table, 1.0, "cost") == pytest.approx(10.0)
+
+
+def test_runs_are_those_that_integrate_makes(tmp_path: Path):
+    """Assert errors within ten times rtol, costs that a run of one's own repeats, and figures."""
+    answer = run(
+        "work_precision.py", "--problems", "2-3-2", "--rtols", "1e-3", "1e-5", "--no-peers",
+        "--no-growth", "--repeats", "1", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    (folder,) = (tmp_path / "work_precision").iterdir()
+    runs = pd.read_csv(folder / "runs.csv")
+    assert set(runs["method"]) == {"RKC2", "TSRKC3", "auto", "Radau", "DOP853"}
+    assert (runs["error"] <= 10 * runs["rtol"]).all()
+    problem = PROBLEMS["2-3-2"]
+    for rtol in (1e-3, 1e-5):
+        path = flow.integrate(
+            problem.make(), problem.t, method="TSRKC3", rtol=rtol, atol=1e-3 * rtol,
+            save=[problem.t],
+        )  # fmt: skip
+        row = runs[(runs["method"] == "TSRKC3") & (runs["rtol"] == rtol)]
+        assert row["cost"].item() == path.stats["gradients"]
+    auto = pd.read_csv(folder / "auto.csv")
+    assert (auto["auto"] <= 1.3 * auto["best"] + 60).all()
+    for name in ("cost.png", "seconds.png"):
+        with Image.open(folder / name) as figure:
+            assert figure.info["Source"] == str(folder)
+    assert str(folder / "cost.png") in answer.stdout
+
+
+def test_a_misspelt_problem_is_named():
+    """Assert an answer that lists the problems, and no run folder."""
+    answer = run("work_precision.py", "--problems", "digits")
+    assert answer.returncode != 0
+    assert "unknown problem 'digits'" in answer.stderr
+    assert "4-24-1 un-normalised" in answer.stderr
+
+
+def test_overhead_of_the_compiled_engine(tmp_path: Path):
+    """Assert the networks' sizes, and ratios that are positive."""
+    answer = run(
+        "compiled_overhead.py", "--networks", "2-3-2, 100 points", "64-32-10, 300 digits",
+        "--rounds", "1", "--t-factor", "0.01", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    (folder,) = (tmp_path / "compiled_overhead").iterdir()
+    table = pd.read_csv(folder / "table.csv", index_col=0)
+    assert table["parameters"].tolist() == [17, 2410]
+    assert (table > 0).all(axis=None)
