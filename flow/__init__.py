@@ -22,9 +22,11 @@ from flow import (
     stop,
 )
 from flow.audit import Audit, audit
+from flow.check_gradient import GradientCheck, check_gradient
 from flow.comparison import Comparison, ErrorBarWarning, compare
 from flow.descent import descend
 from flow.dynamics import Dynamics, GradientFlow
+from flow.explain import Explanation, explain
 from flow.integration import integrate
 from flow.networks import MLP, Network
 from flow.objective import Objective
@@ -40,6 +42,8 @@ __all__ = [
     "Dynamics",
     "EigenvaluesNotConverged",
     "ErrorBarWarning",
+    "Explanation",
+    "GradientCheck",
     "GradientFlow",
     "Network",
     "Objective",
@@ -49,12 +53,14 @@ __all__ = [
     "audit",
     "auto_learning_rates",
     "backprop",
+    "check_gradient",
     "circuits",
     "compare",
     "datasets",
     "descend",
     "dynamics",
     "exact",
+    "explain",
     "integrate",
     "load",
     "methods",

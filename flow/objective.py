@@ -73,6 +73,9 @@ class Objective:
         times it are refused by `flow.integrate`.
     tally
         Gradients and Hessian-vector products spent through this object's methods.
+    backprop
+        The chain of layers and the loss of a `flow.Network`'s objective, for `flow.explain`; None
+        of any other.
 
     Raises
     ------
@@ -91,6 +94,8 @@ class Objective:
     >>> objective.hvp(objective.params, np.array([0.0, 1.0]))
     array([ 0., 10.])
     """
+
+    backprop: Any = None
 
     def __init__(
         self,
@@ -159,9 +164,7 @@ class Objective:
         ValueError
             `params` has not the structure or the shapes of θ₀.
         """
-        self._check_structure(params)
-        leaves = jax.tree.leaves(params)
-        return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in leaves])
+        return self._flat("params", params)
 
     def unflatten(self, theta: np.ndarray) -> PyTree:
         """The pytree of numpy float64 leaves whose flat vector is `theta` (n,)."""
@@ -196,8 +199,16 @@ class Objective:
         return value, self.unflatten(gradient)
 
     def hvp(self, params: PyTree, v: PyTree) -> PyTree:
-        """∇²J(θ)·v, a pytree like `params`, at the cost of two gradients."""
-        return self.unflatten(self.flat_hvp(self.flatten(params), self.flatten(v)))
+        """∇²J(θ)·v, a pytree like `params`, at the cost of two gradients.
+
+        It is the push-forward (JVP) of the backward pass, hand-written where that is.
+
+        Raises
+        ------
+        ValueError
+            `params` or `v` has not the structure or the shapes of θ₀.
+        """
+        return self.unflatten(self.flat_hvp(self.flatten(params), self._flat("v", v)))
 
     def outputs(self, params: PyTree, X: Any = None) -> np.ndarray:
         """The network's outputs (examples, ...) on X, by default on the objective's own data.
@@ -207,15 +218,87 @@ class Objective:
         TypeError
             The objective was made from an opaque `loss`.
         """
-        if self._network is None:
-            raise TypeError(
-                "this objective knows its loss only; make it with "
-                "flow.Objective(outputs=..., output_loss=..., params=..., data=(X, y))"
-            )
+        self._check_has_outputs()
         theta = self.flatten(params)
         with double_precision():
             X = self.data[0] if X is None else as_data(X, self._dtype)
             return np.array(self.compiled("outputs", self._build_outputs)(theta, X), np.float64)
+
+    def jvp(self, params: PyTree, v: PyTree) -> np.ndarray:
+        """Push v forward through the network: ∂f/∂θ·v, how its outputs f move with θ along v.
+
+        f(θ + εv) = f(θ) + ε ∂f/∂θ·v + O(ε²), on the objective's own data. The chain rule taken
+        from θ to the outputs: each layer hands on ∂z/∂u·u̇ + ∂z/∂W·Ẇ.
+
+        Parameters
+        ----------
+        params, v
+            θ, and a tangent, a pytree like it.
+
+        Returns
+        -------
+        ndarray
+            Shaped like the outputs, (examples, ...).
+
+        Raises
+        ------
+        TypeError
+            The objective was made from an opaque `loss`.
+        ValueError
+            `params` or `v` has not the structure or the shapes of θ₀.
+
+        >>> import numpy as np, flow
+        >>> objective = flow.MLP([1, 1], bias=False).objective([[2.0], [3.0]], [0.0, 0.0])
+        >>> objective.jvp(objective.params, [{"W": np.array([[10.0]])}])  # f = Wx
+        array([[20.], [30.]])
+        """
+        self._check_has_outputs()
+        theta, tangent = self.flatten(params), self._flat("v", v)
+        with double_precision():
+            function = self.compiled("jvp", self._build_jvp)
+            return np.array(function(theta, tangent, self.data[0]), np.float64)
+
+    def vjp(self, params: PyTree, u: Any) -> PyTree:
+        """Pull u back through the network: (∂f/∂θ)ᵀu, the gradient of ⟨u, f(θ)⟩ by θ.
+
+        The transpose of `jvp`, ⟨u, ∂f/∂θ·v⟩ = ⟨(∂f/∂θ)ᵀu, v⟩: the chain rule taken from the
+        outputs to θ. With u = ∂J/∂f it is ∇J, which is what backprop is.
+
+        Parameters
+        ----------
+        params
+            θ.
+        u
+            A cotangent, shaped like the outputs on the objective's own data, (examples, ...).
+
+        Returns
+        -------
+        PyTree
+            Like `params`.
+
+        Raises
+        ------
+        TypeError
+            The objective was made from an opaque `loss`.
+        ValueError
+            `params` has not the structure or the shapes of θ₀, or `u` not the outputs' shape.
+
+        >>> import numpy as np, flow
+        >>> objective = flow.MLP([1, 1], bias=False).objective([[2.0], [3.0]], [0.0, 0.0])
+        >>> objective.vjp(objective.params, [[1.0], [10.0]])  # Σ u x
+        [{'W': array([[32.]])}]
+        """
+        self._check_has_outputs()
+        theta, u = self.flatten(params), np.asarray(u, np.float64)
+        with double_precision():
+            network = self.compiled("outputs", self._build_outputs)
+            outputs = jax.eval_shape(network, theta, self.data[0])
+            if u.shape != outputs.shape:
+                raise ValueError(
+                    f"u must be shaped like the outputs, {outputs.shape}, got {u.shape}"
+                )
+            function = self.compiled("vjp", self._build_vjp)
+            return self.unflatten(np.array(function(theta, u, self.data[0])))
 
     # ---- the same of flat vectors
 
@@ -302,24 +385,51 @@ class Objective:
         return jax.jit(hvp)
 
     def _build_outputs(self) -> Callable:
-        return jax.jit(lambda theta, X: self._network(self._inside(self.tree(theta)), X))
+        return jax.jit(self._flat_network)
+
+    def _build_jvp(self) -> Callable:
+        return jax.jit(
+            lambda theta, v, X: jax.jvp(lambda p: self._flat_network(p, X), (theta,), (v,))[1]
+        )
+
+    def _build_vjp(self) -> Callable:
+        def pull_back(theta: Array, u: Array, X: Any) -> Array:
+            outputs, pull = jax.vjp(lambda p: self._flat_network(p, X), theta)
+            return pull(u.astype(outputs.dtype))[0]
+
+        return jax.jit(pull_back)
+
+    def _flat_network(self, theta: Array, X: Any) -> Array:
+        return self._network(self._inside(self.tree(theta)), X)
+
+    def _flat(self, name: str, tree: PyTree) -> Theta:
+        self._check_structure(tree, name)
+        leaves = jax.tree.leaves(tree)
+        return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in leaves])
 
     def _inside(self, params: PyTree) -> PyTree:
         return jax.tree.map(lambda p: p.astype(self._dtype), params)
 
     # ---- the door
 
-    def _check_structure(self, params: PyTree) -> None:
+    def _check_has_outputs(self) -> None:
+        if self._network is None:
+            raise TypeError(
+                "this objective knows its loss only; make it with "
+                "flow.Objective(outputs=..., output_loss=..., params=..., data=(X, y))"
+            )
+
+    def _check_structure(self, params: PyTree, name: str = "params") -> None:
         if jax.tree.structure(params) != self._structure:
             raise ValueError(
-                f"params has the structure {jax.tree.structure(params)}, "
+                f"{name} has the structure {jax.tree.structure(params)}, "
                 f"but the objective's parameters have {self._structure}"
             )
         own = jax.tree.leaves(self.params)
         for (path, leaf), mine in zip(jax.tree.leaves_with_path(params), own, strict=True):
             if np.shape(leaf) != np.shape(mine):
                 raise ValueError(
-                    f"{path_name('params', path)} has shape {np.shape(leaf)}, "
+                    f"{path_name(name, path)} has shape {np.shape(leaf)}, "
                     f"but the objective's has {np.shape(mine)}"
                 )
 

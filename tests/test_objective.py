@@ -460,7 +460,7 @@ def test_refuses_parameters_of_another_form():
         objective.value(params | {"W": np.ones((3, 2))})
     with pytest.raises(ValueError, match="params has the structure"):
         objective.gradient([params["W"], params["b"]])
-    with pytest.raises(ValueError, match=r"params\['b'\] has shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"v\['b'\] has shape \(3,\)"):
         objective.hvp(params, params | {"b": np.ones(3)})
     with pytest.raises(ValueError, match=r"theta must have shape \(8,\), got \(7,\)"):
         objective.unflatten(np.ones(7))

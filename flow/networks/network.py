@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flow.backprop import ACTIVATIONS, LOSSES, Chain, Layer
+from flow.backprop import ACTIVATIONS, LOSSES, Chain, Layer, Loss
 from flow.backprop.layer import Shape
 from flow.checks import choice
 from flow.objective import Objective
@@ -74,7 +74,7 @@ class Network:
         return self.chain.forward(params, jnp.moveaxis(X, 0, -1))[0].T
 
     def objective(
-        self, X: Any, y: Any, loss: str = "mse", seed: int = 0, dtype: str = "float64"
+        self, X: Any, y: Any, loss: str | Loss = "mse", seed: int = 0, dtype: str = "float64"
     ) -> Objective:
         """Return the loss on rows X (examples, ...) and y (examples, outputs).
 
@@ -85,7 +85,7 @@ class Network:
         loss
             "mse": ½ of the squared error summed over outputs; "cross_entropy": softmax, from
             logits; "binary_cross_entropy": from logits; "log_likelihood": its negative, to be
-            maximised (``ascent=True``). Each is a mean over examples.
+            maximised (``ascent=True``); or a `flow.backprop.Loss`. Each is a mean over examples.
         seed
             Of the initial weights.
         dtype
@@ -96,7 +96,7 @@ class Network:
         ValueError
             Unknown loss; X or y does not fit the network; layers do not fit each other.
         """
-        function = LOSSES[choice("loss", loss, LOSSES)]
+        function = loss if isinstance(loss, Loss) else LOSSES[choice("loss", loss, LOSSES)]
         X, y = np.asarray(X, np.float64), np.asarray(y, np.float64)
         y = as_outputs(y, self._output_width(X.shape))
 
@@ -104,7 +104,7 @@ class Network:
             X, y = batch
             return self.chain.value_and_gradient(function, params, jnp.moveaxis(X, 0, -1), y.T)[1]
 
-        return Objective(
+        objective = Objective(
             outputs=self.outputs,
             output_loss=lambda A, y: function.value(A.T, y.T),
             params=self.initialise(seed),
@@ -114,6 +114,8 @@ class Network:
             smooth=all(getattr(layer, "smooth", True) for layer in self.chain.layers),
             dtype=dtype,
         )
+        objective.backprop = self.chain, function
+        return objective
 
     def _output_width(self, shape: Shape) -> int:
         """Number of outputs on rows of that shape."""

@@ -1,0 +1,135 @@
+"""What each layer's backward pass is: its lemma, and the product with every factor's shape."""
+
+from dataclasses import dataclass
+from functools import singledispatch
+from math import prod
+from typing import Any
+
+from flow.backprop import (
+    Activation,
+    AveragePooling,
+    BatchNormalisation,
+    Convolution,
+    Linear,
+    Loss,
+    MaxPooling,
+    Reshape,
+)
+from flow.explain.product import Factor, Product, Rule
+
+# Of flow.backprop.LOSSES; A stands for the outputs.
+_RESIDUALS = {
+    "mse": "(A − Y)",
+    "cross_entropy": "(softmax(A) ⊙ ΣY − Y)",
+    "binary_cross_entropy": "(sigmoid(A) − Y)",
+    "log_likelihood": "(Y − sigmoid(A))",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer between two nodes, as the backward pass meets it.
+
+    Attributes
+    ----------
+    input
+        u, the layer's input.
+    output
+        ∂J/∂(output), shaped like the output.
+    params
+        The layer's parameters by key.
+    """
+
+    input: Factor
+    output: Factor
+    params: dict[str, Factor]
+
+
+Rules = tuple[Rule, dict[str, Rule]]
+
+
+def matrix_product(*factors: Factor) -> tuple[Product]:
+    """One term, factors multiplied as matrices."""
+    return (Product(factors, "·"),)
+
+
+def entrywise(*factors: Factor) -> tuple[Product]:
+    """One term, factors multiplied entry by entry."""
+    return (Product(factors, "⊙"),)
+
+
+def of_loss(loss: Loss, outputs: Factor) -> Rule:
+    """∂J/∂A_L = (1/N)·residual: the mean over examples, once for the whole pass."""
+    text = _RESIDUALS.get(loss.name, "residual(A, Y)").replace("A", outputs.symbol)
+    factors = Factor("1/N", ()), Factor(text, outputs.shape)
+    return Rule(f"{loss.name}, batch mean", matrix_product(*factors))
+
+
+@singledispatch
+def rules(_layer: Any, step: Step) -> Rules:
+    """Of the layer's input, and of its parameters by key; of an unknown layer, its own."""
+    own = Rule("the layer's own", matrix_product(step.output), "backward")
+    return own, dict.fromkeys(step.params, own)
+
+
+@rules.register
+def _(_layer: Linear, step: Step) -> Rules:
+    dz, u = step.output, step.input
+    ones = Factor("1", (u.shape[-1], 1))
+    return Rule("lemma 3", matrix_product(step.params["W"].T, dz)), {
+        "W": Rule("lemma 1", matrix_product(dz, u.T)),
+        "b": Rule("lemma 1, sum over examples", matrix_product(dz, ones)),
+    }
+
+
+@rules.register
+def _(layer: Activation, step: Step) -> Rules:
+    slope = Factor(f"{layer.name}′({step.input.symbol})", step.input.shape)
+    return Rule("lemma 2", entrywise(step.output, slope)), {}
+
+
+@rules.register
+def _(layer: Convolution, step: Step) -> Rules:
+    """Windows as columns, one for each position and example: then it is a linear layer."""
+    columns = prod(step.output.shape[1:])
+    dz = Factor(f"[{step.output.symbol}]", (layer.outputs, columns))
+    window = layer.inputs * prod(layer.window)
+    u = Factor(f"[{step.input.symbol}]", (window, columns))
+    W = Factor(f"[{step.params['W'].symbol}]", (layer.outputs, window))
+    ones = Factor("1", (columns, 1))
+    return Rule("lemma 3, branch sum over windows", matrix_product(W.T, dz), "fold"), {
+        "W": Rule("lemma 1, branch sum over positions", matrix_product(dz, u.T), "reshape"),
+        "b": Rule("lemma 1, branch sum over positions", matrix_product(dz, ones), "reshape"),
+    }
+
+
+@rules.register
+def _(layer: AveragePooling, step: Step) -> Rules:
+    share = Factor(f"1/{prod(layer.window)}", ())
+    name = "lemma 3, branch sum over windows"
+    return Rule(name, matrix_product(share, step.output), "fold"), {}
+
+
+@rules.register
+def _(layer: MaxPooling, step: Step) -> Rules:
+    places = Factor("[is largest]", (prod(layer.window), *step.output.shape))
+    return Rule("to the largest of a window", entrywise(places, step.output), "fold"), {}
+
+
+@rules.register
+def _(layer: BatchNormalisation, step: Step) -> Rules:
+    dy, gamma, beta = step.output, step.params["gamma"], step.params["beta"]
+    normal = Factor("X̂", dy.shape)
+    axis = layer.axis % (len(dy.shape) - 1)
+    feature = tuple(n if a == axis else 1 for a, n in enumerate(dy.shape))
+    spread = f"({dy.symbol} − ∂J/∂{beta.symbol}/m − X̂ ⊙ ∂J/∂{gamma.symbol}/m)"
+    through = entrywise(Factor(f"({gamma.symbol}/s)", feature), Factor(spread, dy.shape))
+    return Rule("branch sum through mean and variance", through), {
+        "gamma": Rule("lemma 1, sum over m entries", entrywise(dy, normal), "Σ"),
+        "beta": Rule("lemma 1, sum over m entries", entrywise(dy), "Σ"),
+    }
+
+
+@rules.register
+def _(_layer: Reshape, step: Step) -> Rules:
+    return Rule("the same numbers", matrix_product(step.output), "reshape"), {}

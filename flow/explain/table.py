@@ -1,0 +1,211 @@
+"""`Explanation`: the backward pass as a table, for terminals, notebooks and papers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from flow.backprop import Chain, Linear
+from flow.backprop.layer import Shape
+from flow.explain.product import Rule
+from flow.explain.puzzle import DimensionPuzzle, dimension_puzzle
+from flow.explain.symbols import latex, plain, shape_text
+from flow.leaf_check import TOLERANCE, LeafCheck
+
+_HEAD = ("node", "forward", "gradient", "rule", "norm", "error")
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A node of the backward pass.
+
+    Attributes
+    ----------
+    symbol, shape
+        The node's name, and its shape, which its gradient has too.
+    rule
+        The lemma and its product in denominator layout; ``rule.transposed()`` in numerator layout.
+    check
+        The gradient beside central differences: ``.gradient``, ``.norm``, ``.error``,
+        ``.diagnosis``.
+    """
+
+    symbol: str
+    shape: Shape
+    rule: Rule
+    check: LeafCheck
+
+    @property
+    def gradient_shape(self) -> Shape:
+        """In denominator layout; reversed in numerator layout."""
+        return self.check.gradient.shape
+
+    def cells(self) -> tuple[str, ...]:
+        """Symbol, forward shape, gradient's shape, rule, norm, relative error."""
+        check = self.check
+        error = "below floor" if check.below_floor and not check.error < TOLERANCE else ""
+        return (
+            self.symbol,
+            shape_text(self.shape),
+            shape_text(self.gradient_shape),
+            self.rule.name,
+            f"{check.norm:.4g}",
+            error or f"{check.error:.1e}",
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanation:
+    """What `flow.explain` found; prints as a table, ``explanation["W1"]`` is a row.
+
+    Attributes
+    ----------
+    rows
+        One a node, in the order of the backward pass; J itself, with ∂J/∂J = 1, is not among them.
+    loss
+        J.
+    examples
+        N.
+    """
+
+    rows: Sequence[Row]
+    loss: float
+    examples: int
+    chain: Chain
+    symbols: Sequence[str]
+
+    def __getitem__(self, symbol: str) -> Row:
+        """The row of a node: "W1" or "W₁", "gamma1" or "γ₁", "Zhat1" or "Ẑ₁"."""
+        for row in self.rows:
+            if plain(row.symbol) == plain(symbol):
+                return row
+        raise KeyError(f"no node {symbol!r}; there are {', '.join(r.symbol for r in self.rows)}")
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gradient agrees with central differences."""
+        return all(row.check.passed for row in self.rows)
+
+    @property
+    def wrong(self) -> list[Row]:
+        """The rows that fail; the first is where the backward pass, on its way, went wrong.
+
+        Or of which no entry could be compared, behind units that are dead for instance.
+        """
+        return [row for row in self.rows if not row.check.passed]
+
+    def dimension_puzzle(self, symbol: str) -> DimensionPuzzle:
+        """The factors of a weight's gradient as they are met, which do not multiply, and in order.
+
+        For one example, and linear layers and activations between the weight and the loss.
+
+        Raises
+        ------
+        KeyError, ValueError
+            `symbol` is no node, or not the weights of a linear layer used once, or layers of
+            other kinds follow it.
+
+        >>> import flow
+        >>> print(flow.explain(flow.networks.two_three_two()).dimension_puzzle("W1"))
+        ∂J/∂W₁ of one example
+        in the order met  (A₂ − Y) ⊙ sigmoid′(Z₂)(2×1) · W₂(2×3) · relu′(Z₁)(3×1) · A₀ᵀ(1×2)
+                          2×1 · 2×3 · 3×1 · 1×2
+                          (A₂ − Y) ⊙ sigmoid′(Z₂)(2×1) · W₂(2×3) does not multiply: 1 column ...
+        denominator       ((W₂ᵀ(3×2) · ((A₂ − Y)(2×1) ⊙ ...)) ⊙ relu′(Z₁)(3×1)) · A₀ᵀ(1×2) = 3×2
+        numerator         A₀(2×1) · ((((A₂ − Y)(1×2) ⊙ ...) · W₂(2×3)) ⊙ relu′(Z₁)ᵀ(1×3)) = 2×3
+        """
+        row = self[symbol]
+        uses = [
+            l
+            for l, layer in enumerate(self.chain.layers)
+            if isinstance(layer, Linear) and row.symbol == f"W{self.symbols[l + 1][1:]}"
+        ]
+        tied = [
+            layer for layer in self.chain.layers if uses and layer is self.chain.layers[uses[0]]
+        ]
+        if len(tied) != 1:
+            raise ValueError(f"{symbol!r} is not the weights of a linear layer that is used once")
+        shapes = [self[s].shape for s in self.symbols]
+        residual = self.rows[0].rule.terms[0].factors[-1].symbol
+        return dimension_puzzle(self.chain, self.symbols, shapes, residual, uses[0])
+
+    def __str__(self) -> str:
+        cells = [_HEAD, ("J", "scalar", "scalar", "∂J/∂J = 1", "1", "")]
+        cells += [row.cells() for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(
+                cell.rjust(w) if i >= len(_HEAD) - 2 else cell.ljust(w)
+                for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in cells
+        ]
+        indent = " " * (widths[0] + 2)
+        for i, row in enumerate(self.rows):
+            lines[i + 2] += (
+                f"\n{indent}denominator  {row.rule.text()} = {shape_text(row.shape)}"
+                f"\n{indent}numerator    {row.rule.transposed().text()} = "
+                f"{shape_text(row.shape[::-1])}"
+            )
+        return "\n".join([*lines, *self._notes()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{h}</th>" for h in (*_HEAD, "denominator layout", "numerator layout"))
+        one = ("J", "scalar", "scalar", "∂J/∂J = 1", "1", "", "", "")
+        body = [one] + [
+            (*map(escape, row.cells()), row.rule.html(), row.rule.transposed().html())
+            for row in self.rows
+        ]
+        wrong = {row.symbol for row in self.wrong}
+        rows = "".join(
+            ('<tr style="color:#b00">' if line[0] in wrong else "<tr>")
+            + "".join(f'<td style="text-align:left">{cell}</td>' for cell in line)
+            + "</tr>"
+            for line in body
+        )
+        notes = "<br>".join(map(escape, self._notes()))
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p>{notes}</p>"
+
+    def to_latex(self) -> str:
+        """A ``tabular`` with a row a node; needs amsmath."""
+        head = (
+            r"node & shape & rule & denominator layout & numerator layout & norm & error \\ \hline"
+        )
+        lines = []
+        for row in self.rows:
+            symbol, shape, _, rule, norm, error = row.cells()
+            cells = [
+                f"${latex(symbol)}$",
+                f"${latex(shape)}$",
+                rule.replace("_", r"\_"),
+                f"${row.rule.latex()}$",
+                f"${row.rule.transposed().latex()}$",
+                norm,
+                error,
+            ]
+            lines.append(" & ".join(cells) + r" \\")
+        return "\n".join([r"\begin{tabular}{lllllrr}", head, *lines, r"\end{tabular}"])
+
+    def _notes(self) -> list[str]:
+        notes = [f"J = {self.loss:.6g}, a mean over N = {self.examples}"]
+        written = " ".join(row.rule.text() for row in self.rows)
+        if "fold(" in written:
+            notes.append(
+                "[·]: windows as columns; fold: every window's share added to where it was taken "
+                "from"
+            )
+        if "X̂" in written:
+            notes.append("X̂, s: normalised inputs and √(variance + ε); m: entries a feature")
+        k = max(row.check.entries.size for row in self.rows)
+        sampled = any(row.check.entries.size < row.check.gradient.size for row in self.rows)
+        notes.append(
+            "error: against central differences"
+            + (f"; of nodes with more than {k} entries, {k} and a direction" if sampled else "")
+        )
+        left_out = sum(int((~row.check.resolved).sum()) for row in self.rows)
+        if left_out:
+            notes.append(f"entries left out, at a kink or where J is not finite nearby: {left_out}")
+        if self.passed:
+            notes.append(f"every gradient agrees to {TOLERANCE:g}")
+        return notes + [f"∂J/∂{row.symbol}: {row.check.diagnosis}" for row in self.wrong]
