@@ -10,8 +10,9 @@ from jaxtyping import install_import_hook
 mpl.use("Agg")
 typecheck = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a fine float
 CHECKED = (
-    "audit backprop circuits clock curve descent_loop differences driver "
-    "dynamics exact files leaf_check methods objective plots precision progress pytrees "
-    "recording records sampling spectrum structure threads trajectory"
+    "audit backprop circuits clock curve descent_loop differences driver dynamics exact "
+    "explain.product explain.puzzle explain.rules explain.symbols explain.table explain.walk "
+    "files leaf_check methods objective plots precision progress pytrees recording records "
+    "sampling spectrum structure threads trajectory"
 )
 install_import_hook([f"flow.{name}" for name in CHECKED.split()], "conftest.typecheck")

@@ -80,7 +80,7 @@ def dimension_puzzle(
         )
     # Shapes for one example: columns of length 1.
     delta = Factor(residual, (shapes[-1][0], 1))
-    met, right, left = [delta], delta.text(), Factor(residual, (1, shapes[-1][0])).text()
+    met, right, left = [delta], delta.text(), delta.T.text()
     for k in range(len(chain.layers) - 1, l, -1):
         layer, u = chain.layers[k], symbols[k]
         if isinstance(layer, Linear):
@@ -104,8 +104,8 @@ def dimension_puzzle(
 
 def _merged(met: list[Factor]) -> list[Factor]:
     """The residual and the slopes right after it as one column, entry by entry."""
-    head = met[0]
-    while len(met) > 1 and "′" in met[1].symbol:
-        head = Factor(f"{head.symbol} ⊙ {met[1].symbol}", head.shape)
-        met = met[1:]
-    return [head, *met[1:]]
+    k = next((k for k, f in enumerate(met) if k and "′(" not in f.symbol), len(met))
+    if k == 1:
+        return met
+    head = Factor(f"({' ⊙ '.join(f.symbol for f in met[:k])})", met[0].shape)
+    return [head, *met[k:]]

@@ -111,9 +111,9 @@ def _(layer: AveragePooling, step: Step) -> Rules:
 
 
 @rules.register
-def _(layer: MaxPooling, step: Step) -> Rules:
-    places = Factor("[is largest]", (prod(layer.window), *step.output.shape))
-    return Rule("to the largest of a window", entrywise(places, step.output), "fold"), {}
+def _(_layer: MaxPooling, step: Step) -> Rules:
+    place = Factor("[largest at k]", step.output.shape)
+    return Rule("to the largest of each window", entrywise(place, step.output), "fold"), {}
 
 
 @rules.register

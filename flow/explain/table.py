@@ -107,11 +107,11 @@ class Explanation:
         >>> import flow
         >>> print(flow.explain(flow.networks.two_three_two()).dimension_puzzle("W1"))
         ∂J/∂W₁ of one example
-        in the order met  (A₂ − Y) ⊙ sigmoid′(Z₂)(2×1) · W₂(2×3) · relu′(Z₁)(3×1) · A₀ᵀ(1×2)
+        in the order met  ((A₂ − Y) ⊙ sigmoid′(Z₂))(2×1) · W₂(2×3) · relu′(Z₁)(3×1) · A₀ᵀ(1×2)
                           2×1 · 2×3 · 3×1 · 1×2
-                          (A₂ − Y) ⊙ sigmoid′(Z₂)(2×1) · W₂(2×3) does not multiply: 1 column ...
+                          ((A₂ − Y) ⊙ sigmoid′(Z₂))(2×1) · W₂(2×3) does not multiply: 1 column ...
         denominator       ((W₂ᵀ(3×2) · ((A₂ − Y)(2×1) ⊙ ...)) ⊙ relu′(Z₁)(3×1)) · A₀ᵀ(1×2) = 3×2
-        numerator         A₀(2×1) · ((((A₂ − Y)(1×2) ⊙ ...) · W₂(2×3)) ⊙ relu′(Z₁)ᵀ(1×3)) = 2×3
+        numerator         A₀(2×1) · ((((A₂ − Y)ᵀ(1×2) ⊙ ...) · W₂(2×3)) ⊙ relu′(Z₁)ᵀ(1×3)) = 2×3
         """
         row = self[symbol]
         uses = [
@@ -192,8 +192,8 @@ class Explanation:
         written = " ".join(row.rule.text() for row in self.rows)
         if "fold(" in written:
             notes.append(
-                "[·]: windows as columns; fold: every window's share added to where it was taken "
-                "from"
+                "[·]: windows as columns, k a place in a window; fold: every window's share added "
+                "to where it was taken from"
             )
         if "X̂" in written:
             notes.append("X̂, s: normalised inputs and √(variance + ε); m: entries a feature")
