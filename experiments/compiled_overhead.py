@@ -27,7 +27,7 @@ from flow.records import new_run_folder, write_run
 
 # A network, t and rtol at which a step has ten stages or more, gradients of one timed loop.
 NETWORKS = {
-    "2-3-2, 100 points": (small, 2000.0, 1e-1, 20_000),
+    "2-3-2, 100 points": (small, 200_000.0, 1e-1, 20_000),
     "64-32-10, 300 digits": (digits, 1000.0, 1e-3, 1000),
     "64-200-200-10, 1,797 digits": (all_digits, 20.0, 1e-2, 20),
 }

@@ -7,7 +7,7 @@ import numpy as np
 
 from flow.methods import radius
 from flow.methods.backend import Backend
-from flow.methods.chebyshev import Plan, last_stage
+from flow.methods.chebyshev import LONGEST_REACH, Plan, last_stage
 from flow.methods.hermite import dissipated
 from flow.methods.stepping import (
     AIM,
@@ -110,7 +110,7 @@ def attempt(
     rho = SAFETY * watch.radius
     # Round-off of the stages, which are double whatever the gradient is, grows as s² and is to
     # stay below the tolerance.
-    most = 0.03 * tolerance.rtol / np.finfo(float).eps
+    most = xp.minimum(0.03 * tolerance.rtol / np.finfo(float).eps, LONGEST_REACH)
     rest = limits.t - carry.t
     h = xp.minimum(carry.h, most / xp.where(rho > 0.0, rho, most / carry.h))
     h = xp.minimum(h, rest)
