@@ -34,13 +34,13 @@ def assert_recorded(path: flow.Trajectory) -> None:
 
 @pytest.mark.parametrize("rtol", [1e-2, 1e-4, 1e-6])
 @pytest.mark.parametrize(
-    ("name", "t"), [("small", 100.0), ("chebyshev", 50.0), ("regression", 1000.0)]
+    ("name", "t"), [("small", 100.0), ("chebyshev", 20.0), ("regression", 300.0)]
 )
 def test_costs_little_more_than_the_best(name: str, t: float, rtol: float):
     """Assert at most 1.3 times the best single choice of no more error, and 60 units."""
     objective, exact = reference(name, t)
     costs, errors = {}, {}
-    singles = ["RKC2", "TSRKC3", "Radau"] + ["DOP853", "RK45"] * (name != "regression")
+    singles = ["RKC2", "TSRKC3", "Radau" if name == "regression" else "DOP853"]
     for method in [*singles, "auto"]:
         path = flow.integrate(
             objective, t, method=method, rtol=rtol, atol=1e-3 * rtol, save=2, progress=False,
@@ -58,10 +58,10 @@ def test_costs_little_more_than_the_best(name: str, t: float, rtol: float):
 
 @cache
 def reference(name: str, t: float) -> tuple[flow.Objective, np.ndarray]:
-    """The problem, and θ(t) by Radau at a far tighter tolerance."""
-    objective = PROBLEMS[name]()
+    """The problem, and θ(t) at a far tighter tolerance."""
+    objective, method = PROBLEMS[name](), "Radau" if name == "regression" else "DOP853"
     settings = {"rtol": 1e-9, "atol": 1e-12, "save": 2, "progress": False}
-    return objective, flow.integrate(objective, t, method="Radau", **settings).theta[-1]
+    return objective, flow.integrate(objective, t, method=method, **settings).theta[-1]
 
 
 def test_large_and_stiff_at_loose_tolerance():

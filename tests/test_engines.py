@@ -191,10 +191,9 @@ def test_max_gradients(small: flow.Objective, engine: str, method: str):
         assert budget - 14 <= path.stats["gradients"] <= budget
 
 
-@pytest.mark.parametrize("method", ["TSRKC3", "Tsit5"])
-def test_a_budget_keeps_the_rows_on_its_way(small: flow.Objective, method: str):
+def test_a_budget_keeps_the_rows_on_its_way(small: flow.Objective):
     """Assert that a chunk which spends all leaves enough for what it saves."""
-    path = compiled(small, 40.0, method, max_gradients=100, save=np.linspace(0.0, 40.0, 400))
+    path = compiled(small, 40.0, "Tsit5", max_gradients=100, save=np.linspace(0.0, 40.0, 400))
     assert path.result.startswith("budget spent")
     assert path.stats["gradients"] <= 100
     # Every asked time up to the end is there, but for those within the last step.
@@ -344,11 +343,11 @@ def test_ascent():
 def test_conserved_quantities():
     """Assert that balancedness of a linear network drifts by the integrator's error alone."""
     X, y = flow.datasets.digits(50)
-    network = flow.MLP([64, 4, 10], activation="identity", bias=False)
-    path = compiled(network.objective(X, y), 5.0, "TSRKC3", rtol=1e-6, save=SAVE)
+    network = flow.MLP([8, 3, 10], activation="identity", bias=False)
+    path = compiled(network.objective(X[:, 24:32], y), 5.0, "TSRKC3", rtol=1e-5, save=SAVE)
     report = flow.audit(path)
-    assert report.conserved["balancedness 1-2"] < 1e-5
-    assert abs(report.energy_residual) < 1e-5
+    assert report.conserved["balancedness 1-2"] < 1e-4
+    assert abs(report.energy_residual) < 1e-4
 
 
 # ---- single precision
