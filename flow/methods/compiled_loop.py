@@ -13,6 +13,7 @@ from flow.methods import stabilised
 from flow.methods.backend import DEVICE
 from flow.methods.chebyshev import Plan
 from flow.methods.hermite import hermite
+from flow.methods.packing import Layout, pack, unpack
 from flow.methods.stepping import RUNNING, Limits, Problem, Tolerance
 
 # Looks at the spectral radius that one chunk has room for.
@@ -71,14 +72,23 @@ def stabilised_stepper(plan: Callable[..., Plan]) -> Stepper:
 
 
 def advance(
-    stepper: Stepper, problem: Problem, tolerance: Tolerance, limits: Limits, carry: Any
-) -> Any:
-    """Attempts until the carry's status or `limits.steps` ends the loop."""
-    return jax.lax.while_loop(
-        lambda c: (c.status == RUNNING) & (c.steps < limits.steps),
-        partial(stepper.attempt, problem, tolerance, limits),
-        carry,
-    )
+    stepper: Stepper, problem: Problem, numbers: Any, arrays: list, layout: Layout
+) -> tuple[Any, list]:
+    """Attempts until the carry's status or `limits.steps` ends the loop.
+
+    Takes and gives (tolerance, limits, carry), packed.
+    """
+
+    def going(packed: tuple) -> Any:
+        _, limits, carry = unpack(layout, *packed)
+        return (carry.status == RUNNING) & (carry.steps < limits.steps)
+
+    def attempt(packed: tuple) -> tuple:
+        tolerance, limits, carry = unpack(layout, *packed)
+        carry = stepper.attempt(problem, tolerance, limits, carry)
+        return pack(jnp, (tolerance, limits, carry))[:2]
+
+    return jax.lax.while_loop(going, attempt, (numbers, arrays))
 
 
 def chunk(

@@ -12,6 +12,7 @@ from flow.methods import compiled_loop, stabilised
 from flow.methods.backend import HOST
 from flow.methods.chebyshev import Plan
 from flow.methods.compiled_loop import Stepper
+from flow.methods.packing import pack, unpack
 from flow.methods.stepping import RUNNING, Limits, Problem, Tolerance
 
 
@@ -103,16 +104,16 @@ def device_kernel(
         def build() -> Callable:
             stepper = make()
 
-            def run(data: Any, *arguments: Any) -> Any:
+            def run(data: Any, *arguments: Any, **layout: Any) -> Any:
                 problem = Problem(lambda t, y: derivative(t, y, data), rate, uphill)
-                found = function(stepper, problem, *arguments)
+                found = function(stepper, problem, *arguments, **layout)
                 # Python's scalars make weak types, for which the next call would compile again.
                 return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), found)
 
             def members(data: Any, *arguments: Any) -> Any:
                 return over(partial(run, data), *arguments)
 
-            return jax.jit(members if over else run)
+            return jax.jit(members) if over else jax.jit(run, static_argnames="layout")
 
         return partial(keep((function.__name__, name, over), build), data)
 
@@ -123,9 +124,15 @@ def device_kernel(
         compiled(f, over)
         for f in (start, compiled_loop.advance, compiled_loop.chunk, compiled_loop.measured)
     )
+
+    def advance(tolerance: Tolerance, limits: Limits, carry: Any) -> Any:
+        packed = pack(np, (as_scalars(tolerance), as_scalars(limits), carry))
+        numbers, arrays = go(*packed[:2], layout=packed[2])
+        return unpack(packed[2], np.asarray(numbers), arrays)[2]
+
     return Kernel(
         lambda tolerance, limits, t, y: begin(as_scalars(tolerance), as_scalars(limits), t, y),
-        lambda tolerance, limits, carry: go(as_scalars(tolerance), as_scalars(limits), carry),
+        advance,
         lambda tolerance, limits, times, carry: take(
             as_scalars(tolerance), as_scalars(limits), times, carry
         ),
