@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
-from flow.dynamics import GradientFlow
+from flow.dynamics import Dynamics, GradientFlow
 from flow.integration import rerun
 from flow.methods.catalogue import METHODS
 from flow.objective import Objective
@@ -24,7 +24,9 @@ class Audit:
     ----------
     energy_residual
         (J₀ − J_T − ∫‖∇J‖² dt)/(J₀ − J_T), zero for the exact flow; NaN for a discrete run, which
-        does not obey the identity. Uphill J₀ and J_T change places.
+        does not obey the identity. Uphill J₀ and J_T change places. Of other dynamics it is their
+        energy that falls at the rate of their dissipation, if they have any: of heavy ball
+        J + ½‖θ̇‖² at γ‖θ̇‖².
     largest_rise
         Largest rise of J over a step; the exact flow never rises. Uphill it is the largest fall.
     conserved
@@ -56,7 +58,7 @@ class Audit:
 
 def audit(
     path: Trajectory,
-    objective: Objective | None = None,
+    objective: Objective | Dynamics | None = None,
     error_bar: bool = False,
     progress: bool = True,
 ) -> Audit:
@@ -67,7 +69,8 @@ def audit(
     path
         A flow or a discrete run.
     objective
-        Of a loaded run, for its conserved quantities and its error bar.
+        Of a loaded run, for its conserved quantities and its error bar; the dynamics itself where
+        that was not a gradient flow.
     error_bar
         Whether to run again at a tighter tolerance; costs about as much as the run itself.
     progress
@@ -90,6 +93,8 @@ def audit(
     (True, True)
     """
     check_single("flow.audit", path)
+    if isinstance(objective, Dynamics):
+        path, objective = replace(path, dynamics=objective), None
     if objective is None and path.dynamics is not None:
         objective = path.dynamics.objective
     if objective is not None and objective.size != path.theta.shape[1]:
@@ -100,7 +105,10 @@ def audit(
     stats = path.stats
     residual = np.nan
     if stats["dissipated"] is not None:
-        fallen = stats["loss_first"] - stats["loss_last"]
+        first, last = (
+            stats.get(f"energy_{end}", stats[f"loss_{end}"]) for end in ("first", "last")
+        )
+        fallen = first - last
         residual = (fallen - stats["dissipated"]) / fallen if fallen else stats["dissipated"]
     return Audit(
         float(residual),
@@ -164,6 +172,8 @@ def _with_dynamics(path: Trajectory, objective: Objective | None) -> Trajectory:
         return path
     if objective is None or path.config["dynamics"] != "GradientFlow":
         raise ValueError(
-            "this run was loaded and carries no objective; pass it: flow.audit(path, objective)"
+            "this run was loaded and carries no objective; pass it: flow.audit(path, objective), "
+            "or the dynamics where that was not a gradient flow"
         )
-    return replace(path, dynamics=GradientFlow(objective, path.config.get("ascent", False)))
+    constants = path.config.get("constants", {"ascent": path.config.get("ascent", False)})
+    return replace(path, dynamics=GradientFlow(objective, **constants))

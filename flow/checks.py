@@ -15,6 +15,14 @@ def positive(name: str, value: Any) -> float:
     return number
 
 
+def not_negative(name: str, value: Any) -> float:
+    """Return `value` as a float if it is finite and not below zero, else raise ValueError."""
+    number = real(name, value)
+    if not (isfinite(number) and number >= 0):
+        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+    return number
+
+
 def positive_integer(name: str, value: Any, remedy: str = "") -> int:
     """Return `value` as an int if it is a positive whole number, else raise."""
     if isinstance(value, bool) or not isinstance(value, Integral):

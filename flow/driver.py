@@ -388,16 +388,16 @@ class Driver:
         share = f"; {self.rejected} of {attempts} attempted steps were rejected" if stalled else ""
         return f"{share}. {KINK_REMEDY}"
 
+    def _energy(self, y: np.ndarray, loss: float) -> float:
+        """What falls at the rate of dissipation: J, unless the dynamics says otherwise."""
+        return loss if self.flat.energy is None else self.flat.energy(y)
+
     def _own_stats(self) -> dict[str, Any]:
         """λ_max as it was met on the way, for methods that watch it."""
         if not self.looks:
             return {}
         t, eigenvalue = zip(*self.looks, strict=True)
         return {"lambda_max_t": list(t), "lambda_max": list(eigenvalue)}
-
-    def _label(self, name: str) -> str:
-        name = "gradient flow" if name == "GradientFlow" else name
-        return f"{name}, ascent" if self.dynamics.ascent else name
 
     def _trajectory(
         self, result: str, first: np.ndarray, seconds: float, compile_seconds: float
@@ -422,15 +422,18 @@ class Driver:
                 "t_end": float(self.reached.t),
                 "loss_first": float(first[0]),
                 "loss_last": last,
+                "energy_first": self._energy(self.flat.initial, float(first[0])),
+                "energy_last": self._energy(self.reached.y, last),
                 "largest_rise": self.largest_rise,
                 **self._own_stats(),
             },
             result=result,
             config={
                 "kind": "flow",
-                "label": self._label(name),
+                "label": self.dynamics.label,
                 "dynamics": name,
                 "ascent": self.dynamics.ascent,
+                "constants": self.dynamics.constants,
                 "method": self.name,
                 "engine": self.engine,
                 "t": self.t,

@@ -1,7 +1,6 @@
 """`integrate`: a dynamics, a method and what to keep; checked at the door, then driven."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from math import inf, isfinite, isnan
 from typing import Any
 
@@ -168,7 +167,7 @@ def integrate(
         run = driver(AutoDriver if chosen.name == "auto" else ENGINES[engine], dynamics)
     else:
         starts = initialisations(dynamics.objective, ensemble)
-        own = [replace(dynamics, objective=start) for start in starts]
+        own = [dynamics.starting_at(start) for start in starts]
         members = [driver(Member, moved, members=len(own)) for moved in own]
         run = EnsembleDriver(dynamics, chosen, members)
     threaded = chosen.dense and dynamics.objective.size > THREADED_SIZE

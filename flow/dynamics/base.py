@@ -1,30 +1,63 @@
 """What a dynamics is. It is pure JAX on pytrees and knows no solver."""
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, ClassVar, Self
 
+import jax.numpy as jnp
 from jaxtyping import Float
 
 from flow.objective import Objective
-from flow.pytrees import PyTree
+from flow.pytrees import PyTree, as_parameters
 
 
 class Dynamics:
     """A differential equation for a state (a pytree) from which parameters can be read.
 
-    A family of right-hand sides is a frozen dataclass of its objective and its constants. It
-    overrides `rhs`, and the rest where the state is more than θ. What it declares decides which
-    methods `flow.integrate` lets in.
+    One of your own is its right-hand side, its state at t = 0, and how to read θ off the state:
+
+    >>> import flow, jax, numpy as np
+    >>> objective = flow.Objective(lambda x: 0.5 * x @ x, np.array([1.0]))
+    >>> def rhs(t, state):  # a flow that remembers: the mean of θ over the last unit of time
+    ...     theta, mean = state
+    ...     return -objective.traced_gradient(theta, None), theta - mean
+    >>> dynamics = flow.Dynamics(rhs, (np.ones(1), np.ones(1)), lambda s: s[0], objective)
+    >>> path = flow.integrate(dynamics, t=1.0, rtol=1e-9, atol=1e-12)
+    >>> bool(abs(path.theta[-1, 0] - np.exp(-1.0)) < 1e-9)
+    True
+
+    The families of flow are frozen dataclasses of an objective and their constants, which override
+    the methods below. What a family declares decides which methods `flow.integrate` lets in.
+
+    Parameters
+    ----------
+    rhs
+        ``rhs(t, state) -> d(state)/dt``, traced by JAX.
+    state
+        At t = 0, a pytree of floating-point arrays.
+    params
+        ``params(state) -> θ``; the state itself if None.
+    objective
+        J of θ, whose value and gradient norm are recorded; zero everywhere if None.
 
     Attributes
     ----------
     objective
-        The loss whose gradient drives it.
+        The loss that is recorded, and whose gradient usually drives.
     symmetric_jacobian
         Whether the Jacobian of `rhs` is symmetric, so that its spectrum is real.
     real_spectrum
         Whether its spectrum is real without being symmetric: a preconditioned gradient.
     autonomous
         Whether `rhs` does not depend on t.
+    noise
+        None; "additive" where noise is the same everywhere; "multiplicative" where it depends on θ.
+    hamiltonian
+        Whether the state is (position, velocity) and the acceleration depends on position alone.
+    continuous
+        Whether `rhs` is continuous, as error control needs.
+    clock_power
+        The p of time_step ∝ ηᵖ in `counterpart`.
     ascent
         Whether it climbs J: then it is −J that must not rise.
     cost
@@ -35,29 +68,85 @@ class Dynamics:
     symmetric_jacobian: ClassVar[bool] = False
     real_spectrum: ClassVar[bool] = False
     autonomous: ClassVar[bool] = True
+    noise: ClassVar[str | None] = None
+    hamiltonian: ClassVar[bool] = False
+    continuous: ClassVar[bool] = True
+    clock_power: ClassVar[float] = 1.0
     ascent: bool = False
     cost: ClassVar[tuple[int, int]] = (1, 0)
+
+    def __init__(
+        self,
+        rhs: Callable[[Any, PyTree], PyTree],
+        state: PyTree,
+        params: Callable[[PyTree], PyTree] | None = None,
+        objective: Objective | None = None,
+    ) -> None:
+        self._rhs, self._state, self._params = rhs, as_parameters(state), params or (lambda s: s)
+        self.autonomous = False  # nobody knows
+        self.objective = objective or Objective(lambda _: jnp.zeros(()), self._params(self._state))
 
     @property
     def has_real_spectrum(self) -> bool:
         """Whether the Jacobian is declared to have real eigenvalues only."""
         return self.symmetric_jacobian or self.real_spectrum
 
+    @property
+    def energy_is_loss(self) -> bool:
+        """Whether `energy` is J and nothing else."""
+        return type(self).energy is Dynamics.energy
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call it."""
+        return type(self).__name__
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """Its numbers by name, kept with a run."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else {}
+        return {k: v for k, v in values.items() if isinstance(v, bool | int | float | str)}
+
+    def starting_at(self, objective: Objective) -> Self:
+        """The same dynamics of the same loss from another θ₀, that of `objective`."""
+        if not is_dataclass(self):
+            raise ValueError(
+                "an ensemble needs a dynamics that starts from its objective's parameters; "
+                "flow.Dynamics(rhs, state, ...) has one state"
+            )
+        return replace(self, objective=objective)
+
+    def at_learning_rate(self, learning_rate: float) -> Self:
+        """The same model of a discrete run at another learning rate, where it depends on that."""
+        return (
+            replace(self, learning_rate=learning_rate) if hasattr(self, "learning_rate") else self
+        )
+
     def initial_state(self) -> PyTree:
         """The state at t = 0; θ₀ unless overridden."""
+        if type(self) is Dynamics:
+            return self._state
         return self.objective.unflatten(self.objective.theta)
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
         """d(state)/dt, traced by JAX; `data` is the objective's."""
-        raise NotImplementedError
+        return self._rhs(t, state)
+
+    def diffusion(self, t: Any, state: PyTree, data: PyTree) -> tuple[Callable, tuple[int, ...]]:
+        """Of an SDE d(state) = rhs dt + B dW: ξ ↦ Bξ, and the shape of ξ."""
+        raise NotImplementedError(f"{type(self).__name__} has no noise")
 
     def params(self, state: PyTree) -> PyTree:
         """θ from the state; the state itself unless overridden."""
-        return state
+        return self._params(state) if type(self) is Dynamics else state
 
-    def auxiliary(self, state: PyTree) -> dict[str, PyTree]:
-        """What else the state carries, by name: velocities, moments. Kept in `path.state`."""
+    def auxiliary(self, state: PyTree, data: PyTree) -> dict[str, Any]:
+        """What else the state carries: arrays by name, kept in `path.state`."""
         return {}
+
+    def energy(self, state: PyTree, data: PyTree) -> Any:
+        """What falls at the rate `dissipation`; J unless overridden."""
+        return self.objective.traced_value(self.params(state), data)
 
     def dissipation(
         self,
@@ -73,3 +162,8 @@ class Dynamics:
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
         """The optax optimizer that this dynamics models, and its `time_step`."""
         raise NotImplementedError(f"{type(self).__name__} declares no discrete counterpart")
+
+
+def squared_speed(derivatives: Float[Any, "points n"]) -> Float[Any, "points"]:
+    """‖ẏ‖² of each row."""
+    return (derivatives[:, None, :] @ derivatives[:, :, None])[:, 0, 0]

@@ -33,6 +33,8 @@ class FlatDynamics:
         (t, y) ↦ ∂ẏ/∂y, (n, n).
     params, auxiliary
         y ↦ θ as a flat vector; y ↦ name -> array, what else the state carries.
+    energy
+        y ↦ what falls at the rate of dissipation; None where that is J.
     """
 
     initial: State
@@ -41,6 +43,7 @@ class FlatDynamics:
     jacobian: Callable[[float, State], np.ndarray]
     params: Callable[[State], np.ndarray]
     auxiliary: Callable[[State], dict[str, np.ndarray]]
+    energy: Callable[[State], float] | None
 
 
 def flatten(dynamics: Dynamics) -> FlatDynamics:
@@ -62,8 +65,11 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
     def params(y: Any) -> Any:
         return ravel_pytree(dynamics.params(unravel(y)))[0]
 
-    def auxiliary(y: Any) -> Any:
-        return {k: ravel_pytree(v)[0] for k, v in dynamics.auxiliary(unravel(y)).items()}
+    def auxiliary(y: Any, data: Any) -> Any:
+        return dynamics.auxiliary(unravel(y), data)
+
+    def energy(y: Any, data: Any) -> Any:
+        return dynamics.energy(unravel(y), data)
 
     def compiled(function: Callable) -> Callable:
         key: Hashable = (function.__name__, dynamics)
@@ -80,8 +86,9 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
         jitted = compiled(derivative)
         call = lambda t, y: jitted(t, y, data)  # noqa: E731
     # Where the state is θ itself, reading θ off it needs no call to the device.
-    is_theta = type(dynamics).params is Dynamics.params
-    bare = type(dynamics).auxiliary is Dynamics.auxiliary
+    kind = type(dynamics)
+    is_theta = kind is not Dynamics and kind.params is Dynamics.params
+    bare = kind.auxiliary is Dynamics.auxiliary
     return FlatDynamics(
         np.array(initial),
         call,
@@ -90,5 +97,6 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
         (lambda y: y) if is_theta else (lambda y: np.array(compiled(params)(y))),
         (lambda y: {})
         if bare
-        else (lambda y: {k: np.array(v) for k, v in compiled(auxiliary)(y).items()}),
+        else (lambda y: {k: np.array(v) for k, v in compiled(auxiliary)(y, data).items()}),
+        None if dynamics.energy_is_loss else (lambda y: float(compiled(energy)(y, data))),
     )
