@@ -25,7 +25,14 @@ from flow.audit import Audit, audit
 from flow.check_gradient import GradientCheck, check_gradient
 from flow.comparison import Comparison, ErrorBarWarning, compare
 from flow.descent import descend
-from flow.dynamics import Dynamics, GradientFlow
+from flow.dynamics import (
+    Dynamics,
+    GradientFlow,
+    HeavyBall,
+    ModifiedFlow,
+    Nesterov,
+    PrincipalFlow,
+)
 from flow.explain import Explanation, explain
 from flow.integration import integrate
 from flow.networks import MLP, Network
@@ -45,10 +52,14 @@ __all__ = [
     "Explanation",
     "GradientCheck",
     "GradientFlow",
+    "HeavyBall",
+    "ModifiedFlow",
+    "Nesterov",
     "Network",
     "Objective",
     "OrderStudy",
     "PrecisionWarning",
+    "PrincipalFlow",
     "Trajectory",
     "audit",
     "auto_learning_rates",

@@ -46,23 +46,42 @@ def top_eigenvalues(objective: Objective, params: Any, k: int = 1, tol: float = 
     >>> top_eigenvalues(objective, objective.params, k=2)
     array([4., 1.])
     """
+    return top_eigenpairs(objective, params, k, tol)[0]
+
+
+def top_eigenpairs(
+    objective: Objective, params: Any, k: int = 1, tol: float = 1e-6
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k largest eigenvalues of ∇²J (k,), largest first, and unit eigenvectors (n, k).
+
+    Arguments and errors are those of `top_eigenvalues`.
+
+    >>> import flow
+    >>> objective = flow.Objective(lambda x: x[0] ** 2 + 0.5 * x[1] ** 2, np.ones(2))
+    >>> values, vectors = top_eigenpairs(objective, objective.params)
+    >>> values, np.abs(vectors).round(9)
+    (array([2.]), array([[1.],
+           [0.]]))
+    """
     n, theta = objective.size, objective.flatten(params)
     if positive_integer("k", k) > n:
         raise ValueError(f"k={k} eigenvalues of a Hessian of size {n}: k is at most {n}")
     if n <= DENSE_SIZE or k >= n:
         H = np.array([objective.flat_hvp(theta, e) for e in np.eye(n)])
-        return np.linalg.eigvalsh((H + H.T) / 2)[::-1][:k]
+        values, vectors = np.linalg.eigh((H + H.T) / 2)
+        return values[::-1][:k], vectors[:, ::-1][:, :k]
     hessian = LinearOperator(
         (n, n), matvec=lambda v: objective.flat_hvp(theta, np.ravel(v)), dtype=np.float64
     )
     start = np.random.default_rng(0).standard_normal(n)
     try:
-        return eigsh(hessian, k, which="LA", tol=tol, v0=start, return_eigenvectors=False)[::-1]
+        values, vectors = eigsh(hessian, k, which="LA", tol=tol, v0=start)
     except ArpackNoConvergence as error:
         raise EigenvaluesNotConverged(
             f"{len(error.eigenvalues)} of {k} eigenvalues of the Hessian converged to {tol:g}; "
             "raise tol, or look at whether the loss is smooth here"
         ) from error
+    return values[::-1], vectors[:, ::-1]
 
 
 def sharpness(objective: Objective, params: Any) -> float:

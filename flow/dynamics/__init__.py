@@ -2,5 +2,16 @@
 
 from flow.dynamics.base import Dynamics
 from flow.dynamics.gradient_flow import GradientFlow
+from flow.dynamics.modified_flow import ModifiedFlow
+from flow.dynamics.principal_flow import PrincipalFlow
+from flow.dynamics.second_order import HeavyBall, Nesterov, nesterov
 
-__all__ = ["Dynamics", "GradientFlow"]
+__all__ = [
+    "Dynamics",
+    "GradientFlow",
+    "HeavyBall",
+    "ModifiedFlow",
+    "Nesterov",
+    "PrincipalFlow",
+    "nesterov",
+]

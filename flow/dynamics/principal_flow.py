@@ -1,0 +1,137 @@
+"""The principal flow: gradient descent's own path along the stiffest directions."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from flow.checks import positive, positive_integer
+from flow.dynamics.base import Dynamics
+from flow.objective import Objective
+from flow.pytrees import PyTree
+
+# Of |1 − ηλ|, whose logarithm has no value where a step lands on the minimum.
+FLOOR = 1e-3
+# Of |ηλ|, below which log(1 − ηλ)/(ηλ) is a series.
+SERIES = 1e-4
+
+
+class Tracked(NamedTuple):
+    """θ, and a basis of the top of the Hessian's spectrum."""
+
+    theta: PyTree
+    U: Any  # (n, k)
+
+
+@dataclass(frozen=True)
+class PrincipalFlow(Dynamics):
+    """θ̇ = Σ c(ηλᵢ) uᵢuᵢᵀ∇J over the top k eigenpairs of ∇²J, the modified flow on the rest.
+
+    c(z) = log|1 − z|/z (Rosca et al. 2023, arXiv 2302.01952): on a quadratic it passes through the
+    iterates of gradient descent exactly where z = ηλ < 1; where z > 1, and a step jumps across the
+    minimum, it is the envelope of their oscillation: it falls to z = 2 and grows beyond. |1 − z| is
+    floored at 1e-3, as gradient descent is at the minimum in one step where z = 1. The rest is
+    −(I − UUᵀ)(∇J + (η/2)∇²J∇J). Of order 2 in η, t = ηk.
+
+    U (n, k) is tracked as part of the state by Oja's flow U̇ = (I − UUᵀ)∇²J·U, from the eigenvectors
+    at θ₀; eigenpairs are those of ∇²J within its span (Rayleigh–Ritz), whatever U is. The span
+    follows at a rate of the gap λ_k − λ_{k+1}.
+
+    Parameters
+    ----------
+    objective
+        J, with θ₀.
+    learning_rate
+        η of the gradient descent that is modelled.
+    k
+        Number of eigenpairs, at most n.
+
+    Examples
+    --------
+    >>> import flow, numpy as np
+    >>> H = np.array([1.0, 9.0])
+    >>> objective = flow.Objective(lambda x: 0.5 * (H * x**2).sum(), np.array([1.0, 1.0]))
+    >>> path = flow.integrate(flow.PrincipalFlow(objective, 0.1, k=2), t=0.5, rtol=1e-12)
+    >>> steps = flow.descend(objective, learning_rate=0.1, steps=5)
+    >>> bool(np.abs(path.theta[-1] - steps.theta[-1]).max() < 1e-9)
+    True
+    """
+
+    objective: Objective
+    learning_rate: float
+    k: int
+
+    def __post_init__(self) -> None:
+        positive("learning_rate", self.learning_rate)
+        if positive_integer("k", self.k) > self.objective.size:
+            raise ValueError(
+                f"k = {self.k} eigenpairs, but there are {self.objective.size} parameters; "
+                "take k no larger"
+            )
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """One product for each column of U, and ∇²J∇J."""
+        return 1, self.k + 1
+
+    @property
+    def label(self) -> str:
+        """With k and η."""
+        return f"principal flow, k = {self.k}, η = {self.learning_rate:.3g}"
+
+    def initial_state(self) -> PyTree:
+        """θ₀ and the top eigenvectors there."""
+        from flow.spectrum import top_eigenpairs
+
+        objective = self.objective
+        theta = objective.unflatten(objective.theta)
+        return Tracked(theta, top_eigenpairs(objective, theta, self.k)[1])
+
+    def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
+        """The field above, and Oja's flow."""
+        eta = self.learning_rate
+        gradient = partial(self.objective.traced_gradient, data=data)
+        g, unravel = ravel_pytree(gradient(state.theta))
+
+        def product(v: Any) -> Any:
+            return ravel_pytree(jax.jvp(gradient, (state.theta,), (unravel(v),))[1])[0]
+
+        U = jnp.linalg.qr(state.U)[0]
+        HU = jax.vmap(product, 1, 1)(U)
+        eigenvalues, V = jnp.linalg.eigh(U.T @ HU)
+        V = U @ V
+        along = V.T @ g
+        rest = g + 0.5 * eta * product(g)
+        rest = rest - U @ (U.T @ rest)
+        moved = V @ (coefficient(eta * eigenvalues) * along) - rest
+        return Tracked(unravel(moved), HU - U @ (U.T @ HU))
+
+    def params(self, state: PyTree) -> PyTree:
+        """θ."""
+        return state.theta
+
+    def auxiliary(self, state: PyTree, data: PyTree) -> dict[str, Any]:
+        """U, orthonormal (n, k)."""
+        return {"U": jnp.linalg.qr(state.U)[0]}
+
+    def counterpart(self, learning_rate: float) -> tuple[Any, float]:
+        """Gradient descent, t = ηk."""
+        import optax
+
+        return optax.sgd(learning_rate), learning_rate
+
+
+def coefficient(z: Any) -> Any:
+    """log|1 − z|/z, −1 at z = 0.
+
+    >>> [round(float(coefficient(np.array(z))), 4) for z in (0.0, 0.5, 1.0, 1.5, 2.0)]
+    [-1.0, -1.3863, -6.9078, -0.4621, 0.0]
+    """
+    small = jnp.abs(z) < SERIES
+    safe = jnp.where(small, 0.5, z)
+    whole = jnp.log(jnp.maximum(jnp.abs(1.0 - safe), FLOOR)) / safe
+    return jnp.where(small, -(1.0 + z / 2.0 + z**2 / 3.0), whole)
