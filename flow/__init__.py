@@ -29,9 +29,11 @@ from flow.dynamics import (
     Dynamics,
     GradientFlow,
     HeavyBall,
+    LangevinFlow,
     ModifiedFlow,
     Nesterov,
     PrincipalFlow,
+    StochasticFlow,
 )
 from flow.explain import Explanation, explain
 from flow.integration import integrate
@@ -53,6 +55,7 @@ __all__ = [
     "GradientCheck",
     "GradientFlow",
     "HeavyBall",
+    "LangevinFlow",
     "ModifiedFlow",
     "Nesterov",
     "Network",
@@ -60,6 +63,7 @@ __all__ = [
     "OrderStudy",
     "PrecisionWarning",
     "PrincipalFlow",
+    "StochasticFlow",
     "Trajectory",
     "audit",
     "auto_learning_rates",

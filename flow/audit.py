@@ -26,7 +26,7 @@ class Audit:
         (J₀ − J_T − ∫‖∇J‖² dt)/(J₀ − J_T), zero for the exact flow; NaN for a discrete run, which
         does not obey the identity. Uphill J₀ and J_T change places. Of other dynamics it is their
         energy that falls at the rate of their dissipation, if they have any: of heavy ball
-        J + ½‖θ̇‖² at γ‖θ̇‖².
+        J + ½‖θ̇‖² at γ‖θ̇‖², and without friction the residual is (H₀ − H_T)/H₀.
     largest_rise
         Largest rise of J over a step; the exact flow never rises. Uphill it is the largest fall.
     conserved
@@ -108,8 +108,10 @@ def audit(
         first, last = (
             stats.get(f"energy_{end}", stats[f"loss_{end}"]) for end in ("first", "last")
         )
-        fallen = first - last
-        residual = (fallen - stats["dissipated"]) / fallen if fallen else stats["dissipated"]
+        fallen, dissipated = first - last, stats["dissipated"]
+        # Of motion without friction, which dissipates nothing, beside the energy that it has.
+        whole = fallen if dissipated else abs(first)
+        residual = (fallen - dissipated) / whole if whole else dissipated
     return Audit(
         float(residual),
         stats["largest_rise"],

@@ -16,7 +16,7 @@ from flow.methods.catalogue import Method
 from flow.methods.dissipated import dissipated
 from flow.methods.kernel import Kernel, device_kernel
 from flow.methods.step_cap import StepCap
-from flow.methods.stepping import BUDGET, Limits, Tolerance
+from flow.methods.stepping import BUDGET, Fixed, Limits, Tolerance
 from flow.progress import Progress
 from flow.recording import (
     BudgetSpent,
@@ -69,6 +69,7 @@ def kernel_of(
         dynamics.ascent,
         dynamics.objective.data,
         over,
+        flat.diffusion,
     )
 
 
@@ -86,6 +87,7 @@ class Driver:
     stops: StopConditions
     meter: Meter
     recorder: Recorder
+    path: int = 0  # of the paths of an SDE, which
     flat: FlatDynamics = field(init=False)
     reached: Point = field(init=False)
     latest: Point = field(init=False)  # the last evaluation of the right-hand side
@@ -150,8 +152,10 @@ class Driver:
         """The method as a compiled loop on this dynamics."""
         return kernel_of(self.dynamics, self.flat, self.method)
 
-    def tolerance(self) -> Tolerance:
-        """What the kernel takes as rtol, atol and unit roundoff."""
+    def tolerance(self) -> Tolerance | Fixed:
+        """What the kernel takes as rtol, atol and unit roundoff, or as the step."""
+        if not self.method.adaptive:
+            return Fixed(self.settings["step"], self.settings.get("seed", 0), self.path)
         resolution = self.dynamics.objective.resolution
         return Tolerance(self.settings["rtol"], self.settings["atol"], resolution)
 

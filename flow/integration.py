@@ -8,13 +8,14 @@ import numpy as np
 from scipy.integrate import OdeSolver
 
 from flow.auto_driver import AutoDriver
-from flow.checks import choice, positive, real
+from flow.checks import choice, positive, positive_integer, real
 from flow.compiled_driver import CompiledDriver
 from flow.driver import Driver
 from flow.dynamics import Dynamics, GradientFlow
 from flow.ensemble_driver import EnsembleDriver, Member
 from flow.initialisations import initialisations
 from flow.methods.catalogue import Method, check_dense, find_method
+from flow.noise import at_steps, noise_settings
 from flow.objective import Objective
 from flow.observe import Observer
 from flow.precision import double_precision
@@ -46,8 +47,10 @@ def integrate(
     max_seconds: float | None = None,
     checkpoint: None = None,
     progress: bool = True,
-    engine: str = "scipy",
+    engine: str | None = None,
     ensemble: Any = None,
+    paths: int | None = None,
+    seed: int = 0,
 ) -> Trajectory:
     """Integrate a dynamics, the gradient flow θ̇ = −∇J(θ) of an objective by default.
 
@@ -60,7 +63,9 @@ def integrate(
         condition or a budget; then about `save` accepted steps are saved, evenly thinned.
     method
         scipy's "RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA"; our "RKC2" and "TSRKC3", for
-        stiff flows whose Jacobian is symmetric; "Euler" or "RK4" with `step`; a
+        stiff flows whose Jacobian is symmetric; "Euler" or "RK4" with `step`, and "Verlet" for
+        motion without friction; "EulerMaruyama" for noise, or "Heun" (the default) where the noise
+        does not depend on θ; a
         `scipy.integrate.OdeSolver` class; or "auto", which picks among DOP853, Radau, RKC2 and
         TSRKC3 as it goes and leaves its reasons in ``stats["choices"]``. Radau, BDF and LSODA are
         given the exact Jacobian and refused above 2,000 parameters. The default, DOP853, costs no
@@ -69,7 +74,8 @@ def integrate(
     rtol, atol
         Tolerance of the local error, rtol·|θ| + atol for each parameter.
     step
-        Step of "Euler" and "RK4", in units of t.
+        Step of "Euler", "RK4", "Verlet", "EulerMaruyama" and "Heun", in units of t. With noise it
+        is 0.02/λ_max(θ₀) unless given.
     save
         A number of times (both ends included) or the times themselves, from the step's dense
         output.
@@ -89,9 +95,14 @@ def integrate(
     progress
         Show a bar with an estimate if it takes more than a second.
     engine
-        "scipy" steps on the host. "jax" runs the whole loop compiled on the device, in chunks of a
-        quarter of a second that Ctrl-C is answered between; it has "TSRKC3" (its default where the
-        Jacobian is symmetric), "RKC2", and diffrax's "Tsit5" and "Dopri8" (its default elsewhere).
+        "scipy", the default, steps on the host. "jax", the default of dynamics with noise, runs the
+        whole loop compiled on the device, in chunks of a quarter of a second that Ctrl-C is
+        answered between; it has "TSRKC3" (its default where the Jacobian is symmetric), "RKC2",
+        diffrax's "Tsit5" and "Dopri8" (its default elsewhere), "Euler", "RK4" and "Verlet".
+    paths, seed
+        Of a dynamics with noise: how many paths, side by side, and the seed of them all. Each has
+        noise of its own, the same however it is saved, and is saved at the steps that are nearest
+        to the asked times. With an `ensemble` each member is a path.
     ensemble
         Many θ₀ in place of the objective's, integrated side by side by engine="jax": an array
         (members, n), or a pytree like the parameters whose leaves have a leading axis of members.
@@ -140,22 +151,25 @@ def integrate(
         dynamics = GradientFlow(dynamics)
     if not isinstance(dynamics, Dynamics):
         raise TypeError(f"integrate needs a flow.Objective or a dynamics, got {dynamics!r}")
-    choice("engine", engine, list(ENGINES))
+    engine = check_engine(engine, dynamics, ensemble, paths)
     choice("spacing", spacing, SPACINGS)
     if checkpoint is not None:
         raise ValueError("checkpoint is not available yet; leave it None")
-    if ensemble is not None and engine != "jax":
-        raise ValueError(f"ensemble needs engine='jax', got engine={engine!r}")
-    chosen = find_method(method, engine, dynamics.has_real_spectrum)
+    chosen = find_method(method, engine, dynamics)
     check_dense(chosen, dynamics.objective.size)
     meter = Meter(max_gradients, max_steps, max_seconds)
     stops = conditions(stop, ascent=dynamics.ascent)
     t = _check_horizon(t, stops, meter)
-    settings = _check_settings(chosen, rtol, atol, step, dynamics.objective.resolution)
+    if dynamics.noise:
+        settings = noise_settings(dynamics.objective, step, seed)
+    else:
+        settings = _check_settings(chosen, rtol, atol, step, dynamics.objective.resolution)
     thinned = t == inf and np.ndim(save) == 0
     times = None if thinned else save_times(save, spacing, t)
     if thinned and spacing != "linear":
         raise ValueError(f"spacing={spacing!r} needs a finite t, got inf")
+    if dynamics.noise and times is not None:
+        times = at_steps(times, settings["step"], t)
     most = number_of_times(save) if thinned else None
 
     def driver(make: type[Driver], dynamics: Dynamics, **options: Any) -> Driver:
@@ -163,12 +177,15 @@ def integrate(
         meter = Meter(max_gradients, max_steps, max_seconds)
         return make(dynamics, chosen, t, settings, times, stops, meter, recorder, **options)
 
-    if ensemble is None:
+    if ensemble is None and paths is None:
         run = driver(AutoDriver if chosen.name == "auto" else ENGINES[engine], dynamics)
     else:
-        starts = initialisations(dynamics.objective, ensemble)
-        own = [dynamics.starting_at(start) for start in starts]
-        members = [driver(Member, moved, members=len(own)) for moved in own]
+        if ensemble is None:
+            own = [dynamics] * positive_integer("paths", paths)
+        else:
+            starts = initialisations(dynamics.objective, ensemble)
+            own = [dynamics.starting_at(start) for start in starts]
+        members = [driver(Member, moved, members=len(own), path=i) for i, moved in enumerate(own)]
         run = EnsembleDriver(dynamics, chosen, members)
     threaded = chosen.dense and dynamics.objective.size > THREADED_SIZE
     with double_precision(), single_blas_thread(not threaded), np.errstate(all="ignore"):
@@ -196,6 +213,23 @@ def rerun(path: Trajectory, times: np.ndarray, *, progress: bool, **changes: Any
     return again
 
 
+def check_engine(engine: Any, dynamics: Dynamics, ensemble: Any, paths: Any) -> str:
+    """The engine that was asked for, or what the dynamics needs; refused if it can't do it."""
+    if engine is None:
+        engine = "jax" if dynamics.noise else "scipy"
+    choice("engine", engine, list(ENGINES))
+    if ensemble is not None and engine != "jax":
+        raise ValueError(f"ensemble needs engine='jax', got engine={engine!r}")
+    if dynamics.noise and engine != "jax":
+        raise ValueError(f"{dynamics.label} has noise, which engine={engine!r} has not; use 'jax'")
+    if paths is not None and (ensemble is not None or not dynamics.noise):
+        raise ValueError(
+            f"paths={paths!r} is for a dynamics with noise, and without ensemble=, whose members "
+            "are paths already"
+        )
+    return engine
+
+
 def _check_horizon(t: Any, stops: StopConditions, meter: Meter) -> float:
     t = real("t", t)
     if isnan(t) or t <= 0:
@@ -217,7 +251,7 @@ def _check_settings(
         return {"step": positive("step", step)}
     if step is not None:
         raise ValueError(
-            f"step={step!r} goes with 'Euler' and 'RK4'; {method.name!r} chooses its steps by "
+            f"step={step!r} goes with methods of fixed steps; {method.name!r} chooses its own by "
             "rtol and atol"
         )
     floor = 100 * resolution

@@ -5,13 +5,16 @@ from flow.dynamics.gradient_flow import GradientFlow
 from flow.dynamics.modified_flow import ModifiedFlow
 from flow.dynamics.principal_flow import PrincipalFlow
 from flow.dynamics.second_order import HeavyBall, Nesterov, nesterov
+from flow.dynamics.stochastic_flow import LangevinFlow, StochasticFlow
 
 __all__ = [
     "Dynamics",
     "GradientFlow",
     "HeavyBall",
+    "LangevinFlow",
     "ModifiedFlow",
     "Nesterov",
     "PrincipalFlow",
+    "StochasticFlow",
     "nesterov",
 ]

@@ -29,6 +29,8 @@ class FlatDynamics:
         stay on the device until somebody asks.
     traced
         (t, y, data) ↦ the same, for loops that are compiled themselves.
+    diffusion
+        Of an SDE, traced: (t, y, data) ↦ (ξ ↦ Bξ flat, shape of ξ).
     jacobian
         (t, y) ↦ ∂ẏ/∂y, (n, n).
     params, auxiliary
@@ -40,6 +42,7 @@ class FlatDynamics:
     initial: State
     derivative: Callable[[float, State], tuple[Any, Any]]
     traced: Callable[[Any, Any, Any], tuple[Any, Any]]
+    diffusion: Callable[[Any, Any, Any], tuple[Callable, tuple[int, ...]]] | None
     jacobian: Callable[[float, State], np.ndarray]
     params: Callable[[State], np.ndarray]
     auxiliary: Callable[[State], dict[str, np.ndarray]]
@@ -61,6 +64,10 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
 
     def jacobian(t: Any, y: Any, data: Any) -> Any:
         return jax.jacfwd(lambda x: ravel_pytree(dynamics.rhs(t, unravel(x), data))[0])(y)
+
+    def diffusion(t: Any, y: Any, data: Any) -> tuple[Callable, tuple[int, ...]]:
+        apply, shape = dynamics.diffusion(t, unravel(y), data)
+        return lambda xi: ravel_pytree(apply(xi))[0], shape
 
     def params(y: Any) -> Any:
         return ravel_pytree(dynamics.params(unravel(y)))[0]
@@ -93,6 +100,7 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
         np.array(initial),
         call,
         derivative,
+        diffusion if dynamics.noise else None,
         lambda t, y: np.array(compiled(jacobian)(float(t), y, data)),
         (lambda y: y) if is_theta else (lambda y: np.array(compiled(params)(y))),
         (lambda y: {})

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from flow.checks import positive, positive_integer
@@ -128,7 +127,7 @@ class PrincipalFlow(Dynamics):
 def coefficient(z: Any) -> Any:
     """log|1 − z|/z, −1 at z = 0.
 
-    >>> [round(float(coefficient(np.array(z))), 4) for z in (0.0, 0.5, 1.0, 1.5, 2.0)]
+    >>> [round(float(coefficient(jnp.array(z))), 4) for z in (0.0, 0.5, 1.0, 1.5, 2.0)]
     [-1.0, -1.3863, -6.9078, -0.4621, 0.0]
     """
     small = jnp.abs(z) < SERIES

@@ -3,13 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import isclass, signature
+from typing import Any
 
 import numpy as np
 from scipy.integrate import BDF, DOP853, LSODA, RK23, RK45, OdeSolver, Radau
 
 from flow.checks import choice
 from flow.methods.compiled_loop import Stepper, stabilised_stepper
-from flow.methods.fixed_step import RK4, Euler
+from flow.methods.fixed_loop import euler, fixed_stepper, rk4, verlet
+from flow.methods.fixed_step import RK4, Euler, Verlet
+from flow.methods.noisy_loop import euler_maruyama, heun, noisy_stepper
 from flow.methods.rkc2 import RKC2
 from flow.methods.stabilised_solver import StabilisedSolver
 from flow.methods.tsrkc3 import TSRKC3
@@ -41,6 +44,11 @@ class Method:
     attempts
         From the times at which one step evaluated the right-hand side, the number of attempts
         that it took; None where scipy gives no way to know.
+    noise
+        None; "any" for an Itô method of SDEs; "additive" for one that is right where noise does
+        not depend on the state (those of Stratonovich's calculus among them).
+    hamiltonian
+        Whether it is for separable Hamiltonian motion only.
     """
 
     name: str
@@ -50,6 +58,8 @@ class Method:
     real_limit: float | None = None
     stepper: Callable[[], Stepper] | None = None
     attempts: Callable[[Sequence[float], float], int] | None = None
+    noise: str | None = None
+    hamiltonian: bool = False
 
     @property
     def stabilised(self) -> bool:
@@ -81,6 +91,11 @@ def _diffrax(name: str) -> Stepper:
     return runge_kutta(getattr(diffrax, name))
 
 
+def _fixed(name: str, solver: type[OdeSolver] | None, stepper: Callable, **more: Any) -> Method:
+    attempts = lambda times, t_old: 1  # noqa: E731
+    return Method(name, solver, adaptive=False, stepper=stepper, attempts=attempts, **more)
+
+
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
@@ -95,8 +110,11 @@ METHODS: dict[str, Method] = {
         Method("auto", None),
         Method("Tsit5", None, stepper=lambda: _diffrax("Tsit5")),
         Method("Dopri8", None, stepper=lambda: _diffrax("Dopri8")),
-        Method("Euler", Euler, adaptive=False, attempts=lambda times, t_old: 1),
-        Method("RK4", RK4, adaptive=False, attempts=lambda times, t_old: 1),
+        _fixed("Euler", Euler, lambda: fixed_stepper(euler, 1, straight=True)),
+        _fixed("RK4", RK4, lambda: fixed_stepper(rk4, 4)),
+        _fixed("Verlet", Verlet, lambda: fixed_stepper(verlet, 1), hamiltonian=True),
+        _fixed("EulerMaruyama", None, lambda: noisy_stepper(euler_maruyama, 1), noise="any"),
+        _fixed("Heun", None, lambda: noisy_stepper(heun, 3), noise="additive"),
     )
 }
 
@@ -104,31 +122,68 @@ METHODS: dict[str, Method] = {
 COMPILED = tuple(name for name, method in METHODS.items() if method.stepper is not None)
 
 
-def find_method(method: str | type[OdeSolver] | None, engine: str, real_spectrum: bool) -> Method:
+def find_method(method: str | type[OdeSolver] | None, engine: str, dynamics: Any) -> Method:
     """The method of that name, or of a user's own OdeSolver class; the engine's default if None.
 
     Raises
     ------
     ValueError
-        The engine has no such method, or the method is for real spectra only.
+        The engine has no such method, or the method is not for what the dynamics declares.
     """
-    if method is None:
-        compiled = "TSRKC3" if real_spectrum else "Dopri8"
-        method = "DOP853" if engine == "scipy" else compiled
-    found = _find(method)
+    found = _find(_default(engine, dynamics) if method is None else method)
+    _check_noise(found, dynamics)
+    _check_declared(found, dynamics)
     if engine == "jax" and found.name not in COMPILED:
         raise ValueError(
             f"engine='jax' has the methods {', '.join(COMPILED)}, got {found.name!r}; "
             "'Dopri8' is nearest to scipy's 'DOP853', 'Tsit5' to 'RK45'"
         )
-    if engine == "scipy" and found.solver is None and found.name != "auto":
+    if engine == "scipy" and found.solver is None and found.name != "auto" and not found.noise:
         raise ValueError(f"method {found.name!r} is compiled whole; it needs engine='jax'")
-    if found.stabilised and not real_spectrum:
+    return found
+
+
+def _default(engine: str, dynamics: Any) -> str:
+    if dynamics.noise:
+        return "Heun" if dynamics.noise == "additive" else "EulerMaruyama"
+    compiled = "TSRKC3" if dynamics.has_real_spectrum else "Dopri8"
+    return "DOP853" if engine == "scipy" else compiled
+
+
+def _check_declared(method: Method, dynamics: Any) -> None:
+    """Refuse a method that is not for such a right-hand side."""
+    if method.stabilised and not dynamics.has_real_spectrum:
         raise ValueError(
-            f"method {found.name!r} is for a real negative spectrum, as gradient flow has, and "
+            f"method {method.name!r} is for a real negative spectrum, as gradient flow has, and "
             "amplifies oscillations; use 'DOP853' here"
         )
-    return found
+    if method.hamiltonian and not dynamics.hamiltonian:
+        raise ValueError(
+            f"method {method.name!r} is for Hamiltonian motion, as flow.HeavyBall(objective, "
+            "friction=0) is; use 'DOP853' here"
+        )
+    if method.adaptive and not dynamics.continuous:
+        raise ValueError(
+            f"the right-hand side of {dynamics.label} jumps, and method {method.name!r} would "
+            "stall where it does; use method='Euler' with step=, or smooth it"
+        )
+
+
+def _check_noise(method: Method, dynamics: Any) -> None:
+    """Refuse an SDE under a method without noise, and the wrong calculus."""
+    name, noise = method.name, dynamics.noise
+    if noise and not method.noise:
+        raise ValueError(
+            f"{dynamics.label} has noise, which method {name!r} knows nothing of; use "
+            "'EulerMaruyama', or 'Heun' where the noise is additive"
+        )
+    if method.noise and not noise:
+        raise ValueError(f"method {name!r} is for noise, and {dynamics.label} has none")
+    if noise == "multiplicative" and method.noise == "additive":
+        raise ValueError(
+            f"the noise of {dynamics.label} depends on θ; it is Itô's, and method {name!r} would "
+            "solve another equation: use 'EulerMaruyama'"
+        )
 
 
 def _find(method: str | type[OdeSolver]) -> Method:

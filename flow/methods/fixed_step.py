@@ -51,8 +51,12 @@ class FixedStep(OdeSolver):
         self.y_old = self.y
         self.y = self.y + h * self._increment(self.t, self.y, h)
         self.t = t_new
-        self.f = self.fun(self.t, self.y)
+        self.f = self._slope()
         return True, None
+
+    def _slope(self) -> np.ndarray:
+        """F at the end of the step."""
+        return self.fun(self.t, self.y)
 
     def _increment(self, t: float, y: np.ndarray, h: float) -> np.ndarray:
         """Fill the stages K[1:] and return the step's mean slope."""
@@ -96,6 +100,38 @@ class RK4(FixedStep):
         K[2] = self.fun(t + h / 2, y + h / 2 * K[1])
         K[3] = self.fun(t + h, y + h * K[2])
         return self.B @ K
+
+    def _dense_output_impl(self) -> DenseOutput:
+        return HermiteOutput(self.t_old, self.t, self.y_old, self.y, self.f_old, self.f)
+
+
+class Verlet(FixedStep):
+    """Velocity Verlet, order 2, for y = (x, v) with ẋ = v and v̇ = a(x).
+
+    v_½ = v + (h/2)a(x), x₁ = x + hv_½, v₁ = v_½ + (h/2)a(x₁): one evaluation a step. It is
+    symplectic, so that H = ½‖v‖² + J oscillates by O(h²) and does not drift (Hairer, Lubich,
+    Wanner 2003, Acta Numerica 12); stable while h√λ < 2.
+
+    >>> import numpy as np, scipy.integrate
+    >>> solution = scipy.integrate.solve_ivp(
+    ...     lambda t, y: np.array([y[1], -y[0]]), (0, 1000), [1.0, 0.0], method=Verlet, step=0.1
+    ... )
+    >>> bool(np.abs((solution.y**2).sum(axis=0) - 1).max() < 0.003)
+    True
+    """
+
+    B = np.array([1.0])
+    order = 2
+
+    def _increment(self, t: float, y: np.ndarray, h: float) -> np.ndarray:
+        half = self.n // 2
+        velocity = y[half:] + h / 2 * self.f[half:]
+        between = np.concatenate([y[:half] + h * velocity, velocity])
+        self.acceleration = self.fun(t + h, between)[half:]
+        return np.concatenate([velocity, (self.f[half:] + self.acceleration) / 2])
+
+    def _slope(self) -> np.ndarray:
+        return np.concatenate([self.y[self.n // 2 :], self.acceleration])
 
     def _dense_output_impl(self) -> DenseOutput:
         return HermiteOutput(self.t_old, self.t, self.y_old, self.y, self.f_old, self.f)

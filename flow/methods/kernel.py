@@ -76,6 +76,7 @@ def device_kernel(
     uphill: bool,
     data: Any,
     over: Callable | None = None,
+    diffusion: Callable | None = None,
 ) -> Kernel:
     """A method compiled for one problem.
 
@@ -96,6 +97,8 @@ def device_kernel(
     over
         `side_by_side` or `in_turn`, for all but `remainder` to be of many members at once: then
         every argument has a leading axis, the member.
+    diffusion
+        Of an SDE: (t, y, data) ↦ (ξ ↦ Bξ, shape of ξ).
     """
     # Scalars travel as one type, or every new Python type would compile again.
     as_scalars = partial(jax.tree.map, np.float64)
@@ -105,7 +108,12 @@ def device_kernel(
             stepper = make()
 
             def run(data: Any, *arguments: Any, **layout: Any) -> Any:
-                problem = Problem(lambda t, y: derivative(t, y, data), rate, uphill)
+                problem = Problem(
+                    lambda t, y: derivative(t, y, data),
+                    rate,
+                    uphill,
+                    diffusion and (lambda t, y: diffusion(t, y, data)),
+                )
                 found = function(stepper, problem, *arguments, **layout)
                 # Python's scalars make weak types, for which the next call would compile again.
                 return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), found)

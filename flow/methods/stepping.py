@@ -18,6 +18,14 @@ class Tolerance(NamedTuple):
     resolution: Any
 
 
+class Fixed(NamedTuple):
+    """The length of every step; and of a path with noise the seed, and its number."""
+
+    step: Any
+    seed: Any = 0
+    path: Any = 0
+
+
 class Limits(NamedTuple):
     """Where a loop ends: at t, at a number of evaluations or steps, or at a small J or ‖∇J‖."""
 
@@ -40,11 +48,14 @@ class Problem:
         Derivatives (points, n) ↦ rates (points,) at which the energy falls.
     uphill
         Whether J is to rise, so that its falls are what is remarkable.
+    diffusion
+        Of an SDE: (t, y) ↦ (ξ ↦ Bξ, shape of ξ).
     """
 
     derivative: Callable
     rate: Callable
     uphill: bool = False
+    diffusion: Callable | None = None
 
     def rhs(self, t: Any, y: Any) -> Any:
         """ẏ alone; XLA drops what only the measures need."""
