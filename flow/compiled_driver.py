@@ -115,7 +115,7 @@ class CompiledDriver(Driver):
         if status == FAILED:
             return self._failed(None)
         if status == FINISHED:
-            return f"reached t = {point.t:g}"
+            return f"reached {self._at(point.t)}"
         loss, norm = map(float, carry.measures)
         return self._stopped({"t": point.t, "loss": loss, "gradient_norm": norm}, saved=False)
 

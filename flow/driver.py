@@ -171,7 +171,7 @@ class Driver:
                 if (result := self._accept(solver)) is not None:
                     return result
                 if solver.status == "finished":
-                    return f"reached t = {solver.t:g}"
+                    return f"reached {self._at(solver.t)}"
                 progress.update(solver.t, self.loss, self.meter.gradients)
                 solver = self._go_on_with(solver)
         except ENDINGS as ending:
@@ -184,12 +184,16 @@ class Driver:
 
     def _cut_short(self, ending: BaseException) -> str:
         """The result of a run that one of `ENDINGS` ended."""
-        t = f"t = {self.reached.t:g}"
+        where = self._at(self.reached.t)
         if isinstance(ending, KeyboardInterrupt):
-            return f"interrupted at {t}"
+            return f"interrupted at {where}"
         if isinstance(ending, BudgetSpent):
-            return f"budget spent at {t}: {ending}{self._why_stalled()}"
-        return f"ended at {t}: {ending}"
+            return f"budget spent at {where}: {ending}{self._why_stalled()}"
+        return f"ended at {where}: {ending}"
+
+    def _at(self, t: float) -> str:
+        """A solver's time as flow time, in words."""
+        return f"t = {self.dynamics.time(t):g}"
 
     def _go_on_with(self, solver: OdeSolver) -> OdeSolver:
         """The solver of the next step: the same."""
@@ -369,11 +373,11 @@ class Driver:
             self.recorder.add(self.reached.t, theta, loss, norm, state, observe=False)
 
     def _stopped(self, record: dict[str, Any], *, saved: bool) -> str | None:
-        met = self.stops.met(record, saved=saved)
-        return None if met is None else f"stopped at t = {record['t']:g}: {met}"
+        met = self.stops.met(record | {"t": self.dynamics.time(record["t"])}, saved=saved)
+        return None if met is None else f"stopped at {self._at(record['t'])}: {met}"
 
     def _failed(self, message: str | None) -> str:
-        where = f"ended at t = {self.reached.t:g}"
+        where = f"ended at {self._at(self.reached.t)}"
         if not np.all(np.isfinite(self.latest.measures)):
             loss, norm = np.asarray(self.latest.measures)
             return (
@@ -400,8 +404,9 @@ class Driver:
         """λ_max as it was met on the way, for methods that watch it."""
         if not self.looks:
             return {}
-        t, eigenvalue = zip(*self.looks, strict=True)
-        return {"lambda_max_t": list(t), "lambda_max": list(eigenvalue)}
+        t, eigenvalue = map(np.array, zip(*self.looks, strict=True))
+        t, slow = self.dynamics.time(t), self.dynamics.slowness(t)
+        return {"lambda_max_t": t.tolist(), "lambda_max": (eigenvalue * slow).tolist()}
 
     def _trajectory(
         self, result: str, first: np.ndarray, seconds: float, compile_seconds: float
@@ -409,9 +414,11 @@ class Driver:
         objective = self.dynamics.objective
         observer_gradients, observer_hvps = self.recorder.spent
         last = float(self._measured(self.reached)[0])
-        name = type(self.dynamics).__name__
+        columns = self.recorder.columns()
+        columns["t"] = self.dynamics.time(columns["t"])
+        moved = self.dynamics.in_flow_time
         return Trajectory(
-            **self.recorder.columns(),
+            **columns,
             stats={
                 "gradients": self.meter.gradients,
                 "hvps": self.meter.hvps,
@@ -423,7 +430,7 @@ class Driver:
                 "seconds": seconds,
                 "compile_seconds": compile_seconds,
                 "dissipated": self.dissipated,
-                "t_end": float(self.reached.t),
+                "t_end": float(self.dynamics.time(self.reached.t)),
                 "loss_first": float(first[0]),
                 "loss_last": last,
                 "energy_first": self._energy(self.flat.initial, float(first[0])),
@@ -434,19 +441,20 @@ class Driver:
             result=result,
             config={
                 "kind": "flow",
-                "label": self.dynamics.label,
-                "dynamics": name,
-                "ascent": self.dynamics.ascent,
-                "constants": self.dynamics.constants,
+                "label": moved.label,
+                "dynamics": type(moved).__name__,
+                "ascent": moved.ascent,
+                "constants": moved.constants,
                 "method": self.name,
                 "engine": self.engine,
-                "t": self.t,
+                "t": float(self.dynamics.time(self.t)),
+                "clock": "linear" if moved is self.dynamics else "log",
                 **self.settings,
                 "problem": problem(objective, *first),
             },
             structure=describe(objective.params),
             versions=current_versions(),
-            dynamics=self.dynamics,
+            dynamics=moved,
             solver=self.solver_class,
             unflatten=objective.unflatten,
         )

@@ -1,7 +1,7 @@
 """`integrate`: a dynamics, a method and what to keep; checked at the door, then driven."""
 
 from collections.abc import Callable, Iterable, Mapping
-from math import inf, isfinite, isnan
+from math import inf, isfinite, isnan, log1p
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from flow.checks import choice, positive, positive_integer, real
 from flow.compiled_driver import CompiledDriver
 from flow.driver import Driver
 from flow.dynamics import Dynamics, GradientFlow
+from flow.dynamics.log_clock import LogClock
 from flow.ensemble_driver import EnsembleDriver, Member
 from flow.initialisations import initialisations
 from flow.methods.catalogue import Method, check_dense, find_method
@@ -27,6 +28,7 @@ from flow.trajectory import Trajectory
 
 # From this size on, factorising an implicit method's matrices gains from threads.
 THREADED_SIZE = 1000
+CLOCKS = ["linear", "log"]
 ENGINES = {"scipy": Driver, "jax": CompiledDriver}
 
 
@@ -51,6 +53,7 @@ def integrate(
     ensemble: Any = None,
     paths: int | None = None,
     seed: int = 0,
+    clock: str = "linear",
 ) -> Trajectory:
     """Integrate a dynamics, the gradient flow θ̇ = −∇J(θ) of an objective by default.
 
@@ -110,6 +113,11 @@ def integrate(
         but for rounding; observers are handed the objective of the member. Members share the
         right-hand side that is compiled for `dynamics`: θ₀ may enter it by `initial_state` alone.
 
+    clock
+        "log" integrates in s = ln(1 + t), in which what slows down as 1/t moves evenly: separable
+        data to t = e⁶⁰ in a few hundred gradients. A number of times to save is then evenly spaced
+        in s. Times are given and returned in t.
+
     Returns
     -------
     Trajectory
@@ -164,6 +172,8 @@ def integrate(
         settings = noise_settings(dynamics.objective, step, seed)
     else:
         settings = _check_settings(chosen, rtol, atol, step, dynamics.objective.resolution)
+    if choice("clock", clock, CLOCKS) == "log":
+        dynamics, t, save = _on_log_clock(dynamics, chosen, t, save)
     thinned = t == inf and np.ndim(save) == 0
     times = None if thinned else save_times(save, spacing, t)
     if thinned and spacing != "linear":
@@ -180,11 +190,7 @@ def integrate(
     if ensemble is None and paths is None:
         run = driver(AutoDriver if chosen.name == "auto" else ENGINES[engine], dynamics)
     else:
-        if ensemble is None:
-            own = [dynamics] * positive_integer("paths", paths)
-        else:
-            starts = initialisations(dynamics.objective, ensemble)
-            own = [dynamics.starting_at(start) for start in starts]
+        own = _members(dynamics, ensemble, paths)
         members = [driver(Member, moved, members=len(own), path=i) for i, moved in enumerate(own)]
         run = EnsembleDriver(dynamics, chosen, members)
     threaded = chosen.dense and dynamics.objective.size > THREADED_SIZE
@@ -205,6 +211,7 @@ def rerun(path: Trajectory, times: np.ndarray, *, progress: bool, **changes: Any
         method=path.solver or path.config["method"],
         save=times,
         engine=path.config.get("engine", "scipy"),
+        clock=path.config.get("clock", "linear"),
         progress=progress,
         **settings | changes,
     )
@@ -228,6 +235,26 @@ def check_engine(engine: Any, dynamics: Dynamics, ensemble: Any, paths: Any) -> 
             "are paths already"
         )
     return engine
+
+
+def _members(dynamics: Dynamics, ensemble: Any, paths: Any) -> list[Dynamics]:
+    """The dynamics of each member."""
+    if ensemble is None:
+        return [dynamics] * positive_integer("paths", paths)
+    starts = initialisations(dynamics.objective, ensemble)
+    return [dynamics.starting_at(start) for start in starts]
+
+
+def _on_log_clock(
+    dynamics: Dynamics, method: Method, t: float, save: Any
+) -> tuple[Dynamics, float, Any]:
+    """The dynamics, its end and the times to save at in s = ln(1 + t)."""
+    if dynamics.noise or dynamics.hamiltonian or not method.adaptive:
+        raise ValueError(
+            "clock='log' is for error-controlled methods, and for dynamics without noise that are "
+            f"not Hamiltonian; got {dynamics.label} by {method.name!r}"
+        )
+    return LogClock(dynamics), log1p(t), save if np.ndim(save) == 0 else np.log1p(save)
 
 
 def _check_horizon(t: Any, stops: StopConditions, meter: Meter) -> float:

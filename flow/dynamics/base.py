@@ -107,6 +107,19 @@ class Dynamics:
         values = {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else {}
         return {k: v for k, v in values.items() if isinstance(v, bool | int | float | str)}
 
+    def time(self, t: Any) -> Any:
+        """The flow time that a solver's time stands for."""
+        return t
+
+    def slowness(self, t: Any) -> Any:
+        """dt/d(flow time) at a solver's time: what turns its rates into those of the flow."""
+        return 1.0
+
+    @property
+    def in_flow_time(self) -> "Dynamics":
+        """Itself, on its own clock."""
+        return self
+
     def starting_at(self, objective: Objective) -> Self:
         """The same dynamics of the same loss from another θ₀, that of `objective`."""
         if not is_dataclass(self):

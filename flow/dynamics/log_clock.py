@@ -1,0 +1,104 @@
+"""A dynamics on the clock s = ln(1 + t), for what goes on for ever longer times."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flow.dynamics.base import Dynamics
+from flow.objective import Objective
+from flow.pytrees import PyTree
+
+
+@dataclass(frozen=True)
+class LogClock(Dynamics):
+    """d(state)/ds = (1 + t)·d(state)/dt with t = eˢ − 1.
+
+    On separable data the logistic loss falls as 1/t and the weights grow as ln t: in s they move
+    at an even speed, and t = e⁶⁰ is 60 units away. ``flow.integrate(..., clock="log")`` uses it,
+    and gives t back.
+
+    Parameters
+    ----------
+    inner
+        The dynamics in t.
+    """
+
+    autonomous: ClassVar[bool] = False
+
+    inner: Dynamics
+
+    @property
+    def objective(self) -> Objective:
+        """That of the dynamics in t."""
+        return self.inner.objective
+
+    @property
+    def symmetric_jacobian(self) -> bool:
+        """(1 + t) times the other's."""
+        return self.inner.symmetric_jacobian
+
+    @property
+    def real_spectrum(self) -> bool:
+        """(1 + t) times the other's."""
+        return self.inner.real_spectrum
+
+    @property
+    def continuous(self) -> bool:
+        """As the other."""
+        return self.inner.continuous
+
+    @property
+    def ascent(self) -> bool:
+        """As the other."""
+        return self.inner.ascent
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """As the other."""
+        return self.inner.cost
+
+    @property
+    def energy_is_loss(self) -> bool:
+        """As the other."""
+        return self.inner.energy_is_loss
+
+    def time(self, t: Any) -> Any:
+        """The t of an s."""
+        return np.expm1(t)
+
+    def slowness(self, t: Any) -> Any:
+        """ds/dt."""
+        return np.exp(-t)
+
+    @property
+    def in_flow_time(self) -> Dynamics:
+        """The other."""
+        return self.inner
+
+    def starting_at(self, objective: Objective) -> Self:
+        """The other from another θ₀."""
+        return LogClock(self.inner.starting_at(objective))
+
+    def initial_state(self) -> PyTree:
+        """Of the other."""
+        return self.inner.initial_state()
+
+    def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
+        """(1 + t)·d(state)/dt; the argument is s."""
+        moved = self.inner.rhs(jnp.expm1(t), state, data)
+        return jax.tree.map(lambda x: jnp.exp(t) * x, moved)
+
+    def params(self, state: PyTree) -> PyTree:
+        """Of the other."""
+        return self.inner.params(state)
+
+    def auxiliary(self, state: PyTree, data: PyTree) -> dict[str, Any]:
+        """Of the other."""
+        return self.inner.auxiliary(state, data)
+
+    def energy(self, state: PyTree, data: PyTree) -> Any:
+        """Of the other; the rate at which it falls would have to know s, and is not given."""
+        return self.inner.energy(state, data)
