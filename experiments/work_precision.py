@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import tyro
+from matplotlib.ticker import NullFormatter
 from peers import PEERS
 from problems import PROBLEMS, Problem
 from tqdm import tqdm
@@ -264,6 +265,8 @@ def draw(table: pd.DataFrame, quantity: str, label: str) -> Any:
             handles.setdefault(method, handle)
         ax.set(title=name, xlabel=label, ylabel="relative error of θ(T)")
         ax.grid(visible=True, alpha=0.3)
+        # Labels between the decades, which short axes would have, run into each other.
+        ax.xaxis.set_minor_formatter(NullFormatter())
     for ax in axes.flat[len(names) :]:
         ax.axis("off")
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
