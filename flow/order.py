@@ -12,6 +12,7 @@ from flow.dynamics import Dynamics, GradientFlow
 from flow.integration import integrate
 from flow.objective import Objective
 from flow.spectrum import sharpness
+from flow.weak import weak_distances
 
 if TYPE_CHECKING:
     import pandas
@@ -26,36 +27,51 @@ AUTO_LADDER = tuple(0.1 * 2.0**-k for k in range(5))
 
 @dataclass(frozen=True)
 class OrderStudy:
-    """Distances at a fixed time for several learning rates, and the slope in log–log.
+    """Distances between a dynamics and its discrete counterpart, and their slopes in log–log.
 
     Attributes
     ----------
     learning_rates
-        η, largest first, each a whole fraction of t.
+        η, largest first, each such that t is a whole number of steps.
     distance
-        ‖θ_discrete(t) − θ_flow(t)‖ for each.
+        ‖θ_discrete(t) − θ_flow(t)‖ for each; with noise |E J(θ_discrete(t)) − E J(θ_flow(t))|.
     slope
         Of log distance against log η, by least squares.
+    one_step_distance, one_step_slope
+        The same after a single step from θ₀; None with noise.
     t
-        The fixed time, learning rate × steps.
+        The fixed time, time_step × steps.
+    standard_error
+        Of each distance, with noise; None without.
     abscissa
-        What the slope is against.
+        What the slopes are against.
     """
 
     learning_rates: np.ndarray
     distance: np.ndarray
     slope: float
+    one_step_distance: np.ndarray | None
+    one_step_slope: float | None
     t: float
+    standard_error: np.ndarray | None = None
     abscissa: str = "learning rate η"
 
     def table(self) -> "pandas.DataFrame":
-        """One row a learning rate; `slope` is the local one, from the row above."""
+        """One row a learning rate; slopes are local ones, from the row above."""
         import pandas
 
-        ratios = np.diff(np.log(self.distance)) / np.diff(np.log(self.learning_rates))
+        def local(distance: np.ndarray) -> np.ndarray:
+            ratios = np.diff(np.log(distance)) / np.diff(np.log(self.learning_rates))
+            return np.concatenate([[np.nan], ratios])
+
+        columns = {"distance": self.distance, "slope": local(self.distance)}
+        if self.one_step_distance is not None:
+            columns["one step"] = self.one_step_distance
+            columns["one-step slope"] = local(self.one_step_distance)
+        if self.standard_error is not None:
+            columns["standard error"] = self.standard_error
         return pandas.DataFrame(
-            {"distance": self.distance, "slope": np.concatenate([[np.nan], ratios])},
-            index=pandas.Index(self.learning_rates, name=self.abscissa),
+            columns, index=pandas.Index(self.learning_rates, name=self.abscissa)
         )
 
     def plot(self, ax: Any = None) -> Any:
@@ -89,22 +105,28 @@ def order_study(
     t: float,
     learning_rates: Sequence[float] | str = "auto",
     *,
+    paths: int = 1000,
+    seed: int = 0,
     progress: bool = True,
 ) -> OrderStudy:
     """Measure the order at which a dynamics models its discrete counterpart.
 
     At a fixed time t the distance falls as a power of the learning rate: 1 for gradient descent
-    and gradient flow, as Euler's method is of order 1.
+    and gradient flow, as Euler's method is of order 1. After one step it falls by one power more.
+    A dynamics that has the learning rate as a constant takes each in turn.
 
     Parameters
     ----------
     dynamics
         A dynamics with a counterpart; an objective is short for its gradient flow.
     t
-        Where distances are taken, learning rate × steps.
+        Where distances are taken, on the clock of `dynamics.counterpart`.
     learning_rates
         At least two; each is rounded so that t is a whole number of steps. "auto" halves a tenth
         of 2/λ_max(θ₀) four times.
+    paths, seed
+        With noise: how many paths of both the means of J are of. The weak order is that of
+        |E J(θ_discrete) − E J(θ_flow)|.
     progress
         Show progress.
 
@@ -113,8 +135,11 @@ def order_study(
     >>> import flow
     >>> objective = flow.Objective(lambda x: 0.5 * x @ x, np.array([1.0]))
     >>> study = order_study(objective, t=1.0, learning_rates=[0.02, 0.01, 0.005])
-    >>> round(study.slope, 2)
-    1.0
+    >>> round(study.slope, 2), round(study.one_step_slope, 2)
+    (1.0, 2.0)
+    >>> modified = flow.ModifiedFlow(objective, learning_rate=0.02)
+    >>> round(order_study(modified, t=1.0, learning_rates=[0.02, 0.01, 0.005]).slope, 2)
+    2.0
     """
     if isinstance(dynamics, Objective):
         dynamics = GradientFlow(dynamics)
@@ -123,26 +148,64 @@ def order_study(
         if learning_rates != "auto":
             raise ValueError(f"learning_rates must be numbers or 'auto', got {learning_rates!r}")
         learning_rates = auto_learning_rates(dynamics.objective, AUTO_LADDER)
+    rates, steps = _whole_steps(dynamics, t, learning_rates)
+    if dynamics.noise:
+        distance, bars = weak_distances(dynamics, t, rates, steps, paths, seed, progress)
+        return OrderStudy(rates, distance, _slope(rates, distance), None, None, t, bars)
+    distance = _distances(dynamics, [t] * len(rates), rates, steps, progress)
+    time_steps = [dynamics.counterpart(rate)[1] for rate in rates]
+    one_step = _distances(dynamics, time_steps, rates, [1] * len(rates), progress)
+    slopes = _slope(rates, distance), _slope(rates, one_step)
+    return OrderStudy(rates, distance, slopes[0], one_step, slopes[1], t)
+
+
+def _whole_steps(
+    dynamics: Dynamics, t: float, learning_rates: Sequence[float]
+) -> tuple[np.ndarray, list[int]]:
+    """Learning rates near those asked for, largest first, and the whole numbers of steps to t."""
     asked = [positive("learning_rates", rate) for rate in learning_rates]
-    steps = sorted({max(1, round(t / rate)) for rate in asked})
-    if len(steps) < 2:  # noqa: PLR2004
+    found: dict[int, float] = {}
+    for rate in sorted(asked, reverse=True):
+        time_step = dynamics.counterpart(rate)[1]
+        steps = max(1, round(t / time_step))
+        found[steps] = rate * (t / steps / time_step) ** (1.0 / dynamics.clock_power)
+    if len(found) < 2:  # noqa: PLR2004
         raise ValueError(
-            f"learning_rates {asked} make {steps} steps to t={t:g}; a slope needs two different "
-            "numbers of steps"
+            f"learning_rates {asked} make {list(found)} steps to t={t:g}; a slope needs two "
+            "different numbers of steps"
         )
-    path = integrate(dynamics, t, rtol=RTOL, atol=ATOL, save=[t], progress=progress)
-    rates = t / np.array(steps)
-    distance = []
-    for rate, count in zip(rates, steps, strict=True):
-        optimizer, time_step = dynamics.counterpart(float(rate))
+    return np.array([found[k] for k in sorted(found)]), sorted(found)
+
+
+def _distances(
+    dynamics: Dynamics,
+    ends: Sequence[float],
+    rates: np.ndarray,
+    steps: Sequence[int],
+    progress: bool,
+) -> np.ndarray:
+    """‖θ_discrete − θ_flow‖ after so many steps, at each learning rate."""
+    found, flows = [], {}
+    for end, rate, count in zip(ends, rates, steps, strict=True):
+        moved = dynamics.at_learning_rate(float(rate))
+        key = (moved, end)
+        if key not in flows:
+            flows[key] = integrate(
+                moved, end, method="DOP853", rtol=RTOL, atol=ATOL, save=[end], progress=progress
+            ).theta[-1]
+        optimizer, time_step = moved.counterpart(float(rate))
         run = descend(
             dynamics.objective,
             optimizer=optimizer,
             time_step=time_step,
+            ascent=dynamics.ascent,
             steps=count,
             save=2,
             progress=progress,
         )
-        distance.append(np.linalg.norm(run.theta[-1] - path.theta[-1]))
-    slope = np.polyfit(np.log(rates), np.log(distance), 1)[0]
-    return OrderStudy(rates, np.array(distance), float(slope), t)
+        found.append(np.linalg.norm(run.theta[-1] - flows[key]))
+    return np.array(found)
+
+
+def _slope(rates: np.ndarray, distance: np.ndarray) -> float:
+    return float(np.polyfit(np.log(rates), np.log(distance), 1)[0])

@@ -16,7 +16,7 @@ from flow.pytrees import PyTree
 # Of |1 − ηλ|, whose logarithm has no value where a step lands on the minimum.
 FLOOR = 1e-3
 # Of |ηλ|, below which log(1 − ηλ)/(ηλ) is a series.
-SERIES = 1e-4
+SERIES = 1e-8
 
 
 class Tracked(NamedTuple):
@@ -34,7 +34,7 @@ class PrincipalFlow(Dynamics):
     iterates of gradient descent exactly where z = ηλ < 1; where z > 1, and a step jumps across the
     minimum, it is the envelope of their oscillation: it falls to z = 2 and grows beyond. |1 − z| is
     floored at 1e-3, as gradient descent is at the minimum in one step where z = 1. The rest is
-    −(I − UUᵀ)(∇J + (η/2)∇²J∇J). Of order 2 in η, t = ηk.
+    −(∇J + (η/2)∇²J∇J). Of order 2 in η, t = ηk.
 
     U (n, k) is tracked as part of the state by Oja's flow U̇ = (I − UUᵀ)∇²J·U, from the eigenvectors
     at θ₀; eigenpairs are those of ∇²J within its span (Rayleigh–Ritz), whatever U is. The span
@@ -99,14 +99,15 @@ class PrincipalFlow(Dynamics):
         def product(v: Any) -> Any:
             return ravel_pytree(jax.jvp(gradient, (state.theta,), (unravel(v),))[1])[0]
 
-        U = jnp.linalg.qr(state.U)[0]
+        U = orthonormal(state.U)
         HU = jax.vmap(product, 1, 1)(U)
         eigenvalues, V = jnp.linalg.eigh(U.T @ HU)
         V = U @ V
-        along = V.T @ g
-        rest = g + 0.5 * eta * product(g)
-        rest = rest - U @ (U.T @ rest)
-        moved = V @ (coefficient(eta * eigenvalues) * along) - rest
+        # The modified flow, and in the span what is left of c beyond it: so the order is 2 even
+        # where U is not yet the eigenvectors.
+        z = eta * eigenvalues
+        beyond = V @ ((coefficient(z) + 1.0 + z / 2.0) * (V.T @ g))
+        moved = beyond - (g + 0.5 * eta * product(g))
         return Tracked(unravel(moved), HU - U @ (U.T @ HU))
 
     def params(self, state: PyTree) -> PyTree:
@@ -115,13 +116,22 @@ class PrincipalFlow(Dynamics):
 
     def auxiliary(self, state: PyTree, data: PyTree) -> dict[str, Any]:
         """U, orthonormal (n, k)."""
-        return {"U": jnp.linalg.qr(state.U)[0]}
+        return {"U": orthonormal(state.U)}
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
         """Gradient descent, t = ηk."""
         import optax
 
         return optax.sgd(learning_rate), learning_rate
+
+
+def orthonormal(U: Any) -> Any:
+    """An orthonormal basis of the columns of U, near U if it almost is one.
+
+    By Cholesky's factor of UᵀU; a QR factorisation may turn the sign of a column at any time.
+    """
+    L = jnp.linalg.cholesky(U.T @ U)
+    return jax.scipy.linalg.solve_triangular(L, U.T, lower=True).T
 
 
 def coefficient(z: Any) -> Any:
@@ -132,5 +142,8 @@ def coefficient(z: Any) -> Any:
     """
     small = jnp.abs(z) < SERIES
     safe = jnp.where(small, 0.5, z)
-    whole = jnp.log(jnp.maximum(jnp.abs(1.0 - safe), FLOOR)) / safe
-    return jnp.where(small, -(1.0 + z / 2.0 + z**2 / 3.0), whole)
+    # log1p, as log(1 − z) has an error of eps/z, which a solver at a tight tolerance stalls at.
+    below = jnp.log1p(-jnp.minimum(safe, 1.0 - FLOOR))
+    beyond = jnp.log(jnp.maximum(safe - 1.0, FLOOR))
+    whole = jnp.where(safe < 1.0, below, beyond) / safe
+    return jnp.where(small, -(1.0 + z / 2.0), whole)
