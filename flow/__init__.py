@@ -21,6 +21,7 @@ from flow import (
     plots,
     stop,
 )
+from flow.action import Action, action
 from flow.audit import Audit, audit
 from flow.check_gradient import GradientCheck, check_gradient
 from flow.comparison import Comparison, ErrorBarWarning, compare
@@ -46,6 +47,7 @@ from flow.trajectory import Trajectory, load
 
 __all__ = [
     "MLP",
+    "Action",
     "Audit",
     "Comparison",
     "Dynamics",
@@ -65,6 +67,7 @@ __all__ = [
     "PrincipalFlow",
     "StochasticFlow",
     "Trajectory",
+    "action",
     "audit",
     "auto_learning_rates",
     "backprop",
