@@ -2,14 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.linalg import expm
+from scipy.integrate import solve_ivp
 from scipy.special import wrightomega
 
+from flow.checks import positive, positive_integer
 from flow.objective import Objective
+
+# Tolerance of the one solution here that is no formula.
+RTOL = 1e-13
+# e^{2λh} with λh up to this much loses three digits to cancellation, and no more.
+GROWTH = 4.0
 
 
 @dataclass(frozen=True)
@@ -75,17 +82,179 @@ def least_squares(X: np.ndarray, y: np.ndarray) -> Exact:
 
 def two_layer_scalar(s: float, a0: float) -> Exact:
     """J = ½(s − ab)², a₀ = b₀: u = ab = s e^{2st}/(e^{2st} − 1 + s/u₀) (Saxe et al. 2013)."""
+    strength = linear_modes([s], [a0**2])
 
     def theta(t: Any) -> np.ndarray:
-        t = np.asarray(t, float)
-        u = s / (-np.expm1(-2 * s * t) + s / a0**2 * np.exp(-2 * s * t))
-        return np.stack([np.sqrt(u), np.sqrt(u)], axis=-1)
+        return np.repeat(np.sqrt(strength(t)), 2, axis=-1)
 
     return Exact(Objective(lambda p: 0.5 * (s - p[0] * p[1]) ** 2, np.array([a0, a0])), theta)
 
 
+def linear_modes(s: Any, u0: Any, layers: int = 2) -> Callable[[Any], np.ndarray]:
+    """Strengths u of the modes of a balanced linear network of N layers (Saxe et al. 2013).
+
+    u̇ = N u^{2−2/N}(s − u), every mode by itself. Two layers have the closed form
+    u = s e^{2st}/(e^{2st} − 1 + s/u₀); of other numbers only t(u) has one, and u(t) is the solution
+    of ȧ = a^{N−1}(s − aᴺ), u = aᴺ, at rtol 1e-13.
+
+    Parameters
+    ----------
+    s
+        Strengths in the target, its singular values (modes,), positive.
+    u0
+        Strengths at t = 0 (modes,), or one for all, positive.
+    layers
+        N, at least 1.
+
+    Returns
+    -------
+    Callable
+        t (times,) ↦ u (times, modes); t is learning rate × steps.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A strength is not positive, or `layers` no positive integer.
+
+    Examples
+    --------
+    >>> linear_modes([1.0, 2.0], 0.01)([0.0, 2.0, 20.0]).round(3).tolist()
+    [[0.01, 0.01], [0.355, 1.875], [1.0, 2.0]]
+    >>> linear_modes([1.0, 2.0], 0.01, layers=3)([0.0, 2.0, 20.0]).round(3).tolist()
+    [[0.01, 0.01], [0.051, 1.068], [1.0, 2.0]]
+    """
+    s = np.array([positive("s", x) for x in np.ravel(s)])
+    u0 = np.broadcast_to([positive("u0", x) for x in np.ravel(u0)], s.shape)
+    N = positive_integer("layers", layers)
+
+    def closed_form(t: Any) -> np.ndarray:
+        t = np.asarray(t, float)[..., None]
+        return s / (-np.expm1(-2 * s * t) + s / u0 * np.exp(-2 * s * t))
+
+    def solution(t: Any) -> np.ndarray:
+        t = np.asarray(t, float)
+        times, place = np.unique(np.append(t, 0.0), return_inverse=True)
+        a = np.empty((len(times), len(s)))
+        a[0] = u0 ** (1 / N)
+        if len(times) > 1:
+            a[1:] = solve_ivp(
+                lambda _, a: a ** (N - 1) * (s - a**N),
+                (0.0, times[-1]),
+                a[0],
+                "DOP853",
+                times[1:],
+                rtol=RTOL,
+                atol=RTOL * u0.min() ** (1 / N),
+            ).y.T
+        return (a[place[:-1]] ** N).reshape(*t.shape, len(s))
+
+    return closed_form if N == 2 else solution  # noqa: PLR2004
+
+
+def deep_linear(target: np.ndarray, u0: Any, layers: int = 2) -> Exact:
+    """J = ½‖Σ − W_N⋯W₁‖² of N linear layers that start balanced and aligned with Σ = USVᵀ.
+
+    It is the loss ½ mean ‖y − W_N⋯W₁x‖² on whitened inputs, whose correlation is the identity, but
+    for a constant, and Σ the correlation of outputs with inputs. W₁ = u^{1/N}Vᵀ, W_N = U u^{1/N},
+    diagonal matrices between; the strengths u move as `linear_modes` (Saxe et al. 2013).
+
+    Parameters
+    ----------
+    target
+        Σ (outputs, inputs). There is one hidden unit for each of its singular values above
+        rounding.
+    u0
+        Strengths of the modes at t = 0, largest singular value first, or one for all.
+    layers
+        N, at least 1.
+
+    Examples
+    --------
+    >>> import flow
+    >>> problem = deep_linear(np.diag([2.0, 1.0]), u0=0.01, layers=3)
+    >>> path = flow.integrate(problem.objective, t=10.0, rtol=1e-10, atol=1e-12)
+    >>> bool(np.abs(path.theta - problem.theta(path.t)).max() < 1e-8)
+    True
+    """
+    target = np.asarray(target, float)
+    U, s, Vt = np.linalg.svd(target, full_matrices=False)
+    rank = np.linalg.matrix_rank(target)
+    U, s, Vt = U[:, :rank], s[:rank], Vt[:rank]
+    strengths = linear_modes(s, u0, layers)
+
+    def weights(u: np.ndarray) -> list[dict[str, np.ndarray]]:
+        factors = [np.diag(u ** (1 / layers))] * layers
+        factors[0] = factors[0] @ Vt
+        factors[-1] = U @ factors[-1]
+        return [{"W": W} for W in factors]
+
+    def theta(t: Any) -> np.ndarray:
+        u = strengths(t)
+        rows = [[np.ravel(layer["W"]) for layer in weights(x)] for x in u.reshape(-1, len(s))]
+        return np.reshape([np.concatenate(row) for row in rows], (*u.shape[:-1], -1))
+
+    def loss(params: Any) -> Any:
+        product = params[0]["W"]
+        for layer in params[1:]:
+            product = layer["W"] @ product
+        return 0.5 * jnp.sum((target - product) ** 2)
+
+    return Exact(Objective(loss, weights(strengths(0.0))), theta)
+
+
+def balanced_linear(target: np.ndarray, W1: np.ndarray, W2: np.ndarray) -> Exact:
+    """J = ½‖Σ − W₂W₁‖² from balanced weights, W₂ᵀW₂ = W₁W₁ᵀ; `theta` gives W₂W₁, flat.
+
+    The flow stays balanced, so that Q = (W₁, W₂ᵀ)ᵀ obeys Q̇ = (F − ½QQᵀ)Q with F = (0, Σᵀ; Σ, 0):
+    Q/√2 is the matrix of `matrix_factorisation` for A = F, aligned with Σ or not
+    (Fukumizu 1998).
+
+    Parameters
+    ----------
+    target
+        Σ (outputs, inputs).
+    W1, W2
+        At t = 0, (hidden, inputs) and (outputs, hidden).
+
+    Raises
+    ------
+    ValueError
+        W₁ and W₂ are not balanced.
+
+    Examples
+    --------
+    >>> import flow
+    >>> W1 = np.array([[0.3, 0.1], [0.1, -0.2]])
+    >>> problem = balanced_linear(np.diag([2.0, 1.0]), W1, W2=W1)
+    >>> path = flow.integrate(problem.objective, t=5.0, rtol=1e-10, atol=1e-12, save=[1.0, 5.0])
+    >>> found = [p[1]["W"] @ p[0]["W"] for p in map(path.params, range(2))]
+    >>> bool(np.abs(np.reshape(found, (2, -1)) - problem.theta(path.t)).max() < 1e-8)
+    True
+    """
+    target, W1, W2 = (np.asarray(x, float) for x in (target, W1, W2))
+    gap = np.linalg.norm(W2.T @ W2 - W1 @ W1.T)
+    if gap > 1e-10 * np.linalg.norm(W1) ** 2:
+        raise ValueError(
+            f"W1 and W2 must be balanced, W2ᵀW2 = W1W1ᵀ, but differ by {gap:.3g}; from the svd of "
+            "a product, U√d and √d Vᵀ are"
+        )
+    n, m = target.shape
+    F = np.block([[np.zeros((m, m)), target.T], [target, np.zeros((n, n))]])
+    Q = np.concatenate([W1.T, W2]) / np.sqrt(2.0)
+
+    def theta(t: Any) -> np.ndarray:
+        t = np.asarray(t, float)
+        products = [2.0 * _riccati(F, Q, time)[m:, :m] for time in t.ravel()]
+        return np.reshape(products, (*t.shape, n * m))
+
+    def loss(params: Any) -> Any:
+        return 0.5 * jnp.sum((target - params[1]["W"] @ params[0]["W"]) ** 2)
+
+    return Exact(Objective(loss, [{"W": W1}, {"W": W2}]), theta)
+
+
 def matrix_factorisation(A: np.ndarray, W0: np.ndarray) -> Exact:
-    """J = ¼‖WWᵀ − A‖², A symmetric and invertible; `theta` gives WWᵀ, flat, not W.
+    """J = ¼‖WWᵀ − A‖², A symmetric; `theta` gives WWᵀ, flat, not W.
 
     WWᵀ = e^{At}W₀[I + W₀ᵀA⁻¹(e^{2At} − I)W₀]⁻¹W₀ᵀe^{At}, the solution of a Riccati equation: W
     itself is known up to a rotation.
@@ -93,14 +262,31 @@ def matrix_factorisation(A: np.ndarray, W0: np.ndarray) -> Exact:
     A, W0 = np.asarray(A, float), np.asarray(W0, float)
 
     def theta(t: Any) -> np.ndarray:
-        products = []
-        for time in np.atleast_1d(np.asarray(t, float)):
-            E = expm(A * time)
-            inner = np.eye(W0.shape[1]) + W0.T @ np.linalg.solve(A, E @ E - np.eye(len(A))) @ W0
-            products.append(E @ W0 @ np.linalg.solve(inner, W0.T @ E))
+        products = [_riccati(A, W0, time) for time in np.atleast_1d(np.asarray(t, float))]
         return np.reshape(products, (len(products), -1))
 
     return Exact(Objective(lambda W: 0.25 * jnp.sum((W @ W.T - A) ** 2), W0), theta)
+
+
+def _riccati(A: np.ndarray, W0: np.ndarray, t: float) -> np.ndarray:
+    """WWᵀ of `matrix_factorisation` at one time.
+
+    The formula is taken in parts of t, as e^{2At} at once would leave nothing of the slow modes:
+    with the bracket LLᵀ (Cholesky), e^{Ah}WL⁻ᵀ is a W to start the next part from.
+    """
+    values, vectors = np.linalg.eigh(A)
+    parts = max(1, ceil(np.abs(values).max() * t / GROWTH))
+    h = t / parts
+    growth = np.exp(values * h)[:, None]
+    # A⁻¹(e^{2Ah} − I) is regular where A is not: 2h.
+    x = np.where(values == 0, 1.0, values)
+    filled = np.where(values == 0, 2 * h, np.expm1(2 * x * h) / x)[:, None]
+    W = vectors.T @ W0
+    for _ in range(parts):
+        L = np.linalg.cholesky(np.eye(W.shape[1]) + W.T @ (filled * W))
+        W = np.linalg.solve(L, (growth * W).T).T
+    W = vectors @ W
+    return W @ W.T
 
 
 def exponential(w0: float) -> Exact:

@@ -16,6 +16,7 @@ from flow.backprop import (
     Chain,
     Layer,
     Linear,
+    leaky_relu,
     linear_input,
     linear_parameters,
     softplus,
@@ -27,6 +28,7 @@ FORMULAS = {
     "tanh": lambda z: (jnp.exp(z) - jnp.exp(-z)) / (jnp.exp(z) + jnp.exp(-z)),
     "sigmoid": lambda z: 1 / (1 + jnp.exp(-z)),
     "relu": jax.nn.relu,
+    "leaky_relu": lambda z: jnp.where(z < 0, 0.01 * z, z),
     "softplus": jax.nn.softplus,
     "softplus200": lambda z: jax.nn.softplus(200.0 * z) / 200.0,
     "gelu": lambda z: jax.nn.gelu(z, approximate=False),
@@ -159,10 +161,12 @@ def test_activation(name: str):
 
 
 def test_slopes_at_zero():
-    """Assert σ′(0): 0 for ReLU, ½ for every softplus and for GELU, ¼ for the sigmoid."""
+    """Assert σ′(0): 0 for ReLU, 1 for leaky ReLU, ½ for softplus and GELU, ¼ for the sigmoid."""
     expected = {"relu": 0, "softplus": 0.5, "softplus200": 0.5, "gelu": 0.5, "sigmoid": 0.25}
     with jax.enable_x64(True):
-        for name, slope in (expected | {"tanh": 1, "identity": 1}).items():
+        for name, slope in (
+            expected | dict.fromkeys(["tanh", "identity", "leaky_relu"], 1)
+        ).items():
             zero = jnp.zeros((1, 1))
             assert ACTIVATION[name].slope(zero, ACTIVATION[name].value(zero)).item() == slope
 
@@ -175,6 +179,13 @@ def test_sharp_softplus_is_relu_without_overflow():
         slope = softplus(200.0).slope(z, a)
     np.testing.assert_allclose(a, [[0, 0, np.log(2) / 200, 1, 1e4]], rtol=1e-15, atol=1e-80)
     np.testing.assert_allclose(slope, [[0, 0, 0.5, 1, 1]], rtol=1e-15, atol=1e-80)
+
+
+@pytest.mark.parametrize("negative", [np.inf, np.nan])
+def test_leaky_relu_refuses(negative: float):
+    """Assert that a slope that is no number is refused."""
+    with pytest.raises(ValueError, match="negative must be a finite slope"):
+        leaky_relu(negative)
 
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, np.inf, np.nan])
@@ -267,10 +278,11 @@ def test_gradient_of_any_shape(inputs, hidden, outputs, examples, bias, activati
 
 
 def test_balanced_quantities_do_not_move():
-    """Assert that what linear and ReLU networks declare conserved has no rate along −∇J."""
+    """Assert that what linear, ReLU and leaky ReLU networks conserve has no rate along −∇J."""
     rng = np.random.default_rng(2)
     X, y = rng.standard_normal((6, 3)), rng.standard_normal((6, 2))
-    for activation, bias in [("identity", True), ("identity", False), ("relu", True)]:
+    cases = [("identity", True), ("identity", False), ("relu", True), ("leaky_relu", True)]
+    for activation, bias in [*cases, (leaky_relu(negative=0.3), False)]:
         network = flow.MLP([3, 4, 5, 2], activation, bias=bias)
         objective = network.objective(X, y)
         params = perturbed(objective.params, rng)

@@ -150,6 +150,82 @@ def test_matrix_factorisation():
     assert relative_error(np.reshape(found, (13, -1)), problem.theta(path.t)) < ERROR
 
 
+def test_matrix_factorisation_at_long_times():
+    """Assert the formula as it is written where that can be computed, and A where it can't."""
+    rng = np.random.default_rng(5)
+    Q = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    A, W0 = Q @ np.diag([2.0, 1.0, 0.5, 0.01]) @ Q.T, 0.3 * rng.standard_normal((4, 4))
+    t = 2.0
+    E = scipy.linalg.expm(A * t)
+    bracket = np.eye(4) + W0.T @ np.linalg.solve(A, E @ E - np.eye(4)) @ W0
+    found = flow.exact.matrix_factorisation(A, W0).theta([t, 3000.0]).reshape(2, 4, 4)
+    np.testing.assert_allclose(found[0], E @ W0 @ np.linalg.solve(bracket, W0.T @ E), atol=1e-13)
+    np.testing.assert_allclose(found[1], A, rtol=0, atol=1e-12)
+    # Of a singular A: u̇ = −2u² of the direction that A knows nothing of.
+    lone = flow.exact.matrix_factorisation(np.diag([1.0, 0.0]), np.diag([0.5, 0.5])).theta([3.0])
+    assert lone[0, 3] == pytest.approx(0.25 / (1 + 2 * 0.25 * 3), rel=1e-14)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 5])
+def test_modes_of_linear_networks(layers: int):
+    """Assert t(u) = ∫du/(N u^{2−2/N}(s − u)) in closed form, ₂F₁, of any number of layers."""
+    s, u0, t = np.array([0.5, 2.0, 3.0]), np.array([0.01, 0.02, 0.5]), np.array([0.2, 0.3, 0.0])
+    u = flow.exact.linear_modes(s, u0, layers)(t)
+    q = 2.0 / layers - 1.0  # u^{2−2/N} = u^{1−q}
+    assert u.shape == (3, 3)
+    np.testing.assert_allclose(u[2], u0, rtol=1e-14)
+
+    def time(u: np.ndarray) -> np.ndarray:
+        if q == 0:
+            return np.log(u / (s - u)) / (layers * s)
+        return u**q * scipy.special.hyp2f1(1.0, q, 1.0 + q, u / s) / (q * layers * s)
+
+    np.testing.assert_allclose(time(u) - time(u0), np.outer(t, np.ones(3)), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_aligned_linear_network(layers: int):
+    """Assert that balanced, aligned weights stay so: every weight has its closed form (truth 8)."""
+    target = np.random.default_rng(1).standard_normal((3, 4))
+    problem = flow.exact.deep_linear(target, [0.3, 0.2, 0.1], layers)
+    path = flow.integrate(problem.objective, t=6.0, save=13, **TIGHT)
+    assert relative_error(path.theta, problem.theta(path.t)) < ERROR
+    product = np.eye(4)
+    for layer in path.params(-1):
+        product = layer["W"] @ product
+    s = np.linalg.svd(target)[1]
+    modes = flow.exact.linear_modes(s, [0.3, 0.2, 0.1], layers)(6.0)
+    np.testing.assert_allclose(np.linalg.svd(product)[1], modes, rtol=ERROR)
+
+
+def test_balanced_linear_network():
+    """Assert W₂W₁ from balanced weights that are not aligned with the target (truth 10)."""
+    rng = np.random.default_rng(2)
+    target = rng.standard_normal((3, 5))
+    U, d, Vt = np.linalg.svd(rng.standard_normal((3, 5)), full_matrices=False)
+    W1, W2 = np.sqrt(0.1 * d)[:, None] * Vt, U * np.sqrt(0.1 * d)
+    problem = flow.exact.balanced_linear(target, W1, W2)
+    path = flow.integrate(problem.objective, t=6.0, save=13, **TIGHT)
+    found = [p[1]["W"] @ p[0]["W"] for p in map(path.params, range(13))]
+    assert relative_error(np.reshape(found, (13, -1)), problem.theta(path.t)) < ERROR
+    with pytest.raises(ValueError, match="W1 and W2 must be balanced"):
+        flow.exact.balanced_linear(target, W1, 2 * W2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"s": [1.0, 0.0]}, "s must be positive"),
+        ({"u0": -0.1}, "u0 must be positive"),
+        ({"layers": 0}, "layers must be a positive integer"),
+    ],
+)
+def test_modes_refuse(changes: dict, message: str):
+    """Assert that strengths that do not move, and no layers, are refused."""
+    with pytest.raises(ValueError, match=message):
+        flow.exact.linear_modes(**{"s": [1.0], "u0": 0.1} | changes)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "binary_cross_entropy"])
 def test_balancedness(bias: bool, loss: str):

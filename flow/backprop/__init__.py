@@ -5,7 +5,7 @@ Z = W A + b; of images A is (channels, height, width, examples). Every gradient 
 variable (denominator layout).
 """
 
-from flow.backprop.activations import ACTIVATIONS, Activation, softplus
+from flow.backprop.activations import ACTIVATIONS, Activation, leaky_relu, softplus
 from flow.backprop.batch_normalisation import BatchNormalisation
 from flow.backprop.chain import Chain
 from flow.backprop.convolution import Convolution
@@ -30,6 +30,7 @@ __all__ = [
     "Loss",
     "MaxPooling",
     "Reshape",
+    "leaky_relu",
     "linear_input",
     "linear_parameters",
     "softplus",

@@ -29,6 +29,8 @@ class Activation:
         (z, a) ↦ σ′(z); a = σ(z) is handed over because tanh′ and sigmoid′ are cheapest from it.
     smooth
         False where σ has a kink: error-controlled integrators stall there.
+    homogeneous
+        Whether σ(cz) = cσ(z) for every c > 0: then each hidden neuron has a conserved quantity.
     """
 
     parametrised: ClassVar[bool] = False
@@ -37,6 +39,7 @@ class Activation:
     value: Callable[[Array], Array]
     slope: Callable[[Array, Array], Array]
     smooth: bool = True
+    homogeneous: bool = False
 
     def initialise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """No parameters."""
@@ -80,6 +83,23 @@ def softplus(beta: float = 1.0) -> Activation:
     )
 
 
+def leaky_relu(negative: float = 0.01) -> Activation:
+    """σ(z) = z where z > 0, else `negative`·z (Maas et al. 2013); at the kink its slope is 1.
+
+    >>> leaky_relu(negative=0.1).value(-2.0).item()
+    -0.2
+    """
+    if not np.isfinite(negative):
+        raise ValueError(f"leaky_relu: negative must be a finite slope, got {negative!r}")
+    return Activation(
+        f"leaky_relu(negative={negative:g})",
+        lambda z: jax.nn.leaky_relu(z, negative),
+        lambda z, a: jnp.where(z >= 0, 1.0, negative).astype(z.dtype),
+        smooth=False,
+        homogeneous=True,
+    )
+
+
 def _normal_cdf(z: Array) -> Array:
     return 0.5 * (1.0 + erf(z / sqrt(2.0)))
 
@@ -93,6 +113,7 @@ _RELU = Activation(
     jax.nn.relu,
     lambda z, a: (z > 0).astype(z.dtype),
     smooth=False,
+    homogeneous=True,
 )
 # The exact one, zΦ(z), of Hendrycks & Gimpel 2016, not its tanh approximation.
 _GELU = Activation(
@@ -100,8 +121,8 @@ _GELU = Activation(
     lambda z: z * _normal_cdf(z),
     lambda z, a: _normal_cdf(z) + z * jnp.exp(-0.5 * z * z) / sqrt(2.0 * pi),
 )
-_IDENTITY = Activation("identity", lambda z: z, lambda z, a: jnp.ones_like(z))
+_IDENTITY = Activation("identity", lambda z: z, lambda z, a: jnp.ones_like(z), homogeneous=True)
 
 ACTIVATIONS: dict[str, Activation] = {
     a.name: a for a in (_TANH, _SIGMOID, _RELU, _GELU, _IDENTITY)
-} | {"softplus": softplus()}
+} | {"softplus": softplus(), "leaky_relu": leaky_relu()}

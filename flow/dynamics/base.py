@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -120,7 +120,7 @@ class Dynamics:
         """Itself, on its own clock."""
         return self
 
-    def starting_at(self, objective: Objective) -> Self:
+    def starting_at(self, objective: Objective) -> "Dynamics":
         """The same dynamics of the same loss from another θ₀, that of `objective`."""
         if not is_dataclass(self):
             raise ValueError(
@@ -129,7 +129,7 @@ class Dynamics:
             )
         return replace(self, objective=objective)
 
-    def at_learning_rate(self, learning_rate: float) -> Self:
+    def at_learning_rate(self, learning_rate: float) -> "Dynamics":
         """The same model of a discrete run at another learning rate, where it depends on that."""
         return (
             replace(self, learning_rate=learning_rate) if hasattr(self, "learning_rate") else self

@@ -1,7 +1,7 @@
 """A dynamics on the clock s = ln(1 + t), for what goes on for ever longer times."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,7 @@ class LogClock(Dynamics):
         """The other."""
         return self.inner
 
-    def starting_at(self, objective: Objective) -> Self:
+    def starting_at(self, objective: Objective) -> "LogClock":
         """The other from another θ₀."""
         return LogClock(self.inner.starting_at(objective))
 

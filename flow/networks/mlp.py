@@ -21,7 +21,7 @@ class MLP(Network):
     sizes
         Units of each layer, inputs first: [64, 32, 10] has one hidden layer.
     activation
-        "tanh", "sigmoid", "relu", "softplus", "gelu", "identity", or a
+        "tanh", "sigmoid", "relu", "leaky_relu", "softplus", "gelu", "identity", or a
         `flow.backprop.Activation`, ``flow.backprop.softplus(beta=200.0)`` for instance.
     bias
         Whether layers have biases; they start at 0.
@@ -72,18 +72,19 @@ class MLP(Network):
     def _conserved(self) -> dict[str, Callable[[Any], Any]]:
         """What the flow keeps constant between adjacent layers, for any loss.
 
-        Linear layers: W_{l+1}ᵀW_{l+1} − W_lW_lᵀ − b_lb_lᵀ (Du, Hu & Lee 2018); ReLU: its
-        diagonal alone, ‖w_out‖² − ‖w_in‖² − b² of each hidden neuron.
+        Linear layers: W_{l+1}ᵀW_{l+1} − W_lW_lᵀ − b_lb_lᵀ (Du, Hu & Lee 2018); any homogeneous
+        activation, ReLU and leaky ReLU: its diagonal alone, ‖w_out‖² − ‖w_in‖² − b² of each
+        hidden neuron. Along −∇J, θ·∂J/∂θ of what leads in and of what leads out are the same.
         """
-        names = {"identity": "balancedness", "relu": "neuron balance"}
-        kind = names.get(self.activation.name)
-        if kind is None:
+        if not self.activation.homogeneous:
             return {}
+        linear = self.activation.name == "identity"
+        kind = "balancedness" if linear else "neuron balance"
 
         def balance(params: Any, l: int) -> Any:
             W, b, W_next = params[l]["W"], params[l].get("b"), params[l + 1]["W"]
             B = W_next.T @ W_next - W @ W.T - (0.0 if b is None else b @ b.T)
-            return B if kind == "balancedness" else jnp.diagonal(B)
+            return B if linear else jnp.diagonal(B)
 
         return {
             f"{kind} {l + 1}-{l + 2}": lambda params, l=l: balance(params, l)
