@@ -25,7 +25,7 @@ from flow.audit import Audit, audit
 from flow.check_gradient import GradientCheck, check_gradient
 from flow.comparison import Comparison, ErrorBarWarning, compare
 from flow.descent import descend
-from flow.dynamics import Dynamics, GradientFlow
+from flow.dynamics import Dynamics, GradientFlow, ScaleFreeFlow, StiefelFlow
 from flow.explain import Explanation, explain
 from flow.integration import integrate
 from flow.networks import MLP, Network
@@ -49,6 +49,8 @@ __all__ = [
     "Objective",
     "OrderStudy",
     "PrecisionWarning",
+    "ScaleFreeFlow",
+    "StiefelFlow",
     "Trajectory",
     "audit",
     "auto_learning_rates",

@@ -2,5 +2,7 @@
 
 from flow.dynamics.base import Dynamics
 from flow.dynamics.gradient_flow import GradientFlow
+from flow.dynamics.scale_free_flow import ScaleFreeFlow
+from flow.dynamics.stiefel_flow import StiefelFlow, orthogonal
 
-__all__ = ["Dynamics", "GradientFlow"]
+__all__ = ["Dynamics", "GradientFlow", "ScaleFreeFlow", "StiefelFlow", "orthogonal"]

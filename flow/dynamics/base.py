@@ -1,8 +1,8 @@
 """What a dynamics is. It is pure JAX on pytrees and knows no solver."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -107,7 +107,12 @@ class Dynamics:
         values = {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else {}
         return {k: v for k, v in values.items() if isinstance(v, bool | int | float | str)}
 
-    def starting_at(self, objective: Objective) -> Self:
+    @property
+    def conserved(self) -> Mapping[str, Callable[[PyTree], Any]]:
+        """Name -> function of the parameters that the exact flow keeps constant."""
+        return self.objective.conserved
+
+    def starting_at(self, objective: Objective) -> "Dynamics":
         """The same dynamics of the same loss from another θ₀, that of `objective`."""
         if not is_dataclass(self):
             raise ValueError(
@@ -116,7 +121,7 @@ class Dynamics:
             )
         return replace(self, objective=objective)
 
-    def at_learning_rate(self, learning_rate: float) -> Self:
+    def at_learning_rate(self, learning_rate: float) -> "Dynamics":
         """The same model of a discrete run at another learning rate, where it depends on that."""
         return (
             replace(self, learning_rate=learning_rate) if hasattr(self, "learning_rate") else self
@@ -139,6 +144,10 @@ class Dynamics:
     def params(self, state: PyTree) -> PyTree:
         """θ from the state; the state itself unless overridden."""
         return self._params(state) if type(self) is Dynamics else state
+
+    def gradient(self, params: PyTree, data: PyTree) -> PyTree:
+        """∇J, whose norm is recorded; on a manifold the part that is tangent to it."""
+        return self.objective.traced_gradient(params, data)
 
     def auxiliary(self, state: PyTree, data: PyTree) -> dict[str, Any]:
         """What else the state carries: arrays by name, kept in `path.state`."""
