@@ -399,6 +399,13 @@ class Driver:
         t, eigenvalue = zip(*self.looks, strict=True)
         return {"lambda_max_t": list(t), "lambda_max": list(eigenvalue)}
 
+    def _problem_norm(self, recorded: float) -> float:
+        """‖∇J(θ₀)‖, which is not what is recorded of a dynamics on a manifold."""
+        if type(self.dynamics).gradient is Dynamics.gradient:
+            return recorded
+        objective = self.dynamics.objective.counted()
+        return np.linalg.norm(objective.flat_value_and_gradient(objective.theta)[1])
+
     def _trajectory(
         self, result: str, first: np.ndarray, seconds: float, compile_seconds: float
     ) -> Trajectory:
@@ -438,7 +445,7 @@ class Driver:
                 "engine": self.engine,
                 "t": self.t,
                 **self.settings,
-                "problem": problem(objective, *first),
+                "problem": problem(objective, first[0], self._problem_norm(first[1])),
             },
             structure=describe(objective.params),
             versions=current_versions(),
