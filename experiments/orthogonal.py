@@ -20,6 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import tyro
+from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
 import flow
@@ -30,9 +31,6 @@ from flow.records import new_run_folder, write_run
 # The distance to the principal subspace falls by this factor, in e-foldings of the slowest mode;
 # the rate is fitted to the last half, where that mode is alone.
 FOLDINGS = 12.0
-# η over the stability limit 2/λ_max(θ₀): of Riemannian gradient descent, and the largest of (c),
-# where λ_max grows on the way.
-SHARE, SHARE_OF_NORMS = 0.1, 0.02
 TIGHT = {"rtol": 1e-10, "atol": 1e-13}
 
 
@@ -50,10 +48,12 @@ class Configuration:
     """Flow time of (a), learning rate × steps."""
     t_norms: float = 1000.0
     """Flow time of (c), which is slower by ‖w‖²."""
+    learning_rate: float = 0.05
+    """Of Riemannian gradient descent; rounded, as those of (c), to a whole number of steps."""
+    norm_rates: tuple[float, ...] = (4.0, 2.0, 1.0, 0.5, 0.25)
+    """Learning rates of (c), at least two."""
     components: tuple[int, ...] = (1, 2, 5, 10)
     """Numbers k of principal components."""
-    halvings: int = 4
-    """How often η is halved, to measure how the growth of ‖w‖² depends on it."""
     seed: int = 0
     """Seed of the initial weights."""
     save: int = 100
@@ -102,8 +102,7 @@ def networks(config: Configuration) -> dict[str, flow.Trajectory]:
             "test accuracy": flow.observe.accuracy(*held_out),
         },
     }
-    (rate,) = flow.auto_learning_rates(objective, [SHARE])
-    steps = max(1, round(config.t / rate))
+    steps = max(1, round(config.t / config.learning_rate))
     optimizer, time_step = dynamics.counterpart(config.t / steps)
     return {
         "Stiefel flow": flow.integrate(dynamics, config.t, engine="jax", **settings),
@@ -169,14 +168,13 @@ def norms(config: Configuration) -> pd.DataFrame:
         network.objective(*train, loss="cross_entropy", seed=config.seed), leaves
     )
     settings = {"save": 2, "progress": False}
-    (largest,) = flow.auto_learning_rates(dynamics.objective, [SHARE_OF_NORMS])
     runs = {0.0: flow.integrate(dynamics, config.t_norms, engine="jax", **settings, **TIGHT)}
-    for rate in tqdm(
-        largest / 2.0 ** np.arange(config.halvings + 1), desc="η", disable=config.quiet
-    ):
+    for rate in tqdm(config.norm_rates, desc="learning rates", disable=config.quiet):
         steps = max(1, round(config.t_norms / rate))
-        rate = config.t_norms / steps  # noqa: PLW2901
-        runs[rate] = flow.descend(dynamics.objective, rate, steps=steps, **settings)
+        run = flow.descend(dynamics.objective, config.t_norms / steps, steps=steps, **settings)
+        if not run.result.startswith("reached"):
+            raise ValueError(f"--norm-rates {rate:g}: {run.result}")
+        runs[config.t_norms / steps] = run
     squares = {rate: np.sum(run.theta**2, axis=1) for rate, run in runs.items()}
     fallen = runs[0.0].loss[0] - runs[0.0].loss[-1]
     return pd.DataFrame(
@@ -211,7 +209,8 @@ def draw_networks(runs: dict[str, flow.Trajectory], axes: Any) -> None:
         gradient.loglog(run.t[1:], run.observed["first gradient"][1:], **look)
         violated.loglog(run.t[1:], run.observed["violation"][1:], **look)
         values = run.observed["singular values"][1:]
-        sigma.semilogx(run.t[1:], values, **{**look, "label": "_", "linewidth": 0.8})
+        if "marker" not in look:
+            sigma.semilogx(run.t[1:], values, **{**look, "label": "_", "linewidth": 0.8})
     loss.set(title="(a) loss", ylabel="J")
     sigma.set(title="(a) singular values of W₁", ylabel="σ")
     violated.set(title="(a) distance from the manifold", ylabel="‖WWᵀ − mI‖")
@@ -222,7 +221,7 @@ def draw_networks(runs: dict[str, flow.Trajectory], axes: Any) -> None:
 
 def draw(runs: dict[str, flow.Trajectory], curves: dict[int, Any], growth: pd.DataFrame) -> Any:
     """All panels."""
-    figure, axes = plt.subplots(2, 3, figsize=(12, 7.4), layout="constrained")
+    figure, axes = plt.subplots(2, 3, figsize=(11, 7), layout="constrained")
     draw_networks(runs, axes.flat[:4])
     ax = axes[1, 1]
     for i, (k, (folded, distance)) in enumerate(curves.items()):
@@ -254,6 +253,8 @@ def draw(runs: dict[str, flow.Trajectory], curves: dict[int, Any], growth: pd.Da
         ylabel="Σ‖w(T)‖² − Σ‖w(0)‖²",
     )
     ax.legend(loc="upper left")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_minor_formatter(NullFormatter())
     for ax in axes.flat:
         ax.grid(visible=True, alpha=0.3)
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -269,8 +270,11 @@ def main() -> None:
     try:
         positive("--t", config.t)
         positive("--t-norms", config.t_norms)
-        for name in ("examples", "test", "halvings", "save"):
+        positive("--learning-rate", config.learning_rate)
+        for name in ("examples", "test", "save"):
             positive_integer(f"--{name}", getattr(config, name))
+        if len({positive("--norm-rates", rate) for rate in config.norm_rates}) < 2:  # noqa: PLR2004
+            raise ValueError(f"--norm-rates needs two for a slope, got {config.norm_rates}")
         for k in config.components:
             if positive_integer("--components", k) > 63:  # noqa: PLR2004
                 raise ValueError(f"--components must be below the 64 pixels, got {k}")
@@ -278,12 +282,11 @@ def main() -> None:
     except (OSError, ValueError) as error:
         sys.exit(f"orthogonal: {error}")
     try:
-        runs = networks(config)
+        runs, growth = networks(config), norms(config)
     except ValueError as error:
         folder.rmdir()
         sys.exit(f"orthogonal: {error}")
     curves, rates = subspaces(config)
-    growth = norms(config)
     tables = {"networks": network_table(runs, config), "subspaces": rates, "norms": growth}
     files = {name.lower().replace(" ", "-"): run for name, run in runs.items()}
     write_run(folder, config, files, {"figure": draw(runs, curves, growth)}, tables)

@@ -52,5 +52,5 @@ def chosen(params: PyTree, leaves: str | Sequence[str] | None) -> tuple[str, ...
         raise ValueError(
             f"leaves is empty, which leaves plain flow.GradientFlow; choose from {listed}"
         )
-    full = [leaf if str(leaf).startswith(ROOT) else f"{ROOT}{leaf}" for leaf in given]
+    full = [name if (name := f"{ROOT}{leaf}") in names else leaf for leaf in given]
     return tuple(dict.fromkeys(choice("leaves", leaf, names) for leaf in full))

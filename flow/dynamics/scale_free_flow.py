@@ -58,7 +58,13 @@ class ScaleFreeFlow(Dynamics):
 
     def __post_init__(self) -> None:
         names = chosen(self.objective.params, self.leaves)
-        _check_directions(self.objective, names)
+        params = by_name(as_parameters(self.objective.params))
+        for name in names:
+            if not params[name].any():
+                raise ValueError(
+                    f"{name} is zero at θ₀, where w/‖w‖ has no direction; leave it out of leaves, "
+                    "or start elsewhere, objective.starting_at(params)"
+                )
 
         def normalised(params: PyTree) -> PyTree:
             return map_by_name(lambda name, w: w / _norm(w) if name in names else w, params)
@@ -77,7 +83,6 @@ class ScaleFreeFlow(Dynamics):
 
     def starting_at(self, objective: Objective) -> Dynamics:
         """The same dynamics from another θ₀, that of `objective`, which is J̃ already."""
-        _check_directions(objective, self.leaves)
         moved = copy.copy(self)
         object.__setattr__(moved, "objective", objective)
         return moved
@@ -99,13 +104,3 @@ class ScaleFreeFlow(Dynamics):
 
 def _norm(w: Any) -> Any:
     return jnp.linalg.norm(jnp.ravel(w))
-
-
-def _check_directions(objective: Objective, names: Sequence[str]) -> None:
-    params = by_name(as_parameters(objective.params))
-    for name in names:
-        if not params[name].any():
-            raise ValueError(
-                f"{name} is zero at θ₀, where w/‖w‖ has no direction; leave it out of leaves, or "
-                "start elsewhere, objective.starting_at(params)"
-            )
