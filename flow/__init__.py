@@ -34,6 +34,8 @@ from flow.dynamics import (
     ModifiedFlow,
     Nesterov,
     PrincipalFlow,
+    ScaleFreeFlow,
+    StiefelFlow,
     StochasticFlow,
 )
 from flow.explain import Explanation, explain
@@ -65,6 +67,8 @@ __all__ = [
     "OrderStudy",
     "PrecisionWarning",
     "PrincipalFlow",
+    "ScaleFreeFlow",
+    "StiefelFlow",
     "StochasticFlow",
     "Trajectory",
     "action",

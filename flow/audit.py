@@ -1,6 +1,6 @@
 """`audit`: does a run obey the laws that it must? Energy identity, conservation, error bar."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import jax
@@ -30,8 +30,8 @@ class Audit:
     largest_rise
         Largest rise of J over a step; the exact flow never rises. Uphill it is the largest fall.
     conserved
-        Name -> largest drift ‖Q(θ(t)) − Q(θ₀)‖ over the saved times, of what the objective
-        declares its gradient flow to conserve.
+        Name -> largest drift ‖Q(θ(t)) − Q(θ₀)‖ over the saved times, of what the dynamics
+        declares its flow to conserve; of a gradient flow that is the objective's.
     error_bar
         ‖θ(t) − θ_tight(t)‖ at the saved times (times,), from a run at a ten times tighter
         tolerance (fixed steps: from half the step, by the method's order); None unless asked for.
@@ -97,6 +97,7 @@ def audit(
         path, objective = replace(path, dynamics=objective), None
     if objective is None and path.dynamics is not None:
         objective = path.dynamics.objective
+    conserved = getattr(path.dynamics or objective, "conserved", {})
     if objective is not None and objective.size != path.theta.shape[1]:
         raise ValueError(
             f"the objective has {objective.size} parameters, but the run {path.theta.shape[1]}; "
@@ -115,15 +116,17 @@ def audit(
     return Audit(
         float(residual),
         stats["largest_rise"],
-        {} if objective is None else drifts(path, objective),
+        {} if objective is None else drifts(path, objective, conserved),
         error_bars(path, objective, progress=progress) if error_bar else None,
     )
 
 
-def drifts(path: Trajectory, objective: Objective) -> dict[str, float]:
-    """Largest drift over the saved times of each quantity that the objective conserves."""
+def drifts(
+    path: Trajectory, objective: Objective, conserved: Mapping[str, Callable]
+) -> dict[str, float]:
+    """Largest drift over the saved times of each conserved quantity, from θ₀."""
     found = {}
-    for name, quantity in objective.conserved.items():
+    for name, quantity in conserved.items():
         with double_precision():
             values = jax.lax.map(
                 lambda theta, q=quantity: q(objective.tree(theta)), path.theta, batch_size=16

@@ -408,6 +408,13 @@ class Driver:
         t, slow = self.dynamics.time(t), self.dynamics.slowness(t)
         return {"lambda_max_t": t.tolist(), "lambda_max": (eigenvalue * slow).tolist()}
 
+    def _problem_norm(self, recorded: float) -> float:
+        """‖∇J(θ₀)‖, which is not what is recorded of a dynamics on a manifold."""
+        if type(self.dynamics).gradient is Dynamics.gradient:
+            return recorded
+        objective = self.dynamics.objective.counted()
+        return np.linalg.norm(objective.flat_value_and_gradient(objective.theta)[1])
+
     def _trajectory(
         self, result: str, first: np.ndarray, seconds: float, compile_seconds: float
     ) -> Trajectory:
@@ -450,7 +457,7 @@ class Driver:
                 "t": float(self.dynamics.time(self.t)),
                 "clock": "linear" if moved is self.dynamics else "log",
                 **self.settings,
-                "problem": problem(objective, *first),
+                "problem": problem(objective, first[0], self._problem_norm(first[1])),
             },
             structure=describe(objective.params),
             versions=current_versions(),

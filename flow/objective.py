@@ -351,6 +351,51 @@ class Objective:
         _check_finite(self.value(params))
         return view
 
+    def reparametrised(
+        self,
+        change: Callable[[PyTree], PyTree],
+        conserved: Mapping[str, Callable[[PyTree], Any]] | None = None,
+    ) -> "Objective":
+        """J∘φ: the loss as a function of w, where θ = φ(w) is made like w and w₀ = θ₀.
+
+        Its gradient is the chain rule on this objective's own, (∂θ/∂w)ᵀ∇J, hand-written where
+        that is.
+
+        Parameters
+        ----------
+        change
+            φ, traced by JAX.
+        conserved
+            What the gradient flow of J∘φ keeps constant, as in `Objective`.
+
+        Examples
+        --------
+        >>> import numpy as np, flow
+        >>> objective = flow.Objective(lambda x: x.sum(), np.array([1.0, 2.0]))
+        >>> squared = objective.reparametrised(lambda w: w**2)
+        >>> squared.value(squared.params), squared.gradient(squared.params)
+        (5.0, array([2., 4.]))
+        """
+
+        def loss(w: PyTree, data: PyTree = None) -> Any:
+            return self.traced_value(change(w), data)
+
+        def gradient(w: PyTree, data: PyTree = None) -> PyTree:
+            theta, pull = jax.vjp(change, w)
+            slope = self.traced_gradient(theta, data)
+            return pull(jax.tree.map(lambda g, x: g.astype(x.dtype), slope, theta))[0]
+
+        return Objective(
+            loss,
+            self.params,
+            self.data,
+            outputs=self._network and (lambda w, X: self._network(change(w), X)),
+            gradient=gradient,
+            conserved=conserved,
+            smooth=self.smooth,
+            dtype=self._dtype.name,
+        )
+
     def compiled(self, key: Any, build: Callable[[], Any]) -> Any:
         """Return the jitted function kept under `key`, made by `build` on first use.
 

@@ -4,7 +4,9 @@ from flow.dynamics.base import Dynamics
 from flow.dynamics.gradient_flow import GradientFlow
 from flow.dynamics.modified_flow import ModifiedFlow
 from flow.dynamics.principal_flow import PrincipalFlow
+from flow.dynamics.scale_free_flow import ScaleFreeFlow
 from flow.dynamics.second_order import HeavyBall, Nesterov, nesterov
+from flow.dynamics.stiefel_flow import StiefelFlow, orthogonal
 from flow.dynamics.stochastic_flow import LangevinFlow, StochasticFlow
 
 __all__ = [
@@ -15,6 +17,9 @@ __all__ = [
     "ModifiedFlow",
     "Nesterov",
     "PrincipalFlow",
+    "ScaleFreeFlow",
+    "StiefelFlow",
     "StochasticFlow",
     "nesterov",
+    "orthogonal",
 ]

@@ -1,6 +1,6 @@
 """What a dynamics is. It is pure JAX on pytrees and knows no solver."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, ClassVar
 
@@ -120,6 +120,11 @@ class Dynamics:
         """Itself, on its own clock."""
         return self
 
+    @property
+    def conserved(self) -> Mapping[str, Callable[[PyTree], Any]]:
+        """Name -> function of the parameters that the exact flow keeps constant."""
+        return self.objective.conserved
+
     def starting_at(self, objective: Objective) -> "Dynamics":
         """The same dynamics of the same loss from another θ₀, that of `objective`."""
         if not is_dataclass(self):
@@ -152,6 +157,10 @@ class Dynamics:
     def params(self, state: PyTree) -> PyTree:
         """θ from the state; the state itself unless overridden."""
         return self._params(state) if type(self) is Dynamics else state
+
+    def gradient(self, params: PyTree, data: PyTree) -> PyTree:
+        """∇J, whose norm is recorded; on a manifold the part that is tangent to it."""
+        return self.objective.traced_gradient(params, data)
 
     def auxiliary(self, state: PyTree, data: PyTree) -> dict[str, Any]:
         """What else the state carries: arrays by name, kept in `path.state`."""

@@ -58,7 +58,7 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
     def derivative(t: Any, y: Any, data: Any) -> tuple[Any, Any]:
         state = unravel(y)
         params = dynamics.params(state)
-        gradient = ravel_pytree(objective.traced_gradient(params, data))[0]
+        gradient = ravel_pytree(dynamics.gradient(params, data))[0]
         measures = objective.traced_value(params, data), jnp.linalg.norm(gradient)
         return ravel_pytree(dynamics.rhs(t, state, data))[0], jnp.stack(measures)
 

@@ -1,0 +1,300 @@
+"""Orthogonal weights, principal subspaces and weights of constant norm: flows on manifolds.
+
+(a) A network on scikit-learn's digits whose hidden weights keep WWᵀ = mI (`flow.StiefelFlow`),
+beside the free gradient flow and Riemannian gradient descent from the same θ₀: loss, singular
+values, distance from the manifold, gradient in the first layer. (b) J = −½ tr(WCWᵀ), C the
+covariance of the digits: the flow's subspace tends to that of the first k principal components at
+the rate e^{−(λ_k − λ_{k+1})t}. (c) Gradient flow of J(w/‖w‖) (`flow.ScaleFreeFlow`) keeps every
+‖w‖; gradient descent lets Σ‖w‖² grow by η(J₀ − J_T), to first order in η.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax.numpy as jnp
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import tyro
+from matplotlib.ticker import NullFormatter
+from tqdm import tqdm
+
+import flow
+from flow.checks import positive, positive_integer
+from flow.plots import COLOURS, MARKERS, TIME_LABEL
+from flow.records import new_run_folder, write_run
+
+# The distance to the principal subspace falls by this factor, in e-foldings of the slowest mode;
+# the rate is fitted to the last half, where that mode is alone.
+FOLDINGS = 12.0
+TIGHT = {"rtol": 1e-10, "atol": 1e-13}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Orthogonal weights, principal subspaces and weights of constant norm."""
+
+    examples: int = 500
+    """Number of digits to train on, of 1,797."""
+    test: int = 500
+    """Number of other digits for the test accuracy."""
+    hidden: tuple[int, ...] = (32, 16)
+    """Units of each hidden layer, never more than in the layer before."""
+    t: float = 200.0
+    """Flow time of (a), learning rate × steps."""
+    t_norms: float = 1000.0
+    """Flow time of (c), which is slower by ‖w‖²."""
+    learning_rate: float = 0.05
+    """Of Riemannian gradient descent; rounded, as those of (c), to a whole number of steps."""
+    norm_rates: tuple[float, ...] = (4.0, 2.0, 1.0, 0.5, 0.25)
+    """Learning rates of (c), at least two."""
+    components: tuple[int, ...] = (1, 2, 5, 10)
+    """Numbers k of principal components."""
+    seed: int = 0
+    """Seed of the initial weights."""
+    save: int = 100
+    """Number of saved times of each run."""
+    out: Path = field(default=Path("results"))
+    """Where run folders are made."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """No progress bars."""
+
+
+def singular_values(_: flow.Objective, params: Any) -> np.ndarray:
+    """Of the first layer's weights, largest first."""
+    return np.linalg.svd(params[0]["W"], compute_uv=False)
+
+
+def violation(objective: flow.Objective, params: Any) -> float:
+    """‖WWᵀ − mI‖ of the hidden layers together, m = ‖W‖²/n at θ₀."""
+    total = 0.0
+    for layer, first in zip(params[:-1], objective.params[:-1], strict=True):
+        W, m = layer["W"], np.sum(first["W"] ** 2) / len(first["W"])
+        total += np.sum((W @ W.T - m * np.eye(len(W))) ** 2)
+    return np.sqrt(total)
+
+
+def first_gradient(objective: flow.Objective, params: Any) -> float:
+    """‖∂J/∂W₁‖."""
+    return np.linalg.norm(objective.gradient(params)[0]["W"])
+
+
+def networks(config: Configuration) -> dict[str, flow.Trajectory]:
+    """(a) Hidden weights on the Stiefel manifold, free, and by Riemannian gradient descent."""
+    train, held_out = flow.datasets.digits(config.examples, test=config.test)
+    network = flow.MLP([64, *config.hidden, 10])
+    leaves = [f"[{l}]['W']" for l in range(len(config.hidden))]
+    objective = network.objective(*train, loss="cross_entropy", seed=config.seed)
+    objective = flow.dynamics.orthogonal(objective, leaves)
+    dynamics = flow.StiefelFlow(objective, leaves)
+    settings = {
+        "save": config.save,
+        "spacing": "log",
+        "progress": not config.quiet,
+        "observe": {
+            "singular values": singular_values,
+            "violation": violation,
+            "first gradient": first_gradient,
+            "test accuracy": flow.observe.accuracy(*held_out),
+        },
+    }
+    steps = max(1, round(config.t / config.learning_rate))
+    optimizer, time_step = dynamics.counterpart(config.t / steps)
+    return {
+        "Stiefel flow": flow.integrate(dynamics, config.t, engine="jax", **settings),
+        "free flow": flow.integrate(objective, config.t, engine="jax", **settings),
+        "Riemannian GD": flow.descend(
+            objective, optimizer=optimizer, time_step=time_step, steps=steps, **settings
+        ),
+    }
+
+
+def network_table(runs: dict[str, flow.Trajectory], config: Configuration) -> pd.DataFrame:
+    """What came of (a), a row a run."""
+    comparison = flow.compare(*runs.values(), progress=not config.quiet)
+    distances = [0.0, *(pair.distance[-1] for pair in comparison.pairs)]
+    rows = []
+    for run, distance in zip(runs.values(), distances, strict=True):
+        sigma = run.observed["singular values"][-1]
+        rows.append(
+            {
+                "loss": run.loss[-1],
+                "test accuracy": run.observed["test accuracy"][-1],
+                "largest ‖WWᵀ − mI‖": run.observed["violation"].max(),
+                "σ_max/σ_min of W₁": sigma[0] / sigma[-1],
+                "‖∂J/∂W₁‖": run.observed["first gradient"][-1],
+                "distance to Stiefel flow": distance,
+                "energy residual": flow.audit(run).energy_residual,
+            }
+        )
+    return pd.DataFrame(rows, index=pd.Index(runs, name="run"))
+
+
+def subspaces(config: Configuration) -> tuple[dict[int, Any], pd.DataFrame]:
+    """(b) Times and distances to the first k principal components, and fitted rates."""
+    X = flow.datasets.digits()[0]
+    C = np.cov(X.T, bias=True)
+    values, vectors = np.linalg.eigh(C)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    curves, rows = {}, []
+    for k in tqdm(config.components, desc="components", disable=config.quiet):
+        W = np.linalg.qr(np.random.default_rng(config.seed).standard_normal((64, k)))[0].T
+        objective = flow.Objective(lambda W: -0.5 * jnp.sum((W @ C) * W), W)
+        gap = values[k - 1] - values[k]
+        path = flow.integrate(
+            flow.StiefelFlow(objective), FOLDINGS / gap, save=config.save, progress=False, **TIGHT
+        )
+        # The sine of the largest principal angle.
+        distance = np.array(
+            [np.linalg.norm(path.params(i) @ vectors[:, k:], 2) for i in range(len(path.t))]
+        )
+        late = path.t > path.t[-1] / 2
+        rate = -np.polyfit(path.t[late], np.log(distance[late]), 1)[0]
+        curves[k] = (path.t * gap, distance)
+        rows.append({"k": k, "λ_k − λ_{k+1}": gap, "fitted rate": rate, "rate/gap": rate / gap})
+    return curves, pd.DataFrame(rows).set_index("k")
+
+
+def norms(config: Configuration) -> pd.DataFrame:
+    """(c) Growth of Σ‖w‖² under gradient descent of J(w/‖w‖), and under its flow, η = 0."""
+    train = flow.datasets.digits(config.examples)
+    network = flow.MLP([64, *config.hidden, 10], bias=False)
+    leaves = [f"[{l}]['W']" for l in range(len(config.hidden) + 1)]
+    dynamics = flow.ScaleFreeFlow(
+        network.objective(*train, loss="cross_entropy", seed=config.seed), leaves
+    )
+    settings = {"save": 2, "progress": False}
+    runs = {0.0: flow.integrate(dynamics, config.t_norms, engine="jax", **settings, **TIGHT)}
+    for rate in tqdm(config.norm_rates, desc="learning rates", disable=config.quiet):
+        steps = max(1, round(config.t_norms / rate))
+        run = flow.descend(dynamics.objective, config.t_norms / steps, steps=steps, **settings)
+        if not run.result.startswith("reached"):
+            raise ValueError(f"--norm-rates {rate:g}: {run.result}")
+        runs[config.t_norms / steps] = run
+    squares = {rate: np.sum(run.theta**2, axis=1) for rate, run in runs.items()}
+    fallen = runs[0.0].loss[0] - runs[0.0].loss[-1]
+    return pd.DataFrame(
+        {
+            "growth of Σ‖w‖²": [square[-1] - square[0] for square in squares.values()],
+            "η(J₀ − J_T) of the flow": [rate * fallen for rate in runs],
+            "loss": [run.loss[-1] for run in runs.values()],
+        },
+        index=pd.Index(runs, name="η"),
+    )
+
+
+def slope(growth: pd.DataFrame) -> float:
+    """Of the growth against η in log–log, over the rates of gradient descent."""
+    descents = growth.iloc[1:]
+    return np.polyfit(np.log(descents.index), np.log(descents["growth of Σ‖w‖²"]), 1)[0]
+
+
+def draw_networks(runs: dict[str, flow.Trajectory], axes: Any) -> None:
+    """Four panels of (a)."""
+    looks = (
+        {"color": "black"},
+        {"color": COLOURS[0]},
+        {"color": COLOURS[3], "linestyle": "none", "marker": "o", "markersize": 3.5},
+    )
+    loss, sigma, violated, gradient = axes
+    for i, (name, run) in enumerate(runs.items()):
+        look = {**looks[i], "label": name}
+        if "marker" in look:
+            look["markevery"] = max(1, len(run.t) // 25)
+        loss.loglog(run.t[1:], run.loss[1:], **look)
+        gradient.loglog(run.t[1:], run.observed["first gradient"][1:], **look)
+        violated.loglog(run.t[1:], run.observed["violation"][1:], **look)
+        values = run.observed["singular values"][1:]
+        if "marker" not in look:
+            sigma.semilogx(run.t[1:], values, **{**look, "label": "_", "linewidth": 0.8})
+    loss.set(title="(a) loss", ylabel="J")
+    sigma.set(title="(a) singular values of W₁", ylabel="σ")
+    violated.set(title="(a) distance from the manifold", ylabel="‖WWᵀ − mI‖")
+    gradient.set(title="(a) gradient in the first layer", ylabel="‖∂J/∂W₁‖")
+    for ax in axes:
+        ax.set(xlabel=TIME_LABEL)
+
+
+def draw(runs: dict[str, flow.Trajectory], curves: dict[int, Any], growth: pd.DataFrame) -> Any:
+    """All panels."""
+    figure, axes = plt.subplots(2, 3, figsize=(11, 7), layout="constrained")
+    draw_networks(runs, axes.flat[:4])
+    ax = axes[1, 1]
+    for i, (k, (folded, distance)) in enumerate(curves.items()):
+        look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        ax.semilogy(folded, distance, **look, markersize=3.5, markevery=10, label=f"k = {k}")
+    folded = np.array([0.0, FOLDINGS])
+    ax.semilogy(folded, np.exp(-folded), "--", color="0.4", label="theory's slope")
+    ax.set(
+        title="(b) distance to k principal components",
+        xlabel=r"$(\lambda_k - \lambda_{k+1})\,t$",
+        ylabel="sine of the largest angle",
+    )
+    ax.legend(loc="lower left")
+    ax = axes[1, 2]
+    descents = growth.iloc[1:]
+    theory = descents["η(J₀ − J_T) of the flow"]
+    ax.loglog(theory.index, theory, color="0.4", linestyle="--", label="η(J₀ − J(T))")
+    grown = growth["growth of Σ‖w‖²"]
+    ax.loglog(
+        descents.index,
+        grown.iloc[1:],
+        "o",
+        color=COLOURS[3],
+        label=f"GD, slope {slope(growth):.2f}",
+    )
+    ax.set(
+        title=f"(c) growth of Σ‖w‖²; of the flow {abs(grown.iloc[0]):.0e}",
+        xlabel="learning rate η",
+        ylabel="Σ‖w(T)‖² − Σ‖w(0)‖²",
+    )
+    ax.legend(loc="upper left")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    for ax in axes.flat:
+        ax.grid(visible=True, alpha=0.3)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def main() -> None:
+    """Run from the command line."""
+    config = tyro.cli(Configuration, description=__doc__)
+    mpl.use("Agg")
+    started = time.perf_counter()
+    try:
+        positive("--t", config.t)
+        positive("--t-norms", config.t_norms)
+        positive("--learning-rate", config.learning_rate)
+        for name in ("examples", "test", "save"):
+            positive_integer(f"--{name}", getattr(config, name))
+        if len({positive("--norm-rates", rate) for rate in config.norm_rates}) < 2:  # noqa: PLR2004
+            raise ValueError(f"--norm-rates needs two for a slope, got {config.norm_rates}")
+        for k in config.components:
+            if positive_integer("--components", k) > 63:  # noqa: PLR2004
+                raise ValueError(f"--components must be below the 64 pixels, got {k}")
+        folder = new_run_folder("orthogonal", f"t{config.t:g}", config.out)
+    except (OSError, ValueError) as error:
+        sys.exit(f"orthogonal: {error}")
+    try:
+        runs, growth = networks(config), norms(config)
+    except ValueError as error:
+        folder.rmdir()
+        sys.exit(f"orthogonal: {error}")
+    curves, rates = subspaces(config)
+    tables = {"networks": network_table(runs, config), "subspaces": rates, "norms": growth}
+    files = {name.lower().replace(" ", "-"): run for name, run in runs.items()}
+    write_run(folder, config, files, {"figure": draw(runs, curves, growth)}, tables)
+    for table in tables.values():
+        print(f"{table.to_string(float_format='{:.4g}'.format)}\n")
+    print(f"slope of the growth against η: {slope(growth):.3f}")
+    print(f"{time.perf_counter() - started:.0f} s in all; figure: {folder / 'figure.png'}")
+
+
+if __name__ == "__main__":
+    main()
