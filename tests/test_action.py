@@ -48,7 +48,7 @@ def test_second_order_along_a_perturbation(oscillator: flow.Objective):
     phi = np.sin(np.pi * t / 3.0)[:, None] * np.array([0.6, 0.8])
     phidot = (np.pi / 3.0) * np.cos(np.pi * t / 3.0)[:, None] * np.array([0.6, 0.8])
 
-    def S(epsilon: float) -> float:
+    def S(epsilon: float) -> float:  # noqa: N802
         y, ydot = x + epsilon * phi, xdot + epsilon * phidot
         L = 0.5 * (ydot**2).sum(axis=1) - 0.5 * (LAMBDA * y**2).sum(axis=1)
         return np.trapezoid(np.exp(0.7 * t) * L, t)
