@@ -27,6 +27,7 @@ from flow.check_gradient import GradientCheck, check_gradient
 from flow.comparison import Comparison, ErrorBarWarning, compare
 from flow.descent import descend
 from flow.dynamics import (
+    AdamFlow,
     Dynamics,
     GradientFlow,
     HeavyBall,
@@ -34,7 +35,9 @@ from flow.dynamics import (
     ModifiedFlow,
     Nesterov,
     PrincipalFlow,
+    RMSPropFlow,
     ScaleFreeFlow,
+    SignFlow,
     StiefelFlow,
     StochasticFlow,
 )
@@ -50,6 +53,7 @@ from flow.trajectory import Trajectory, load
 __all__ = [
     "MLP",
     "Action",
+    "AdamFlow",
     "Audit",
     "Comparison",
     "Dynamics",
@@ -67,7 +71,9 @@ __all__ = [
     "OrderStudy",
     "PrecisionWarning",
     "PrincipalFlow",
+    "RMSPropFlow",
     "ScaleFreeFlow",
+    "SignFlow",
     "StiefelFlow",
     "StochasticFlow",
     "Trajectory",

@@ -1,5 +1,6 @@
 """Right-hand sides: what moves, what it declares of itself, and the optimizer that it models."""
 
+from flow.dynamics.adaptive_flows import AdamFlow, RMSPropFlow, SignFlow
 from flow.dynamics.base import Dynamics
 from flow.dynamics.gradient_flow import GradientFlow
 from flow.dynamics.modified_flow import ModifiedFlow
@@ -10,6 +11,7 @@ from flow.dynamics.stiefel_flow import StiefelFlow, orthogonal
 from flow.dynamics.stochastic_flow import LangevinFlow, StochasticFlow
 
 __all__ = [
+    "AdamFlow",
     "Dynamics",
     "GradientFlow",
     "HeavyBall",
@@ -17,7 +19,9 @@ __all__ = [
     "ModifiedFlow",
     "Nesterov",
     "PrincipalFlow",
+    "RMSPropFlow",
     "ScaleFreeFlow",
+    "SignFlow",
     "StiefelFlow",
     "StochasticFlow",
     "nesterov",
