@@ -1,6 +1,6 @@
 """Leaves of the parameters by name, as the `leaves` of a dynamics choose them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -47,7 +47,8 @@ def chosen(params: PyTree, leaves: str | Sequence[str] | None) -> tuple[str, ...
                 f"[{names[0]!r}] for instance; choose from {listed}"
             )
         return tuple(names)
-    given = [leaves] if isinstance(leaves, str) else list(leaves)
+    several = isinstance(leaves, Iterable) and not isinstance(leaves, str)
+    given = list(leaves) if several else [leaves]
     if not given:
         raise ValueError(
             f"leaves is empty, which leaves plain flow.GradientFlow; choose from {listed}"
