@@ -185,9 +185,9 @@ def tables(config: Configuration, results: dict[str, Result]) -> tuple[pd.DataFr
         ]
         rows[name] = {
             "flow's error in u": np.abs(result.found - result.theory).max(),
-            "GD's": np.abs(result.descended - result.theory_of_steps).max(),
+            "GD's error in u": np.abs(result.descended - result.theory_of_steps).max(),
             "flow's drift of balance": max(audits[0].conserved.values()),
-            "GD's drift": max(audits[1].conserved.values()),
+            "GD's drift of balance": max(audits[1].conserved.values()),
             "energy residual": audits[0].energy_residual,
             "loss": result.path.loss[-1],
         }

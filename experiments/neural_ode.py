@@ -42,7 +42,7 @@ TIGHT = {"rtol": 1e-9, "atol": 1e-12}
 class Configuration:
     """A network of continuous depth, and the residual networks that near it."""
 
-    depths: tuple[int, ...] = (4, 8, 16, 32, 64)
+    depths: tuple[int, ...] = (8, 16, 32, 64, 128)
     """Numbers of layers of the residual networks."""
     depth_steps: int = 32
     """Steps of RK4 through the continuous depth."""
@@ -170,15 +170,15 @@ def compute(config: Configuration) -> Result:
     return Result(path, residual, table)
 
 
-GAPS = ("loss at θ₀", "gradient at θ₀", "loss", "gradient", "trained weights")
+GAPS = ("loss at θ₀", "gradient at θ₀", "loss at θ_T", "gradient at θ_T", "trained weights")
 
 
 def measure(objective: flow.Objective, path: flow.Trajectory) -> dict[str, Any]:
     """Loss and gradient of a network at the weights where the continuous one starts and ends."""
     found = {}
-    for place, i in ((" at θ₀", 0), ("", -1)):
+    for place, i in (("θ₀", 0), ("θ_T", -1)):
         value, gradient = objective.flat_value_and_gradient(path.theta[i])
-        found |= {f"loss{place}": value, f"gradient{place}": gradient}
+        found |= {f"loss at {place}": value, f"gradient at {place}": gradient}
     return found
 
 
@@ -218,12 +218,14 @@ def draw(config: Configuration, result: Result, orders: pd.Series) -> Any:
         ylabel="relative gap to continuous depth",
         title="Euler's method through depth",
     )
+    low, high = axes[1, 0].get_ylim()
+    axes[1, 0].set_ylim(low, high * 50)  # room for the legend
     axes[1, 0].set_xticks(result.gaps.index, result.gaps.index)
     axes[1, 0].xaxis.set_minor_locator(mpl.ticker.NullLocator())
     for ax in axes.flat:
         ax.grid(visible=True, alpha=0.3)
-    for ax in (axes[0, 0], axes[1, 0], axes[1, 1]):
-        ax.legend(fontsize="small")
+    for ax, place in ((axes[0, 0], "best"), (axes[1, 0], "upper right"), (axes[1, 1], "best")):
+        ax.legend(fontsize="small", loc=place)
     return figure
 
 

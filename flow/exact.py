@@ -109,12 +109,12 @@ def linear_modes(s: Any, u0: Any, layers: int = 2) -> Callable[[Any], np.ndarray
     Returns
     -------
     Callable
-        t (times,) ↦ u (times, modes); t is learning rate × steps.
+        t (times,) ↦ u (times, modes); t ≥ 0 is learning rate × steps.
 
     Raises
     ------
     ValueError, TypeError
-        A strength is not positive, or `layers` no positive integer.
+        A strength is not positive, there is none, or `layers` is no positive integer.
 
     Examples
     --------
@@ -124,7 +124,12 @@ def linear_modes(s: Any, u0: Any, layers: int = 2) -> Callable[[Any], np.ndarray
     [[0.01, 0.01], [0.051, 1.068], [1.0, 2.0]]
     """
     s = np.array([positive("s", x) for x in np.ravel(s)])
-    u0 = np.broadcast_to([positive("u0", x) for x in np.ravel(u0)], s.shape)
+    u0 = np.array([positive("u0", x) for x in np.ravel(u0)])
+    if not s.size or u0.size not in (1, s.size):
+        raise ValueError(
+            f"s has {s.size} modes and u0 {u0.size}; give at least one, and one u0 for each or all"
+        )
+    u0 = np.broadcast_to(u0, s.shape)
     N = positive_integer("layers", layers)
 
     def closed_form(t: Any) -> np.ndarray:
@@ -133,6 +138,8 @@ def linear_modes(s: Any, u0: Any, layers: int = 2) -> Callable[[Any], np.ndarray
 
     def solution(t: Any) -> np.ndarray:
         t = np.asarray(t, float)
+        if np.any(t < 0):
+            raise ValueError(f"t must not be negative, got {t.min():g}; u is given at t = 0")
         times, place = np.unique(np.append(t, 0.0), return_inverse=True)
         a = np.empty((len(times), len(s)))
         a[0] = u0 ** (1 / N)

@@ -218,12 +218,17 @@ def test_balanced_linear_network():
         ({"s": [1.0, 0.0]}, "s must be positive"),
         ({"u0": -0.1}, "u0 must be positive"),
         ({"layers": 0}, "layers must be a positive integer"),
+        ({"s": []}, "s has 0 modes"),
+        ({"u0": [0.1, 0.2]}, "s has 1 modes and u0 2"),
+        ({"layers": 3, "t": [-1.0]}, "t must not be negative, got -1"),
     ],
 )
 def test_modes_refuse(changes: dict, message: str):
     """Assert that strengths that do not move, and no layers, are refused."""
+    arguments = {"s": [1.0], "u0": 0.1, "t": 1.0} | changes
+    t = arguments.pop("t")
     with pytest.raises(ValueError, match=message):
-        flow.exact.linear_modes(**{"s": [1.0], "u0": 0.1} | changes)
+        flow.exact.linear_modes(**arguments)(t)
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -14,7 +14,7 @@ from flow.methods.backend import DEVICE
 from flow.methods.chebyshev import Plan
 from flow.methods.hermite import hermite
 from flow.methods.packing import Layout, pack, unpack
-from flow.methods.stepping import RUNNING, Limits, Problem, Tolerance
+from flow.methods.stepping import RUNNING, Fixed, Limits, Problem, Tolerance
 
 # Looks at the spectral radius that one chunk has room for.
 TRACE = 256
@@ -94,7 +94,7 @@ def advance(
 def chunk(
     stepper: Stepper,
     problem: Problem,
-    tolerance: Tolerance,
+    tolerance: Tolerance | Fixed,
     limits: Limits,
     times: Any,
     carry: Any,

@@ -13,7 +13,7 @@ from flow.methods.backend import HOST
 from flow.methods.chebyshev import Plan
 from flow.methods.compiled_loop import Stepper
 from flow.methods.packing import pack, unpack
-from flow.methods.stepping import RUNNING, Limits, Problem, Tolerance
+from flow.methods.stepping import RUNNING, Fixed, Limits, Problem, Tolerance
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Kernel:
 def host_kernel(plan: Callable[..., Plan], problem: Problem) -> Kernel:
     """A stabilised method on numpy, with Python's loops."""
 
-    def advance(tolerance: Tolerance, limits: Limits, carry: Any) -> Any:
+    def advance(tolerance: Tolerance | Fixed, limits: Limits, carry: Any) -> Any:
         while carry.status == RUNNING and carry.steps < limits.steps:
             carry = stabilised.attempt(HOST, plan, problem, tolerance, limits, carry)
         return carry
@@ -133,7 +133,7 @@ def device_kernel(
         for f in (start, compiled_loop.advance, compiled_loop.chunk, compiled_loop.measured)
     )
 
-    def advance(tolerance: Tolerance, limits: Limits, carry: Any) -> Any:
+    def advance(tolerance: Tolerance | Fixed, limits: Limits, carry: Any) -> Any:
         packed = pack(np, (as_scalars(tolerance), as_scalars(limits), carry))
         numbers, arrays = go(*packed[:2], layout=packed[2])
         return unpack(packed[2], np.asarray(numbers), arrays)[2]
