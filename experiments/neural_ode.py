@@ -52,7 +52,7 @@ class Configuration:
     """Number of points of the two half-moons."""
     noise: float = 0.1
     """Standard deviation of the points about the half-moons."""
-    t: float = 100.0
+    t: float = 60.0
     """Flow time, learning rate × steps."""
     seed: int = 0
     """Seed of the points and of the initial weights."""

@@ -195,9 +195,18 @@ def test_softplus_refuses(beta: float):
         softplus(beta)
 
 
-def test_only_relu_has_a_kink():
-    """Assert that ReLU alone is declared not smooth; a network of one layer always is."""
-    assert [name for name, a in ACTIVATION.items() if not a.smooth] == ["relu"]
+def test_homogeneous_activations():
+    """Assert that those are declared homogeneous for which σ(3z) = 3σ(z)."""
+    with jax.enable_x64(True):
+        z = jnp.linspace(-2.0, 2.0, 9)
+        found = [n for n, a in ACTIVATION.items() if np.allclose(a.value(3 * z), 3 * a.value(z))]
+    assert sorted(found) == ["identity", "leaky_relu", "relu"]
+    assert found == [name for name, a in ACTIVATION.items() if a.homogeneous]
+
+
+def test_only_relus_have_a_kink():
+    """Assert that the ReLUs alone are declared not smooth; a network of one layer always is."""
+    assert [name for name, a in ACTIVATION.items() if not a.smooth] == ["relu", "leaky_relu"]
     X, y = np.ones((2, 3)), np.ones((2, 1))
     assert not flow.MLP([3, 2, 1], activation="relu").objective(X, y).smooth
     assert flow.MLP([3, 1], activation="relu").objective(X, y).smooth

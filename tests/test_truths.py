@@ -264,6 +264,29 @@ def test_balancedness(bias: bool, loss: str):
     )
 
 
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+def test_neuron_balance(activation: str):
+    """Assert ‖w_in‖² + b² − ‖w_out‖² of each neuron, between kinks and across them (truth 13)."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((20, 3)), rng.standard_normal((20, 2))
+    objective = flow.MLP([3, 6, 2], activation).objective(X, y, seed=3)
+
+    def active(path: flow.Trajectory) -> np.ndarray:
+        params = map(path.params, range(len(path.t)))
+        return np.array([X @ p[0]["W"].T + p[0]["b"].T > 0 for p in params])
+
+    path = flow.integrate(objective, t=0.01, save=5, **TIGHT)
+    assert np.all(active(path) == active(path)[0])
+    assert flow.audit(path).conserved["neuron balance 1-2"] < 1e-12
+    drift = []
+    for step in (0.04, 0.02, 0.01, 0.005):
+        path = flow.integrate(objective, t=4.0, method="RK4", step=step, save=41)
+        drift.append(flow.audit(path).conserved["neuron balance 1-2"])
+    assert np.any(active(path) != active(path)[0])
+    assert np.polyfit(np.log([8, 4, 2, 1]), np.log(drift), 1)[0] > 0.9
+    assert drift[-1] < 1e-6
+
+
 @pytest.mark.parametrize("method", ["DOP853", "Radau"])
 def test_exponential_and_logistic_loss(method: str):
     """Assert log(t + e^{w₀}), and c + t − W(e^{c+t}) where e^t overflows (truth 14)."""
