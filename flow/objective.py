@@ -115,7 +115,7 @@ class Objective:
         params64 = as_parameters(params)
         loss = _loss_of(loss, outputs, output_loss, data)
         self._loss = loss if data is not None else (lambda p, _: loss(p))
-        self._network = outputs
+        self._network, self._output_loss = outputs, output_loss
         self.conserved = dict(conserved or {})
         self.smooth = smooth
         self.tally = Tally()
@@ -153,6 +153,22 @@ class Objective:
     def traced_hvp(self, params: PyTree, v: PyTree, data: PyTree) -> PyTree:
         """∇²J·v, the push-forward (JVP) of the backward pass, to be called under `jax.jit`."""
         return jax.jvp(lambda p: self.traced_gradient(p, data), (params,), (v,))[1]
+
+    def traced_outputs(self, params: PyTree, X: Any) -> Any:
+        """The network's outputs (examples, ...), to be called under `jax.jit`.
+
+        Raises
+        ------
+        TypeError
+            The objective was made from an opaque `loss`.
+        """
+        self.check_has_outputs()
+        return self._network(self._inside(params), X)
+
+    def traced_output_loss(self, outputs: Any, y: Any) -> Any:
+        """The mean loss of outputs, to be called under `jax.jit`."""
+        self.check_has_outputs()
+        return jnp.asarray(self._output_loss(outputs, y), jnp.float64)
 
     # ---- views of θ
 
@@ -218,7 +234,7 @@ class Objective:
         TypeError
             The objective was made from an opaque `loss`.
         """
-        self._check_has_outputs()
+        self.check_has_outputs()
         theta = self.flatten(params)
         with double_precision():
             X = self.data[0] if X is None else as_data(X, self._dtype)
@@ -252,7 +268,7 @@ class Objective:
         >>> objective.jvp(objective.params, [{"W": np.array([[10.0]])}])  # f = Wx
         array([[20.], [30.]])
         """
-        self._check_has_outputs()
+        self.check_has_outputs()
         theta, tangent = self.flatten(params), self._flat("v", v)
         with double_precision():
             function = self.compiled("jvp", self._build_jvp)
@@ -288,7 +304,7 @@ class Objective:
         >>> objective.vjp(objective.params, [[1.0], [10.0]])  # Σ u x
         [{'W': array([[32.]])}]
         """
-        self._check_has_outputs()
+        self.check_has_outputs()
         theta, u = self.flatten(params), np.asarray(u, np.float64)
         with double_precision():
             network = self.compiled("outputs", self._build_outputs)
@@ -457,8 +473,9 @@ class Objective:
 
     # ---- the door
 
-    def _check_has_outputs(self) -> None:
-        if self._network is None:
+    def check_has_outputs(self) -> None:
+        """Raise TypeError if only the loss is known, and not the network's outputs."""
+        if self._network is None or self._output_loss is None:
             raise TypeError(
                 "this objective knows its loss only; make it with "
                 "flow.Objective(outputs=..., output_loss=..., params=..., data=(X, y))"

@@ -198,7 +198,6 @@ def _distances(
             dynamics.objective,
             optimizer=optimizer,
             time_step=time_step,
-            ascent=dynamics.ascent,
             steps=count,
             save=2,
             progress=progress,

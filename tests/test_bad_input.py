@@ -191,7 +191,7 @@ INTEGRATE = [
     ({"atol": -1}, ValueError, "atol must be finite and not negative, got -1"),
     ({"atol": nan}, ValueError, "atol must be finite and not negative, got nan"),
     ({"atol": inf}, ValueError, "atol must be finite and not negative, got inf"),
-    ({"step": 0.1}, ValueError, r"step=0\.1 goes with 'Euler' and 'RK4'; 'DOP853' chooses"),
+    ({"step": 0.1}, ValueError, r"step=0\.1 goes with methods of fixed steps; 'DOP853' chooses"),
     ({"method": "Euler"}, ValueError, "method 'Euler' needs step=, in units of t"),
     ({"method": "RK4"}, ValueError, "method 'RK4' needs step="),
     ({"method": "Euler", "step": -0.1}, ValueError, r"step must be positive .* got -0\.1"),

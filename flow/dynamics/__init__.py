@@ -3,7 +3,9 @@
 from flow.dynamics.adaptive_flows import AdamFlow, RMSPropFlow, SignFlow
 from flow.dynamics.base import Dynamics
 from flow.dynamics.gradient_flow import GradientFlow
+from flow.dynamics.linearized_flow import LinearizedFlow
 from flow.dynamics.modified_flow import ModifiedFlow
+from flow.dynamics.natural_gradient_flow import NaturalGradientFlow
 from flow.dynamics.principal_flow import PrincipalFlow
 from flow.dynamics.scale_free_flow import ScaleFreeFlow
 from flow.dynamics.second_order import HeavyBall, Nesterov, nesterov
@@ -16,7 +18,9 @@ __all__ = [
     "GradientFlow",
     "HeavyBall",
     "LangevinFlow",
+    "LinearizedFlow",
     "ModifiedFlow",
+    "NaturalGradientFlow",
     "Nesterov",
     "PrincipalFlow",
     "RMSPropFlow",

@@ -1,0 +1,185 @@
+"""The flow of a network that is linear in its parameters: lazy training."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from scipy.integrate import solve_ivp
+
+from flow.dynamics.base import Dynamics, squared_speed
+from flow.objective import Objective
+from flow.precision import double_precision
+from flow.pytrees import PyTree
+
+# Rows of a tangent kernel: beyond, it has 800 MB and its eigendecomposition takes minutes.
+LARGEST_KERNEL = 10_000
+# Of ½‖f − y‖²/N's derivative (f − y)/N, within which an output loss is taken for it.
+MSE = 1e-12
+
+
+@dataclass(frozen=True)
+class LinearizedFlow(Dynamics):
+    """Gradient flow of the network linearised at θ₀, f(θ₀) + ∂f/∂θ·(θ − θ₀), t = ηk.
+
+    Jacot, Gabriel, Hongler 2018; Chizat, Oyallon, Bach 2019; Lee et al. 2019. Its outputs obey
+    ḟ = −Θ ∂L/∂f with the tangent kernel Θ = ∂f/∂θ (∂f/∂θ)ᵀ at θ₀, for the squared loss
+    f(t) = y + e^{−Θt/N}(f₀ − y). A network is in the lazy regime as far as its own flow stays
+    close to this one.
+
+    It moves θ, so that every engine, optimizer and comparison takes it; ∂f/∂θ is applied, never
+    formed. `kernel` and `outputs` are the same in function space.
+
+    Parameters
+    ----------
+    objective
+        With outputs: of `flow.MLP`, `flow.Network`, or ``flow.Objective(outputs=...)``. The
+        attribute `objective` is that of the linearised network, whose loss is recorded.
+
+    Raises
+    ------
+    TypeError
+        The objective knows its loss only.
+
+    Examples
+    --------
+    >>> import flow, numpy as np
+    >>> X, y = flow.datasets.digits(20)
+    >>> objective = flow.MLP([64, 6, 10]).objective(X, y)
+    >>> linear = flow.LinearizedFlow(objective)
+    >>> path = flow.integrate(linear, t=3.0, rtol=1e-10, atol=1e-12)
+    >>> outputs = linear.objective.outputs(path.params(-1))
+    >>> np.allclose(outputs, linear.outputs([3.0])[0], atol=1e-8)  # in closed form
+    True
+    """
+
+    symmetric_jacobian: ClassVar[bool] = True
+
+    objective: Objective
+
+    def __post_init__(self) -> None:
+        self.objective.check_has_outputs()
+        if not hasattr(self.objective, "linearised_at"):
+            object.__setattr__(self, "objective", _linearised(self.objective))
+
+    @property
+    def label(self) -> str:
+        """Where it is linear."""
+        return "linearised flow"
+
+    @property
+    def conserved(self) -> dict[str, Any]:
+        """Nothing of the network's own."""
+        return {}
+
+    def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
+        """−∇J of the linearised network."""
+        return jax.tree.map(jnp.negative, self.objective.traced_gradient(state, data))
+
+    def dissipation(self, derivatives: Float[Any, "points n"]) -> Float[Any, "points"]:
+        """‖θ̇‖²."""
+        return squared_speed(derivatives)
+
+    def counterpart(self, learning_rate: float) -> tuple[Any, float]:
+        """Gradient descent on `objective`, the linearised network's, t = ηk."""
+        import optax
+
+        return optax.sgd(learning_rate), learning_rate
+
+    def kernel(self) -> np.ndarray:
+        """Θ (N·outputs, N·outputs), rows in the order of the outputs' entries.
+
+        Raises
+        ------
+        ValueError
+            It has more than 10,000 rows; the message says what it would take.
+        """
+        objective = self.objective
+        with double_precision():
+            X = objective.data[0]
+            theta = jnp.asarray(objective.theta)
+
+            def f(theta: Any) -> Any:
+                return jnp.ravel(objective.traced_outputs(objective.tree(theta), X))
+
+            rows = jax.eval_shape(f, theta).shape[0]
+            if rows > LARGEST_KERNEL:
+                raise ValueError(
+                    f"the tangent kernel of {rows:,} outputs takes {8e-6 * rows**2:,.0f} MB and an "
+                    f"eigendecomposition of that size; take at most {LARGEST_KERNEL:,} outputs × "
+                    "examples, or integrate the flow, which never forms it"
+                )
+            # ∂f/∂θ in blocks of rows, each of which pulls back as many unit vectors.
+            pull = jax.vjp(f, theta)[1]
+            J = jax.lax.map(lambda e: pull(e)[0], jnp.eye(rows), batch_size=64)
+            return np.array(J @ J.T)
+
+    def outputs(self, t: Any) -> np.ndarray:
+        """Outputs of the linearised network at times t, (times, examples, ...), by the kernel.
+
+        In closed form for the squared loss; for another one ḟ = −Θ ∂L/∂f is integrated, at rtol
+        1e-10.
+        """
+        times = np.atleast_1d(np.asarray(t, np.float64))
+        objective = self.objective
+        kernel, (_, y) = self.kernel(), objective.data
+        start = objective.outputs(objective.params)
+        flat = start.ravel()
+        with double_precision():
+            slope = jax.jit(
+                jax.grad(lambda f: objective.traced_output_loss(f.reshape(start.shape), y))
+            )
+            residual, target = np.array(slope(flat)), np.array(y, np.float64).ravel()
+            n = len(start)
+            elsewhere = np.array(slope(flat + 1.0))
+        squared = target.size == flat.size and all(
+            np.abs(r - (f - target) / n).max() <= MSE * (1.0 + np.abs(f - target).max())
+            for r, f in ((residual, flat), (elsewhere, flat + 1.0))
+        )
+        if squared:
+            rates, U = np.linalg.eigh(kernel / n)
+            modes = U.T @ (flat - target)
+            found = target + (np.exp(-np.outer(times, rates)) * modes) @ U.T
+        else:
+            found = _integrated(kernel, slope, flat, times)
+        return found.reshape(len(times), *start.shape)
+
+
+def _integrated(kernel: np.ndarray, slope: Any, start: np.ndarray, times: np.ndarray) -> np.ndarray:
+    order = np.argsort(times)
+    with double_precision():
+        solution = solve_ivp(
+            lambda _, f: -kernel @ np.array(slope(f)),
+            (0.0, max(times.max(), np.finfo(float).tiny)),
+            start,
+            method="DOP853",
+            t_eval=times[order],
+            rtol=1e-10,
+            atol=1e-12,
+        )
+    found = np.empty((len(times), len(start)))
+    found[order] = solution.y.T
+    return found
+
+
+def _linearised(objective: Objective) -> Objective:
+    """The objective of the network that is linear about θ₀, with the same output loss."""
+    start = objective.unflatten(objective.theta)
+
+    def outputs(params: PyTree, X: Any) -> Any:
+        away = jax.tree.map(lambda p, p0: p - p0.astype(p.dtype), params, start)
+        at = jax.tree.map(lambda p, p0: jnp.asarray(p0, p.dtype), params, start)
+        network = lambda p: objective.traced_outputs(p, X)  # noqa: E731
+        f, moved = jax.jvp(network, (at,), (away,))
+        return f + moved
+
+    made = Objective(
+        outputs=outputs,
+        output_loss=objective.traced_output_loss,
+        params=objective.params,
+        data=objective.data,
+    )
+    made.linearised_at = objective.theta
+    return made
