@@ -18,6 +18,7 @@ INITIALISATIONS = {
     "he": lambda m, n: 2.0 / m,
     "normal": lambda m, n: 1.0,
 }
+PARAMETERISATIONS = ["standard", "ntk"]
 
 
 @dataclass(frozen=True, eq=False)  # two layers are the same, and tied, when they are one object
@@ -35,6 +36,9 @@ class Linear:
         "normal" v = 1.
     gain
         Factor on the standard deviation.
+    parameterisation
+        "standard"; or "ntk", Z = σW A + b with σ = gain·√v and W_ij ~ N(0, 1): the same network at
+        θ₀, whose tangent kernel has a limit as the width grows (Jacot, Gabriel, Hongler 2018).
 
     Raises
     ------
@@ -49,12 +53,24 @@ class Linear:
     bias: bool = True
     init: str = "lecun"
     gain: float = 1.0
+    parameterisation: str = "standard"
 
     def __post_init__(self) -> None:
         positive_integer("inputs", self.inputs)
         positive_integer("outputs", self.outputs)
         choice("init", self.init, INITIALISATIONS)
         positive("gain", self.gain)
+        choice("parameterisation", self.parameterisation, PARAMETERISATIONS)
+
+    @property
+    def deviation(self) -> float:
+        """σ = gain·√v."""
+        return self.gain * sqrt(INITIALISATIONS[self.init](self.inputs, self.outputs))
+
+    @property
+    def factor(self) -> float:
+        """What W is multiplied by: 1, or σ."""
+        return self.deviation if self.parameterisation == "ntk" else 1.0
 
     def output_shape(self, shape: Shape) -> Shape:
         """(outputs, N)."""
@@ -64,14 +80,15 @@ class Linear:
 
     def initialise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draw W, and set b = 0."""
-        scale = self.gain * sqrt(INITIALISATIONS[self.init](self.inputs, self.outputs))
+        scale = self.deviation / self.factor
         params = {"W": scale * rng.standard_normal((self.outputs, self.inputs))}
         return params | ({"b": np.zeros((self.outputs, 1))} if self.bias else {})
 
     def forward(
         self, params: dict[str, Any], A: Float[Array, "in N"]
     ) -> tuple[Float[Array, "out N"], Any]:
-        """Z = W A + b; A is stored."""
+        """Z = W A + b; A is stored, by its factor."""
+        A = A if self.factor == 1.0 else self.factor * A
         Z = params["W"] @ A
         return (Z + params["b"] if self.bias else Z), A
 
@@ -80,4 +97,5 @@ class Linear:
     ) -> tuple[Float[Array, "in N"], dict[str, Any]]:
         """Lemma 1 for the parameters, lemma 3 for the input."""
         dW, db = linear_parameters(dA, stored)
+        dA = dA if self.factor == 1.0 else self.factor * dA
         return linear_input(params["W"], dA), {"W": dW} | ({"b": db} if self.bias else {})

@@ -3,7 +3,7 @@
 from flow.dynamics.adaptive_flows import AdamFlow, RMSPropFlow, SignFlow
 from flow.dynamics.base import Dynamics
 from flow.dynamics.gradient_flow import GradientFlow
-from flow.dynamics.linearized_flow import LinearizedFlow
+from flow.dynamics.linearized_flow import LinearizedFlow, tangent_kernel
 from flow.dynamics.modified_flow import ModifiedFlow
 from flow.dynamics.natural_gradient_flow import NaturalGradientFlow
 from flow.dynamics.principal_flow import PrincipalFlow
@@ -30,4 +30,5 @@ __all__ = [
     "StochasticFlow",
     "nesterov",
     "orthogonal",
+    "tangent_kernel",
 ]

@@ -61,7 +61,7 @@ class LinearizedFlow(Dynamics):
 
     def __post_init__(self) -> None:
         self.objective.check_has_outputs()
-        if not hasattr(self.objective, "linearised_at"):
+        if not hasattr(self.objective, "network"):
             object.__setattr__(self, "objective", _linearised(self.objective))
 
     @property
@@ -96,25 +96,7 @@ class LinearizedFlow(Dynamics):
         ValueError
             It has more than 10,000 rows; the message says what it would take.
         """
-        objective = self.objective
-        with double_precision():
-            X = objective.data[0]
-            theta = jnp.asarray(objective.theta)
-
-            def f(theta: Any) -> Any:
-                return jnp.ravel(objective.traced_outputs(objective.tree(theta), X))
-
-            rows = jax.eval_shape(f, theta).shape[0]
-            if rows > LARGEST_KERNEL:
-                raise ValueError(
-                    f"the tangent kernel of {rows:,} outputs takes {8e-6 * rows**2:,.0f} MB and an "
-                    f"eigendecomposition of that size; take at most {LARGEST_KERNEL:,} outputs × "
-                    "examples, or integrate the flow, which never forms it"
-                )
-            # ∂f/∂θ in blocks of rows, each of which pulls back as many unit vectors.
-            pull = jax.vjp(f, theta)[1]
-            J = jax.lax.map(lambda e: pull(e)[0], jnp.eye(rows), batch_size=64)
-            return np.array(J @ J.T)
+        return tangent_kernel(self.objective.network)
 
     def outputs(self, t: Any) -> np.ndarray:
         """Outputs of the linearised network at times t, (times, examples, ...), by the kernel.
@@ -145,6 +127,40 @@ class LinearizedFlow(Dynamics):
         else:
             found = _integrated(kernel, slope, flat, times)
         return found.reshape(len(times), *start.shape)
+
+
+def tangent_kernel(objective: Objective) -> np.ndarray:
+    """Θ = ∂f/∂θ (∂f/∂θ)ᵀ at θ₀, (N·outputs, N·outputs), compiled once for all θ₀ of a network.
+
+    Raises
+    ------
+    TypeError
+        The objective knows its loss only.
+    ValueError
+        It has more than 10,000 rows; the message says what it would take.
+    """
+    objective.check_has_outputs()
+
+    def f(theta: Any, X: Any) -> Any:
+        return jnp.ravel(objective.traced_outputs(objective.tree(theta), X))
+
+    def kernel(theta: Any, X: Any) -> Any:
+        pull = jax.vjp(lambda p: f(p, X), theta)[1]
+        # Rows of ∂f/∂θ, in blocks of unit vectors that are pulled back together.
+        J = jax.lax.map(lambda e: pull(e)[0], jnp.eye(rows), batch_size=64)
+        return J @ J.T
+
+    with double_precision():
+        X = objective.data[0]
+        rows = jax.eval_shape(f, objective.theta, X).shape[0]
+        if rows > LARGEST_KERNEL:
+            raise ValueError(
+                f"the tangent kernel of {rows:,} outputs takes {8e-6 * rows**2:,.0f} MB and an "
+                f"eigendecomposition of that size; take at most {LARGEST_KERNEL:,} outputs × "
+                "examples, or integrate the flow, which never forms it"
+            )
+        compiled = objective.compiled("tangent kernel", lambda: jax.jit(kernel))
+        return np.array(compiled(objective.theta, X))
 
 
 def _integrated(kernel: np.ndarray, slope: Any, start: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -181,5 +197,5 @@ def _linearised(objective: Objective) -> Objective:
         params=objective.params,
         data=objective.data,
     )
-    made.linearised_at = objective.theta
+    made.network = objective
     return made

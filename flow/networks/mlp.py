@@ -28,6 +28,9 @@ class MLP(Network):
     init, gain
         W_ij ~ N(0, gain²·v): "lecun" v = 1/fan_in, "xavier" v = 2/(fan_in + fan_out),
         "he" v = 2/fan_in, "normal" v = 1.
+    parameterisation
+        "ntk": W_ij ~ N(0, 1), multiplied by gain·√v in the forward pass; see
+        `flow.backprop.Linear`.
 
     Examples
     --------
@@ -47,6 +50,7 @@ class MLP(Network):
         bias: bool = True,
         init: str = "lecun",
         gain: float = 1.0,
+        parameterisation: str = "standard",
     ) -> None:
         self.sizes = [positive_integer(f"sizes[{i}]", n) for i, n in enumerate(sizes)]
         if len(self.sizes) < 2:  # noqa: PLR2004
@@ -55,7 +59,7 @@ class MLP(Network):
             activation = ACTIVATIONS[choice("activation", activation, ACTIVATIONS)]
         self.activation, self.bias = activation, bias
         linear = [
-            Linear(m, n, bias, init, gain)
+            Linear(m, n, bias, init, gain, parameterisation)
             for m, n in zip(self.sizes[:-1], self.sizes[1:], strict=True)
         ]
         hidden = [layer for pair in linear[:-1] for layer in (pair, activation)]
