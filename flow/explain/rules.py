@@ -73,11 +73,12 @@ def rules(_layer: Any, step: Step) -> Rules:
 
 
 @rules.register
-def _(_layer: Linear, step: Step) -> Rules:
+def _(layer: Linear, step: Step) -> Rules:
     dz, u = step.output, step.input
     ones = Factor("1", (u.shape[-1], 1))
-    return Rule("lemma 3", matrix_product(step.params["W"].T, dz)), {
-        "W": Rule("lemma 1", matrix_product(dz, u.T)),
+    scale = [] if layer.factor == 1.0 else [Factor("σ", ())]
+    return Rule("lemma 3", matrix_product(*scale, step.params["W"].T, dz)), {
+        "W": Rule("lemma 1", matrix_product(*scale, dz, u.T)),
         "b": Rule("lemma 1, sum over examples", matrix_product(dz, ones)),
     }
 
