@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import tyro
+from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
 import flow
@@ -107,7 +108,9 @@ def draw(studies: dict[str, flow.OrderStudy], runs: dict[str, Any], share: float
             label=f"{name}: {study.slope:.2f}, one step {study.one_step_slope:.2f}",
         )
     left.set(xlabel="learning rate η", ylabel=f"‖θ_GD − θ_flow‖ at t = {study.t:g}")
-    left.legend(title="slopes", fontsize="small")
+    left.set_ylim(bottom=left.get_ylim()[0] / 50)  # room for the legend
+    left.xaxis.set_minor_formatter(NullFormatter())
+    left.legend(title="slopes", fontsize="small", loc="lower right")
     t = runs["gradient descent"].t[1:]
     for (name, distance), colour in zip(distances(runs).items(), COLOURS, strict=False):
         right.loglog(t, distance, color=colour, label=name)

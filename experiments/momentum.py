@@ -149,14 +149,15 @@ def draw(
     )
     loss.legend(fontsize="small")
     order.set(xlabel="learning rate η", ylabel="distance at a fixed time", title="slopes in η")
-    order.legend(fontsize="small")
+    order.legend(fontsize="small", loc="lower right")
     quadratic = {k: v for k, v in conserved.items() if k.startswith("quadratic")}
     for (name, run), colour in zip(reversed(quadratic.items()), COLOURS, strict=False):
         H = run.state["energy"]
         label = name.removeprefix("quadratic, ")
         energy.plot(run.t[::7], (H / H[0] - 1.0)[::7], color=colour, linewidth=1, label=label)
     energy.set(xlabel="t", ylabel="H(t)/H(0) − 1", title="γ = 0, a quadratic")
-    energy.legend(fontsize="small", loc="lower left")
+    energy.set_ylim(top=3 * energy.get_ylim()[1])  # room for the legend
+    energy.legend(fontsize="small", loc="upper left")
     for ax in axes:
         ax.grid(visible=True, alpha=0.3)
     return figure
