@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import tyro
+from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
 import flow
@@ -122,6 +123,7 @@ def draw(table: pd.DataFrame, runs: dict, rates: tuple[float, ...]) -> Any:
         xlabel="learning rate η", ylabel="distance at the end,\nrelative to what the flow has moved"
     )
     moment.set(xlabel=TIME_LABEL, ylabel="norm of the second moment v")
+    order.xaxis.set_minor_formatter(NullFormatter())
     for ax in (loss, order, moment):
         ax.grid(visible=True, alpha=0.3)
     figure.legend(

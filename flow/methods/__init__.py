@@ -2,7 +2,7 @@
 
 from flow.methods.catalogue import METHODS, Method, find_method
 from flow.methods.dissipated import dissipated
-from flow.methods.fixed_step import RK4, Euler
+from flow.methods.fixed_step import RK4, Euler, Verlet
 from flow.methods.rkc2 import RKC2
 from flow.methods.stabilised_solver import SpectrumNotReal
 from flow.methods.tsrkc3 import TSRKC3
@@ -15,6 +15,7 @@ __all__ = [
     "Euler",
     "Method",
     "SpectrumNotReal",
+    "Verlet",
     "dissipated",
     "find_method",
 ]
