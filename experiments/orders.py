@@ -108,7 +108,7 @@ def rows(config: Configuration) -> dict[str, Callable[[], Row]]:
             "smoothed sign descent",
             1,
             t=0.3,
-            rates=[r / 4 for r in RATES],
+            rates=[r / 16 for r in RATES],
         ),
         "natural gradient, λ = 0.1": pair(
             lambda: flow.NaturalGradientFlow(objective, damping=0.1),
