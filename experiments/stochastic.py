@@ -49,9 +49,9 @@ class Configuration:
     """Examples in a mini-batch; divides their number."""
     learning_rates: tuple[float, ...] = (1.0, 0.5, 0.2)
     """Learning rates of (a), below 2."""
-    t: float = 16.0
+    t: float = 12.0
     """Flow time of (a), learning rate × steps."""
-    paths: int = 1500
+    paths: int = 1000
     """Paths of each ensemble of (a) and (c)."""
     hidden: int = 8
     """Hidden units of the network."""
@@ -59,7 +59,7 @@ class Configuration:
     """Learning rates of (b)."""
     t_network: float = 20.0
     """Flow time of (b)."""
-    network_paths: int = 400
+    network_paths: int = 200
     """Paths of each ensemble of (b)."""
     order_rates: tuple[float, ...] = (0.2, 0.1, 0.05)
     """Learning rates of (c)."""
