@@ -35,6 +35,7 @@ class Audit:
     error_bar
         ‖θ(t) − θ_tight(t)‖ at the saved times (times,), from a run at a ten times tighter
         tolerance (fixed steps: from half the step, by the method's order); None unless asked for.
+        NaN of a path of noise: with another step it is another path.
     """
 
     energy_residual: float
@@ -149,6 +150,8 @@ def error_bars(
     """
     if path.config["kind"] != "flow":
         raise ValueError("a discrete run is what it is and has no error bar; audit the flow")
+    if path.noisy:
+        return np.full(len(path.t), np.nan)
     path = _with_dynamics(path, objective)
     if "step" in path.config:
         # Errors of a method of order p fall by 2^p when the step is halved.

@@ -50,7 +50,8 @@ class Pair:
         Distance of θ_run(t) from the reference's curve, whatever the time on it: at most
         `distance`, and much less where a run lags behind on the same path. Between saved and
         matched times the curve is the cubic Hermite interpolant of positions and velocities
-        −∇J (of a loaded reference: of a cubic spline).
+        −∇J (of a loaded reference: of a cubic spline; of a path of noise, which has no velocity,
+        its saved points are the curve).
     loss
         J_run(t).
     loss_gap
@@ -59,7 +60,7 @@ class Pair:
         Angle in degrees between the mean velocities of both over the interval that ends at t;
         NaN at the first time.
     error_bar
-        ‖θ_ref − θ_tight‖, the reference's own error; NaN where it is not known.
+        ‖θ_ref − θ_tight‖, the reference's own error; NaN where it is not known, as with noise.
     """
 
     run: Trajectory
@@ -176,8 +177,8 @@ def compare(
     """Compare runs with a reference at matched times, the saved times of each run.
 
     Where the reference was not saved at them, its dense output is evaluated there by repeating
-    it (nothing is interpolated between saves); a loaded reference, which can't be repeated, is
-    compared at the times that both share.
+    it (nothing is interpolated between saves); a loaded reference and a path of noise, which can't
+    be repeated, are compared at the times that both share.
 
     Parameters
     ----------
@@ -220,15 +221,15 @@ def compare(
         _check_same_problem(reference, run)
     matched = _match(reference, runs)
     # θ_ref(0), from which the distance travelled is taken, is one of the rows where it is known.
-    start = [[0.0]] if reference.dynamics is not None or reference.t[0] == 0 else []
+    start = [[0.0]] if _repeatable(reference) or reference.t[0] == 0 else []
     times = np.unique(np.concatenate([*start, *(t for t, _ in matched)]))
     source = _evaluated(reference, times, progress)
     bars = np.full(len(source.t), np.nan)
-    if error_bar and reference.dynamics is not None:
+    if error_bar and _repeatable(reference):
         bars = error_bars(source, progress=progress)
     curve = Curve(source)
     pairs = tuple(
-        _pair(run, run_index, source, np.searchsorted(source.t, t), bars, curve)
+        _pair(run, run_index, source, _nearest(source.t, t), bars, curve)
         for run, (t, run_index) in zip(runs, matched, strict=True)
     )
     for pair in pairs:
@@ -271,7 +272,7 @@ def _match(
         near = reference.t[_nearest(reference.t, t)]
         shared = np.abs(near - t) <= _SAME_TIME * np.maximum(np.abs(t), 1.0)
         t = np.where(shared, near, np.minimum(t, end))
-        if reference.dynamics is None:
+        if not _repeatable(reference):
             index, t = index[shared], t[shared]
         if not np.any(t > 0):
             raise ValueError(
@@ -280,6 +281,11 @@ def _match(
             )
         matched.append((t, index))
     return matched
+
+
+def _repeatable(reference: Trajectory) -> bool:
+    """Whether the reference can be evaluated at other times."""
+    return reference.dynamics is not None and not reference.noisy
 
 
 def _nearest(sorted_times: np.ndarray, t: np.ndarray) -> np.ndarray:

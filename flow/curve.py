@@ -12,11 +12,13 @@ from flow.trajectory import Trajectory
 class Curve:
     """The cubic Hermite curve through the rows of a flow, with its velocities ∓∇J.
 
-    Where J is unknown, the slopes of a cubic spline stand for the velocities.
+    Where J is unknown, the slopes of a cubic spline stand for the velocities; a path of noise has
+    none, and is its rows.
     """
 
     def __init__(self, source: Trajectory) -> None:
         self.t, self.theta = source.t, source.theta
+        self.pieces = 0 if source.noisy else len(self.t) - 1
         if isinstance(source.dynamics, GradientFlow):
             objective = source.dynamics.objective.counted()
             sign = 1.0 if source.dynamics.ascent else -1.0
@@ -44,7 +46,7 @@ class Curve:
     def _distance(self, i: int, point: np.ndarray) -> float:
         best = float(np.sum((self.theta[i] - point) ** 2))
         for a in (i - 1, i):
-            if 0 <= a < len(self.t) - 1:
+            if 0 <= a < self.pieces:
                 best = min(best, self._least_square(a, point))
         return best**0.5
 

@@ -267,7 +267,9 @@ class DescentLoop:
 
 
 def moments(state: Any, params: PyTree) -> dict[str, np.ndarray]:
-    """What an optax state carries beside counters: vectors of θ's structure, flat, by field name.
+    """What an optax state carries beside counters and keys: vectors of θ's structure, flat.
+
+    By field name.
 
     >>> import optax
     >>> params = {"w": np.ones(2)}
@@ -279,9 +281,10 @@ def moments(state: Any, params: PyTree) -> dict[str, np.ndarray]:
     def visit(node: Any) -> None:
         fields = getattr(node, "_fields", None)
         for name, value in zip(fields or [""] * len(node), node, strict=True):
-            if jax.tree.leaves(value) and jax.tree.structure(value) == structure:
+            leaves = jax.tree.leaves(value)
+            moves = all(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in leaves)
+            if leaves and moves and jax.tree.structure(value) == structure:
                 unique = name if name not in found else f"{name}_{len(found)}"
-                leaves = jax.tree.leaves(value)
                 found[unique] = np.concatenate([np.ravel(np.array(x, float)) for x in leaves])
             elif isinstance(value, tuple):
                 visit(value)

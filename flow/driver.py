@@ -410,7 +410,7 @@ class Driver:
 
     def _problem_norm(self, recorded: float) -> float:
         """‖∇J(θ₀)‖, which is not what is recorded of a dynamics on a manifold."""
-        if type(self.dynamics).gradient is Dynamics.gradient:
+        if type(self.dynamics.in_flow_time).gradient is Dynamics.gradient:
             return recorded
         objective = self.dynamics.objective.counted()
         return np.linalg.norm(objective.flat_value_and_gradient(objective.theta)[1])

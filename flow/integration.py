@@ -203,7 +203,17 @@ def rerun(path: Trajectory, times: np.ndarray, *, progress: bool, **changes: Any
 
     What is saved has no say in the steps, so without changes this evaluates the dense output of
     the same trajectory, without having kept it.
+
+    Raises
+    ------
+    ValueError
+        Noise moved it: a path is known at its steps only, and with another step is another path.
     """
+    if path.noisy:
+        raise ValueError(
+            f"{path.label!r} is a path of noise, which can't be repeated at other times; save it "
+            "where it is needed, integrate(..., save=times)"
+        )
     settings = {k: path.config[k] for k in ("rtol", "atol", "step") if k in path.config}
     again = integrate(
         path.dynamics,
@@ -254,7 +264,9 @@ def _on_log_clock(
             "clock='log' is for error-controlled methods, and for dynamics without noise that are "
             f"not Hamiltonian; got {dynamics.label} by {method.name!r}"
         )
-    return LogClock(dynamics), log1p(t), save if np.ndim(save) == 0 else np.log1p(save)
+    if np.ndim(save) != 0:
+        save = np.log1p(save_times(save, "linear", t))
+    return LogClock(dynamics), log1p(t), save
 
 
 def _check_horizon(t: Any, stops: StopConditions, meter: Meter) -> float:

@@ -37,10 +37,11 @@ def noise_settings(objective: Objective, step: Any, seed: Any) -> dict[str, Any]
 
 
 def at_steps(times: np.ndarray, step: float, t: float) -> np.ndarray:
-    """The times of steps that are nearest to the asked ones; t itself is one.
+    """The times of steps that are nearest to the asked ones; t, where the last one ends, is one.
 
-    >>> at_steps(np.array([0.0, 0.1, 0.26, 1.0]), 0.25, 1.0)
-    array([0.  , 0.25, 1.  ])
+    >>> at_steps(np.array([0.0, 0.1, 0.26, 1.0]), 0.3, 1.0)
+    array([0. , 0.3, 1. ])
     """
-    grid = np.unique(np.rint(times / step)) * step
-    return np.unique(np.where(grid > t - 1e-9 * step, t, grid))
+    grid = np.rint(times / step) * step
+    last = (grid > t - 1e-9 * step) | (t - times < np.abs(times - grid))
+    return np.unique(np.where(last, t, grid))

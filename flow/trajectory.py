@@ -94,6 +94,11 @@ class Trajectory:
         """How many runs an ensemble has; None for a single run."""
         return None if self.t.ndim == 1 else len(self.t)
 
+    @property
+    def noisy(self) -> bool:
+        """Whether noise moved it: a flow of one seed."""
+        return self.config["kind"] == "flow" and "seed" in self.config
+
     def member(self, i: int) -> "Trajectory":
         """The i-th run of an ensemble by itself, without the padding.
 

@@ -122,8 +122,11 @@ class Dynamics:
 
     @property
     def conserved(self) -> Mapping[str, Callable[[PyTree], Any]]:
-        """Name -> function of the parameters that the exact flow keeps constant."""
-        return self.objective.conserved
+        """Name -> function of the parameters that the exact flow keeps constant.
+
+        That of the objective, which noise, by Itô's second-order term, doesn't keep.
+        """
+        return {} if self.noise else self.objective.conserved
 
     def starting_at(self, objective: Objective) -> "Dynamics":
         """The same dynamics of the same loss from another θ₀, that of `objective`."""

@@ -95,6 +95,10 @@ class LogClock(Dynamics):
         """Of the other."""
         return self.inner.params(state)
 
+    def gradient(self, params: PyTree, data: PyTree) -> PyTree:
+        """Of the other."""
+        return self.inner.gradient(params, data)
+
     def auxiliary(self, state: PyTree, data: PyTree) -> dict[str, Any]:
         """Of the other."""
         return self.inner.auxiliary(state, data)
