@@ -94,9 +94,7 @@ class AdamFlow(Dynamics):
 
         def velocity(g: Any, m: Any, v: Any) -> Any:
             m = jnp.where(start, g, m / gone[0])
-            v = jnp.where(start, g * g, v / gone[1])
-            # Dense outputs and stages may overshoot zero by rounding.
-            return -m / (jnp.sqrt(jnp.maximum(v, 0.0)) + self.eps)
+            return -m / (_root(jnp.where(start, g * g, v / gone[1])) + self.eps)
 
         return AdamState(
             jax.tree.map(velocity, gradient, state.mu, state.nu),
@@ -194,7 +192,7 @@ class RMSPropFlow(Dynamics):
         return state.theta
 
     def auxiliary(self, state: PyTree, data: PyTree) -> dict[str, Any]:
-        """V."""
+        """The second moment."""
         return {"nu": ravel_pytree(state.nu)[0]}
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
@@ -264,6 +262,15 @@ class SignFlow(Dynamics):
             return optax.sign_sgd(learning_rate), learning_rate
         step = optax.GradientTransformation(lambda _: optax.EmptyState(), update)
         return optax.chain(step, optax.sgd(learning_rate)), learning_rate
+
+
+def _root(v: Any) -> Any:
+    """√v, with derivative 0 at v = 0, where a gradient is zero for good: a pixel that never lights.
+
+    Stages and dense outputs overshoot zero by rounding.
+    """
+    positive = v > 0.0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, v, 1.0)), 0.0)
 
 
 def _decay(name: str, value: Any) -> float:
