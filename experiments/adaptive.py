@@ -1,157 +1,345 @@
-"""Adam, RMSProp and sign descent beside their flows, on digits.
+"""Adam, RMSProp and sign descent beside their flows, on a network on handwritten digits.
 
-Left: loss of the optimizers (points) and of their flows (lines) on the clock t = ηk. Middle:
-relative distance at a fixed time against η, with slopes, at fixed β and at fixed relaxation times
-τ = −η/ln β. Right: the norm of the second moment. Adam's flow is of order 1. RMSProp's at optax's
-default ε = 1e-8 hardly converges: v starts at zero and forgets fast, and where an entry of ∇J
-passes zero the speed 1/√(v + ε) has no bound that matters; a larger ε bounds it. Prints the table
-and writes it with the figure and the runs.
+Each optimizer is run from the same weights to the same time t = ηk at ever smaller η, and compared
+with its flow (`flow.AdamFlow`, `flow.RMSPropFlow`, `flow.SignFlow`). With β fixed, as practice has
+it, the relaxation times −η/ln β shrink with η and each η has a flow of its own; with τ fixed, at
+what it is for the default β at the largest η, β = e^{−η/τ} and one flow is the limit of them all.
+RMSProp is run at its default ε = 1e-8 and at a larger one; sign descent with its jumps, against
+the same at a much smaller step, and smoothed. Orders are read between neighbouring η, as RMSProp
+with a small ε shows none before η is below 2√ε/λ_max(∇²J).
+
+Prints distances, orders, losses and moments; writes a figure, the tables, the runs at the largest η
+and the configuration.
 """
 
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import exp
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import tyro
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from tqdm import tqdm
 
 import flow
+from flow.checks import positive, positive_integer
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.records import new_run_folder, write_run
 
-FAST, SLOW = 0.1, 10.0  # relaxation times, where they are fixed
+# The flow's own error is no part of what is measured.
+TIGHT = {"rtol": 1e-7, "atol": 1e-11}
+# Sign descent is followed by the same at a step so much smaller.
+FINER = 4
+# Learning rates that are drawn against time, largest first.
+SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Configuration:
     """Adam, RMSProp and sign descent beside their flows."""
 
-    examples: int = 100
-    """Digits to train on."""
-    hidden: int = 8
-    """Units of the hidden layer."""
-    t: float = 0.3
-    """Flow time, learning rate × steps."""
-    rates: tuple[float, ...] = (5e-3, 2.5e-3, 1.25e-3, 6.25e-4)
-    """Learning rates, at least two; the first is drawn on the left."""
+    examples: int = 300
+    """Number of digits to train on, of 1,797."""
+    hidden: tuple[int, ...] = (32,)
+    """Units of each hidden layer."""
+    t: float = 0.1
+    """Flow time, learning rate × steps; an entry of θ moves by about t."""
+    steps: tuple[int, ...] = (100, 400, 1600, 6400, 25600)
+    """Numbers of steps to t, at least two, fewest first; η = t/steps."""
+    eps: float = 1e-4
+    """The larger ε of RMSProp, in units of ∇J²."""
+    smoothing: float = 1e-2
+    """δ of the smoothed sign descent, in units of ∇J."""
     seed: int = 0
     """Seed of the initial weights."""
+    save: int = 51
+    """Number of saved times of each run."""
     out: Path = field(default=Path("results"))
     """Where run folders are made."""
-    quiet: bool = False
-    """No progress bar."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """No progress bars."""
 
 
-def families(objective: flow.Objective) -> dict[str, Callable[[float], flow.Dynamics]]:
-    """Dynamics by name, as functions of the learning rate."""
+@dataclass(frozen=True)
+class Pairing:
+    """An optimizer and its flow.
+
+    Parameters
+    ----------
+    make
+        The flow at a learning rate η, given η over the largest η.
+    one_flow
+        Whether the flow is the same for all η.
+    """
+
+    make: Callable[[float, float], flow.Dynamics]
+    one_flow: bool
+
+
+def pairings(objective: flow.Objective, config: Configuration) -> dict[str, Pairing]:
+    """What is compared, by name. β to the power η/η_max keeps the relaxation time −η/ln β."""
+    adam, rmsprop, eps = flow.AdamFlow, flow.RMSPropFlow, config.eps
     return {
-        "Adam": lambda eta: flow.AdamFlow(objective, eta),
-        "Adam, τ fixed": lambda eta: flow.AdamFlow(
-            objective, eta, exp(-eta / FAST), exp(-eta / SLOW)
+        "Adam, β fixed": Pairing(lambda eta, _: adam(objective, eta), one_flow=False),
+        "Adam, τ fixed": Pairing(
+            lambda eta, share: adam(objective, eta, 0.9**share, 0.999**share), one_flow=True
         ),
-        "RMSProp": lambda eta: flow.RMSPropFlow(objective, eta),
-        "RMSProp, τ fixed, ε = 1e-4": lambda eta: flow.RMSPropFlow(
-            objective, eta, exp(-eta / FAST), 1e-4
+        "RMSProp, β fixed": Pairing(lambda eta, _: rmsprop(objective, eta), one_flow=False),
+        "RMSProp, τ fixed": Pairing(
+            lambda eta, share: rmsprop(objective, eta, 0.9**share), one_flow=True
         ),
-        "sign, δ = 0.01": lambda _: flow.SignFlow(objective, smoothing=0.01),
+        f"RMSProp ε = {eps:g}, β fixed": Pairing(
+            lambda eta, _: rmsprop(objective, eta, eps=eps), one_flow=False
+        ),
+        f"RMSProp ε = {eps:g}, τ fixed": Pairing(
+            lambda eta, share: rmsprop(objective, eta, 0.9**share, eps), one_flow=True
+        ),
+        "sign descent": Pairing(lambda *_: flow.SignFlow(objective), one_flow=True),
+        f"sign descent, δ = {config.smoothing:g}": Pairing(
+            lambda *_: flow.SignFlow(objective, config.smoothing), one_flow=True
+        ),
     }
 
 
-def pair(dynamics: flow.Dynamics, eta: float, t: float, save: int) -> tuple[Any, Any]:
-    """A flow and the optimizer that it models."""
-    optimizer, time_step = dynamics.counterpart(eta)
-    steps = flow.descend(
-        dynamics.objective,
-        optimizer=optimizer,
-        time_step=time_step,
-        steps=round(t / time_step),
-        save=save,
-        progress=False,
-    )
-    path = flow.integrate(
-        dynamics, t, method="DOP853", rtol=1e-8, atol=1e-10, save=steps.t, progress=False
-    )
-    return path, steps
-
-
-def measure(objective: flow.Objective, config: Configuration) -> tuple[pd.DataFrame, dict]:
-    """Relative distances by family and learning rate, and the runs at the first of them."""
-    distance, runs = {}, {}
-    for name, make in tqdm(families(objective).items(), "families", disable=config.quiet):
-        for i, eta in enumerate(config.rates):
-            path, steps = pair(make(eta), eta, config.t, save=2 if i else 100)
-            away = np.linalg.norm(path.theta[-1] - steps.theta[-1])
-            distance[name, eta] = away / np.linalg.norm(path.theta[-1] - path.theta[0])
-            if i == 0:
-                runs[name] = path, steps
-    table = pd.Series(distance).unstack(sort=False)  # noqa: PD010
-    logs = np.log(table.to_numpy().T)
-    table["slope"] = np.polyfit(np.log(config.rates), logs, 1)[0]
-    return table, runs
-
-
-def draw(table: pd.DataFrame, runs: dict, rates: tuple[float, ...]) -> Any:
-    """Loss, order and second moment."""
-    figure, (loss, order, moment) = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained")
-    handles = []
-    for name, colour, marker in zip(table.index, COLOURS, MARKERS, strict=False):
-        path, steps = runs[name]
-        points = {"color": colour, "marker": marker, "markersize": 4, "linestyle": "none"}
-        loss.semilogy(path.t, path.loss, color=colour)
-        loss.semilogy(steps.t[::4], steps.loss[::4], **points)
-        (handle,) = order.loglog(
-            rates,
-            table.loc[name, list(rates)],
-            color=colour,
-            marker=marker,
-            label=f"{name}: {table.loc[name, 'slope']:.2f}",
+def descents(pairing: Pairing, config: Configuration) -> dict[float, flow.Trajectory]:
+    """The optimizer's run at each learning rate."""
+    runs = {}
+    for steps in config.steps:
+        eta = config.t / steps
+        dynamics = pairing.make(eta, config.steps[0] / steps)
+        optimizer, time_step = dynamics.counterpart(eta)
+        runs[eta] = flow.descend(
+            dynamics.objective,
+            optimizer=optimizer,
+            time_step=time_step,
+            steps=steps,
+            save=config.save,
+            progress=False,
         )
-        handles.append(handle)
-        if "nu" in path.state:
-            norms = [np.linalg.norm(run.state["nu"], axis=1) for run in (path, steps)]
-            moment.semilogy(path.t[1:], norms[0][1:], color=colour)
-            moment.semilogy(steps.t[1::4], norms[1][1::4], **points)
-    loss.set(xlabel=TIME_LABEL, ylabel="J", title=f"η = {rates[0]:g}")
-    order.set(
-        xlabel="learning rate η", ylabel="distance at the end,\nrelative to what the flow has moved"
-    )
-    moment.set(xlabel=TIME_LABEL, ylabel="norm of the second moment v")
-    order.xaxis.set_minor_formatter(NullFormatter())
-    for ax in (loss, order, moment):
+    return runs
+
+
+def flows(
+    pairing: Pairing, runs: dict[float, flow.Trajectory], config: Configuration
+) -> dict[float, flow.Trajectory]:
+    """The flow of each run, saved at its times."""
+
+    def integrate(eta: float, *beside: flow.Trajectory) -> flow.Trajectory:
+        dynamics = pairing.make(eta, eta / max(runs))
+        method = TIGHT
+        if not dynamics.continuous:
+            step = min(runs) / FINER
+            method = {"method": "Euler", "engine": "jax", "step": step}
+        times = np.unique(np.concatenate([np.minimum(run.t, config.t) for run in beside]))
+        return flow.integrate(dynamics, config.t, save=times, progress=False, **method)
+
+    if pairing.one_flow:
+        return dict.fromkeys(runs, integrate(max(runs), *runs.values()))
+    return {eta: integrate(eta, run) for eta, run in runs.items()}
+
+
+def orders(distance: pd.DataFrame) -> pd.DataFrame:
+    """Slopes in log–log from each learning rate to the next larger one."""
+    slopes = np.diff(np.log(distance), axis=0) / np.diff(np.log(distance.index))[:, None]
+    return pd.DataFrame(slopes, index=distance.index[1:], columns=distance.columns)
+
+
+def draw(compared: dict[str, dict[float, flow.Comparison]], distance: pd.DataFrame) -> Any:
+    """Losses and distances against time, moments, and distances against η."""
+    figure, axes = plt.subplots(2, 3, figsize=(11, 7.6), layout="constrained")
+    drawn = [name for name in compared if name in (*list(compared)[:3:2], list(compared)[-1])]
+    for ax, name in zip(axes[0], drawn, strict=True):
+        draw_losses(ax, name, compared[name])
+        ax.sharey(axes[0, 0])
+    draw_distances(axes[1, 0], {name: compared[name] for name in drawn})
+    draw_moments(axes[1, 1], {name: compared[name] for name in drawn[:2]})
+    draw_orders(axes[1, 2], distance)
+    for ax in axes.flat:
         ax.grid(visible=True, alpha=0.3)
+    handles, labels = axes[1, 2].get_legend_handles_labels()
     figure.legend(
-        handles=handles, loc="outside upper center", ncols=5, fontsize="small",
-        title="lines: flows; points: optimizers; with the slope in η",
-    )  # fmt: skip
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        title="distances at the end, and their order at the smallest two η",
+    )
     return figure
+
+
+def draw_losses(ax: Any, name: str, comparisons: dict[float, flow.Comparison]) -> None:
+    """Flows are lines, optimizers points; a colour a learning rate."""
+    for i, (eta, comparison) in enumerate(list(comparisons.items())[:SHOWN]):
+        (pair,) = comparison.pairs
+        ax.semilogy(comparison.reference.t, comparison.reference.loss, color=COLOURS[i])
+        look = {"marker": MARKERS[i], "markersize": 3.5, "linestyle": "none"}
+        every = max(1, len(pair.t) // 25)
+        ax.semilogy(
+            pair.t, pair.loss, color=COLOURS[i], markevery=every, **look, label=f"η = {eta:.2g}"
+        )
+    ax.plot([], [], color="0.4", label="its flow")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.set(title=name, xlabel=TIME_LABEL, ylabel="loss J")
+    ax.legend()
+
+
+def draw_distances(ax: Any, drawn: dict[str, dict[float, flow.Comparison]]) -> None:
+    """At the learning rates of the losses, the smaller the paler."""
+    for i, (name, comparisons) in enumerate(drawn.items()):
+        for j, comparison in enumerate(list(comparisons.values())[:SHOWN]):
+            label = name if j == 0 else "_"
+            t, distance = comparison.t[1:], comparison.distance[1:]
+            ax.semilogy(t, distance, color=COLOURS[i], alpha=1 - 0.3 * j, label=label)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** 0.5)  # room for the legend
+    ax.set(
+        title="distances, the paler the smaller η",
+        xlabel=TIME_LABEL,
+        ylabel="distance ‖θ − θ_flow‖",
+    )
+    ax.legend(loc="upper left")
+
+
+def draw_moments(ax: Any, drawn: dict[str, dict[float, flow.Comparison]]) -> None:
+    """Norms of the moments at the largest learning rate."""
+    i = 0
+    for name, comparisons in drawn.items():
+        comparison = next(iter(comparisons.values()))
+        path, run = comparison.reference, comparison.pairs[0].run
+        for moment, symbol in {"mu": "m", "nu": "v"}.items():
+            if moment not in run.state:
+                continue
+            norms = [np.linalg.norm(x.state[moment], axis=1) for x in (path, run)]
+            ax.semilogy(path.t[1:], norms[0][1:], color=COLOURS[i])
+            look = {"marker": MARKERS[i], "markersize": 3.5, "linestyle": "none"}
+            optimizer = name.split(",")[0]
+            label = f"‖{symbol}‖ of {optimizer}"
+            every = max(1, len(run.t) // 25)
+            ax.semilogy(
+                run.t[1:], norms[1][1:], color=COLOURS[i], **look, markevery=every, label=label
+            )
+            i += 1
+    eta = max(next(iter(drawn.values())))
+    ax.plot([], [], color="0.4", label="of its flow")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** 0.5)
+    ax.set(title=f"moments at η = {eta:.2g}", xlabel=TIME_LABEL, ylabel="norm")
+    ax.legend(loc="upper right")
+
+
+def draw_orders(ax: Any, distance: pd.DataFrame) -> None:
+    """A colour an optimizer, dashed where τ is fixed."""
+    colours: dict[str, str] = {}
+    last = orders(distance).iloc[-1]
+    for name, column in distance.items():
+        optimizer = name.split(", β")[0].split(", τ")[0]
+        colour = colours.setdefault(optimizer, COLOURS[len(colours)])
+        look = {"marker": MARKERS[list(colours).index(optimizer)], "markersize": 4}
+        style = "--" if "τ" in name else "-"
+        label = f"{name}: {last[name]:.2f}"
+        ax.loglog(distance.index, column, color=colour, linestyle=style, **look, label=label)
+    ax.set(title="distances at the end", xlabel="learning rate η", ylabel="distance ‖θ − θ_flow‖")
 
 
 def main() -> None:
     """Run from the command line."""
     config = tyro.cli(Configuration, description=__doc__)
     mpl.use("Agg")
-    X, y = flow.datasets.digits(config.examples)
-    objective = flow.MLP([64, config.hidden, 10]).objective(X, y, seed=config.seed)
-    folder = new_run_folder("adaptive", f"{objective.size}-parameters", config.out)
-    table, runs = measure(objective, config)
-    files = {
-        f"{''.join(c if c.isalnum() else '_' for c in name)}_{kind}": run
-        for name, both in runs.items()
-        for kind, run in zip(("flow", "optimizer"), both, strict=True)
+    started = time.perf_counter()
+    try:
+        positive("--t", config.t)
+        positive("--eps", config.eps)
+        positive("--smoothing", config.smoothing)
+        for name in ("examples", "save"):
+            positive_integer(f"--{name}", getattr(config, name))
+        for steps in config.steps:
+            positive_integer("--steps", steps)
+        if len(config.steps) < 2 or np.any(np.diff(config.steps) <= 0):  # noqa: PLR2004
+            raise ValueError(
+                f"--steps needs two numbers for a slope, fewest first, got {config.steps}"
+            )
+        objective = flow.MLP([64, *config.hidden, 10]).objective(
+            *flow.datasets.digits(config.examples), seed=config.seed
+        )
+        folder = new_run_folder("adaptive", f"t{config.t:g}", config.out)
+    except (OSError, TypeError, ValueError) as error:
+        sys.exit(f"adaptive: {error}")
+    compared: dict[str, dict[float, flow.Comparison]] = {}
+    bar = tqdm(pairings(objective, config).items(), desc="pairings", disable=config.quiet)
+    for name, pairing in bar:
+        runs = descents(pairing, config)
+        paths = flows(pairing, runs, config)
+        compared[name] = {
+            eta: flow.compare(paths[eta], run, error_bar=False) for eta, run in runs.items()
+        }
+    distance = distances(compared)
+    tables = {
+        "distances": distance,
+        "orders": orders(distance),
+        "losses": losses(compared),
+        "moments": moments(compared),
     }
-    write_run(
-        folder, config, files, {"adaptive": draw(table, runs, config.rates)}, {"table": table}
-    )
-    print(f"{objective.size} parameters; relative distance at t = {config.t:g} against η")
-    print(table.to_string(float_format="{:.3g}".format))
-    print(f"\nfigure: {folder / 'adaptive.png'}")
+    files = {
+        f"{kind}-{i}": run
+        for i, of in enumerate(compared.values(), 1)
+        for kind, run in zip(
+            ("flow", "descent"),
+            (of[max(of)].reference, of[max(of)].pairs[0].run),
+            strict=True,
+        )
+    }
+    write_run(folder, config, files, {"figure": draw(compared, distance)}, tables)
+    for name, table in tables.items():
+        print(name)
+        # A row an optimizer, so that it fits on a screen.
+        print(f"{table.rename(index='{:.2g}'.format).T.to_string(float_format='{:.3g}'.format)}\n")
+    print(f"{time.perf_counter() - started:.0f} s in all; figure: {folder / 'figure.png'}")
+
+
+def distances(compared: dict[str, dict[float, flow.Comparison]]) -> pd.DataFrame:
+    """‖θ − θ_flow‖ at the end, a row a learning rate."""
+    ends = {
+        name: pd.Series({eta: comparison.distance[-1] for eta, comparison in of.items()})
+        for name, of in compared.items()
+    }
+    return pd.DataFrame(ends).rename_axis("η").sort_index(ascending=False)
+
+
+def losses(compared: dict[str, dict[float, flow.Comparison]]) -> pd.DataFrame:
+    """J at the end, of the optimizer and of its flow, a row a learning rate."""
+    columns = {}
+    for name, of in compared.items():
+        columns[name] = pd.Series({eta: pair.pairs[0].loss[-1] for eta, pair in of.items()})
+        columns[f"flow of {name}"] = columns[name] - pd.Series(
+            {eta: pair.loss_gap[-1] for eta, pair in of.items()}
+        )
+    return pd.DataFrame(columns).rename_axis("η").sort_index(ascending=False)
+
+
+def moments(compared: dict[str, dict[float, flow.Comparison]]) -> pd.DataFrame:
+    """Relative distance at the end of each moment from the flow's, a row a learning rate."""
+    columns = {}
+    for name, of in compared.items():
+        for moment in ("mu", "nu"):
+            gaps = {}
+            for eta, comparison in of.items():
+                path, run = comparison.reference, comparison.pairs[0].run
+                if moment in run.state:
+                    reference = path.state[moment][-1]
+                    gap = np.linalg.norm(run.state[moment][-1] - reference)
+                    gaps[eta] = gap / np.linalg.norm(reference)
+            if gaps:
+                columns[f"{moment} of {name}"] = pd.Series(gaps)
+    return pd.DataFrame(columns).rename_axis("η").sort_index(ascending=False)
 
 
 if __name__ == "__main__":

@@ -275,6 +275,8 @@ def moments(state: Any, params: PyTree) -> dict[str, np.ndarray]:
     >>> params = {"w": np.ones(2)}
     >>> sorted(moments(optax.adam(0.1).init(params), params))
     ['mu', 'nu']
+    >>> sorted(moments(optax.adam(0.1).init(np.float64(1.0)), np.float64(1.0)))
+    ['mu', 'nu']
     """
     found: dict[str, np.ndarray] = {}
 
@@ -282,14 +284,22 @@ def moments(state: Any, params: PyTree) -> dict[str, np.ndarray]:
         fields = getattr(node, "_fields", None)
         for name, value in zip(fields or [""] * len(node), node, strict=True):
             leaves = jax.tree.leaves(value)
-            moves = all(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in leaves)
-            if leaves and moves and jax.tree.structure(value) == structure:
+            if leaves and alike(value):
                 unique = name if name not in found else f"{name}_{len(found)}"
                 found[unique] = np.concatenate([np.ravel(np.array(x, float)) for x in leaves])
             elif isinstance(value, tuple):
                 visit(value)
 
-    structure = jax.tree.structure(params)
+    def alike(value: Any) -> bool:
+        if jax.tree.structure(value) != jax.tree.structure(params):
+            return False
+        # A counter has the structure of a θ that is one array.
+        pairs = zip(jax.tree.leaves(value), jax.tree.leaves(params), strict=True)
+        return all(
+            np.shape(x) == np.shape(p) and jnp.issubdtype(jnp.result_type(x), jnp.floating)
+            for x, p in pairs
+        )
+
     if isinstance(state, tuple):
         visit(state)
     return found
