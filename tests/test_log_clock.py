@@ -30,19 +30,17 @@ def bowl() -> flow.Objective:
 @pytest.mark.parametrize("method", ["DOP853", "TSRKC3", "Radau"])
 def test_losses_on_the_line(method: str):
     """Assert ln(t + e^{w₀}), and c + t − W(e^{c+t}), to t = e⁴⁰ (truth 14)."""
-    settings = TIGHT if method != "TSRKC3" else {"rtol": 1e-9, "atol": 1e-12}
     t = np.expm1(np.linspace(0.0, 40.0, 23))
     c = -2.0 + np.exp(-2.0)
     for problem, expected in (
         (flow.exact.exponential(-1.0), np.log(t + np.exp(-1.0))),
-        # ω(z) = z − ln ω loses all digits of z − ω at z = e⁴⁰.
+        # z − ω(z) = ln ω(z), without the cancellation.
         (flow.exact.logistic(-2.0), np.log(wrightomega(c + t))),
     ):
-        path = integrate(problem.objective, t[-1], method=method, save=t, **settings)
+        path = integrate(problem.objective, t[-1], method=method, save=t, **TIGHT)
         np.testing.assert_allclose(path.t, t, rtol=1e-13)
-        np.testing.assert_allclose(
-            path.theta[:, 0], expected, rtol=0, atol=4e-7 if method == "TSRKC3" else 1e-8 * 40
-        )
+        assert np.abs(path.theta[:, 0] - expected).max() < 1e-8 * expected.max()
+        np.testing.assert_allclose(problem.theta(t)[:, 0], expected, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("loss", ["logistic", "exponential"])
@@ -118,7 +116,7 @@ def test_lambda_max_is_that_of_the_flow(bowl: flow.Objective, method: str):
     stats = integrate(bowl, 1e4, method=method).stats
     t, top = np.array(stats["lambda_max_t"]), np.array(stats["lambda_max"])
     assert t[-1] > 1e3
-    np.testing.assert_allclose(top, 3.0, rtol=0.3)
+    np.testing.assert_allclose(top, 3.0, rtol=2e-3)
 
 
 def test_comparison_matches_rows(bowl: flow.Objective):

@@ -144,7 +144,10 @@ class LangevinFlow(Dynamics):
         return lambda xi: self.objective.tree(scale * xi), (self.objective.size,)
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Gradient descent with noise of variance 2τ/η on the gradient, t = ηk."""
+        """Gradient descent with noise of variance 2τ/η on the gradient, t = ηk.
+
+        One realisation: optax draws it from a key of its own, not from the seed of `flow.descend`.
+        """
         import optax
 
         noise = optax.add_noise(2.0 * self.temperature / learning_rate, 0.0, key=0)
