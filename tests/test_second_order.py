@@ -101,17 +101,22 @@ def test_nesterovs_method_by_hand(quadratic: flow.Objective):
 
 
 @pytest.mark.parametrize(
-    ("nesterov", "limit"), [(False, (2 + 2 * 0.9)), (True, (2 + 2 * 0.9) / (1 + 2 * 0.9))]
+    ("optimizer", "limit"),
+    [
+        (lambda eta: optax.sgd(eta, momentum=0.9), 2 + 2 * 0.9),
+        (lambda eta: optax.sgd(eta, momentum=0.9, nesterov=True), (2 + 2 * 0.9) / (1 + 2 * 0.9)),
+        # Adam where its second moment has come to rest, on the Hessian that it preconditions.
+        (lambda eta: optax.chain(optax.ema(0.9, debias=False), optax.scale(-eta)), 38.0),
+    ],
 )
-def test_stability_limits(nesterov: bool, limit: float):
-    """Assert (2+2β)/η of momentum and (2+2β)/(η(1+2β)) of Nesterov's (truth 2)."""
+def test_stability_limits(optimizer, limit: float):
+    """Assert (2+2β)/η of momentum, (2+2β)/(η(1+2β)) of Nesterov's, 38/η of Adam's (truth 2)."""
     eta = 0.1
     for share, stays in ((0.99, True), (1.01, False)):
         rate = share * limit / eta
         objective = flow.Objective(lambda x, r=rate: 0.5 * r * jnp.sum(x**2), np.ones(1))
-        optimizer = optax.sgd(eta, momentum=0.9, nesterov=nesterov)
         steps = flow.descend(
-            objective, optimizer=optimizer, time_step=eta, steps=2000, save=2, progress=False
+            objective, optimizer=optimizer(eta), time_step=eta, steps=4000, save=2, progress=False
         )
         assert (abs(steps.theta[-1, 0]) < 1.0) == stays
 

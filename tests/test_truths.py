@@ -299,3 +299,45 @@ def test_exponential_and_logistic_loss(method: str):
     t = np.array([0.0, 2.0, 30.0])
     lambert = c + t - scipy.special.lambertw(np.exp(c + t)).real
     np.testing.assert_allclose(flow.exact.logistic(0.3).theta(t)[:, 0], lambert, rtol=1e-12)
+
+
+def test_diagonal_network():
+    """Assert w = u² − v² = 2α² sinh(−4∫Xᵀr) from u₀ = v₀ = α (truth 12)."""
+    rng = np.random.default_rng(2)
+    X, y, alpha = rng.standard_normal((3, 6)), rng.standard_normal(3), 0.3
+    start = {"u": np.full(6, alpha), "v": np.full(6, alpha)}
+
+    def residual(p):
+        return X @ (p["u"] ** 2 - p["v"] ** 2) - y
+
+    objective = flow.Objective(lambda p: 0.5 * (residual(p) ** 2).sum(), start)
+
+    for engine, method in (("scipy", "DOP853"), ("jax", "Dopri8")):
+        path = flow.integrate(
+            objective,
+            t=3.0,
+            method=method,
+            rtol=1e-12,
+            atol=1e-14,
+            engine=engine,
+            save=7,
+            progress=False,
+        )
+        w = np.array([path.params(i)["u"] ** 2 - path.params(i)["v"] ** 2 for i in range(7)])
+        exact = 2 * alpha**2 * np.sinh(-4 * integral_of(path, X, residual))
+        np.testing.assert_allclose(w, exact, atol=1e-9)
+
+
+def integral_of(path: flow.Trajectory, X: np.ndarray, residual) -> np.ndarray:
+    """∫Xᵀr dt to each saved time, by Gauss's rule on the run's own dense output."""
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    total, found = np.zeros(X.shape[1]), [np.zeros(X.shape[1])]
+    for a, b in zip(path.t[:-1], path.t[1:], strict=True):
+        t = (a + b) / 2 + (b - a) / 2 * nodes
+        run = flow.integrate(
+            path.dynamics, t=path.t[-1], rtol=1e-12, atol=1e-14, save=t, progress=False
+        )
+        values = np.array([X.T @ residual(run.params(i)) for i in range(len(t))])
+        total = total + (b - a) / 2 * weights @ values
+        found.append(total)
+    return np.array(found)
