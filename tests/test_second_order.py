@@ -242,3 +242,17 @@ def test_a_dynamics_of_ones_own(quadratic: flow.Objective, tmp_path):
     assert flow.compare(family, path, error_bar=False).distance.max() < 1e-12
     with pytest.raises(ValueError, match="has one state"):
         flow.integrate(own, t=1.0, engine="jax", ensemble=np.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("rhs", "state", "error", "message"),
+    [
+        (lambda t, s: s[:1], np.ones(2), ValueError, r"of shapes \(2,\); got \(1,\)"),
+        (lambda t, s: (s, s), np.ones(2), ValueError, "made like the state"),
+        (lambda t, s: s, {"a": 1}, TypeError, r"params\['a'\] must be a floating-point array"),
+        (lambda s: s, np.ones(2), TypeError, "positional argument"),
+    ],
+)
+def test_a_wrong_dynamics_of_ones_own(rhs, state, error: type, message: str):
+    with pytest.raises(error, match=message):
+        flow.Dynamics(rhs, state)

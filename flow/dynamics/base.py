@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from flow.objective import Objective
+from flow.precision import double_precision
 from flow.pytrees import PyTree, as_parameters
 
 
@@ -39,6 +41,11 @@ class Dynamics:
         ``params(state) -> θ``; the state itself if None.
     objective
         J of θ, whose value and gradient norm are recorded; zero everywhere if None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The state is no pytree of floating-point arrays, or `rhs` does not return one made like it.
 
     Attributes
     ----------
@@ -84,6 +91,7 @@ class Dynamics:
     ) -> None:
         self._rhs, self._state, self._params = rhs, as_parameters(state), params or (lambda s: s)
         self.autonomous = False  # nobody knows
+        _check_rhs(rhs, self._state)
         self.objective = objective or Objective(lambda _: jnp.zeros(()), self._params(self._state))
 
     @property
@@ -187,6 +195,18 @@ class Dynamics:
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
         """The optax optimizer that this dynamics models, and its `time_step`."""
         raise NotImplementedError(f"{type(self).__name__} declares no discrete counterpart")
+
+
+def _check_rhs(rhs: Callable, state: PyTree) -> None:
+    """Refuse a right-hand side that is not made like the state: it would be broadcast."""
+    with double_precision():
+        found = jax.eval_shape(rhs, 0.0, jax.tree.map(jnp.asarray, state))
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (state, found)]
+    if jax.tree.structure(state) != jax.tree.structure(found) or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"rhs(t, state) must return d(state)/dt, made like the state, of shapes {shapes[0]}; "
+            f"got {shapes[1]}"
+        )
 
 
 def squared_speed(derivatives: Float[Any, "points n"]) -> Float[Any, "points"]:
