@@ -20,6 +20,10 @@ Theta: TypeAlias = Float64[np.ndarray, "n"]
 
 # A loop that makes a new optimizer in each turn compiles a new function in each.
 MAX_COMPILED = 32
+_LOSS_ONLY = (
+    "this objective knows its loss only; make it with "
+    "flow.Objective(outputs=..., output_loss=..., params=..., data=(X, y))"
+)
 
 
 @dataclass
@@ -167,7 +171,7 @@ class Objective:
 
     def traced_output_loss(self, outputs: Any, y: Any) -> Any:
         """The mean loss of outputs, to be called under `jax.jit`."""
-        self.check_has_outputs()
+        self.check_has_output_loss()
         return jnp.asarray(self._output_loss(outputs, y), jnp.float64)
 
     # ---- views of θ
@@ -402,10 +406,11 @@ class Objective:
             return pull(jax.tree.map(lambda g, x: g.astype(x.dtype), slope, theta))[0]
 
         return Objective(
-            loss,
+            loss if self._output_loss is None else None,
             self.params,
             self.data,
             outputs=self._network and (lambda w, X: self._network(change(w), X)),
+            output_loss=self._output_loss,
             gradient=gradient,
             conserved=conserved,
             smooth=self.smooth,
@@ -475,11 +480,13 @@ class Objective:
 
     def check_has_outputs(self) -> None:
         """Raise TypeError if only the loss is known, and not the network's outputs."""
+        if self._network is None:
+            raise TypeError(_LOSS_ONLY)
+
+    def check_has_output_loss(self) -> None:
+        """Raise TypeError if the loss is not known as one of the network's outputs."""
         if self._network is None or self._output_loss is None:
-            raise TypeError(
-                "this objective knows its loss only; make it with "
-                "flow.Objective(outputs=..., output_loss=..., params=..., data=(X, y))"
-            )
+            raise TypeError(_LOSS_ONLY)
 
     def _check_structure(self, params: PyTree, name: str = "params") -> None:
         if jax.tree.structure(params) != self._structure:

@@ -60,7 +60,7 @@ class LinearizedFlow(Dynamics):
     objective: Objective
 
     def __post_init__(self) -> None:
-        self.objective.check_has_outputs()
+        self.objective.check_has_output_loss()
         if not hasattr(self.objective, "network"):
             object.__setattr__(self, "objective", _linearised(self.objective))
 

@@ -60,7 +60,7 @@ class NaturalGradientFlow(Dynamics):
 
     def __post_init__(self) -> None:
         not_negative("damping", self.damping)
-        self.objective.check_has_outputs()
+        self.objective.check_has_output_loss()
 
     @property
     def cost(self) -> tuple[int, int]:
