@@ -37,6 +37,8 @@ def chosen(params: PyTree, leaves: str | Sequence[str] | None) -> tuple[str, ...
 
     >>> chosen([{"W": 1.0}, {"W": 2.0}], "[0]['W']")
     ("params[0]['W']",)
+    >>> chosen({"W": 1.0, "b": 2.0}, "W")
+    ("params['W']",)
     """
     names = list(by_name(params))
     listed = ", ".join(names)
@@ -53,5 +55,9 @@ def chosen(params: PyTree, leaves: str | Sequence[str] | None) -> tuple[str, ...
         raise ValueError(
             f"leaves is empty, which leaves plain flow.GradientFlow; choose from {listed}"
         )
-    full = [name if (name := f"{ROOT}{leaf}") in names else leaf for leaf in given]
-    return tuple(dict.fromkeys(choice("leaves", leaf, names) for leaf in full))
+
+    def full(leaf: str) -> str:
+        written = (f"{ROOT}{leaf}", f"{ROOT}[{leaf!r}]")
+        return next((name for name in written if name in names), leaf)
+
+    return tuple(dict.fromkeys(choice("leaves", full(leaf), names) for leaf in given))

@@ -32,8 +32,8 @@ class ScaleFreeFlow(Dynamics):
         J, with θ₀. The attribute of that name is J̃, for
         ``flow.descend(dynamics.objective, η, ...)``; it declares each ‖w‖ conserved.
     leaves
-        Names of the leaves w, as flow prints them: "params[0]['W']", or "[0]['W']" for short. It
-        may be left out where θ is one array.
+        Names of the leaves w, as flow prints them: "params[0]['W']", "[0]['W']" for short, or the
+        key where θ is a dict. It may be left out where θ is one array.
 
     Raises
     ------

@@ -38,9 +38,10 @@ class StiefelFlow(Dynamics):
     objective
         J, with θ₀. Each chosen leaf has an m of its own, ‖W‖²/n at θ₀.
     leaves
-        Names of the leaves W, as flow prints them: "params[0]['W']", or "[0]['W']" for short. It
-        may be left out where θ is one matrix. With more there is no default: every row vector, the
-        output layer of one unit for instance, is on the manifold and would be caught unawares.
+        Names of the leaves W, as flow prints them: "params[0]['W']", "[0]['W']" for short, or the
+        key where θ is a dict. It may be left out where θ is one matrix. With more there is no
+        default: every row vector, the output layer of one unit for instance, is on the manifold
+        and would be caught unawares.
 
     Raises
     ------
