@@ -11,16 +11,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Backend:
-    """Array functions and control flow, with the signatures of `jax.numpy` and `jax.lax`.
-
-    ``put(array, i, row)`` is the array with that row.
-    """
+    """Array functions and control flow, with the signatures of `jax.numpy` and `jax.lax`."""
 
     xp: Any
     fori_loop: Callable
     while_loop: Callable
     cond: Callable
-    put: Callable
 
 
 def _fori_loop(lower: Any, upper: Any, body: Callable, carry: Any) -> Any:
@@ -39,16 +35,5 @@ def _cond(predicate: Any, yes: Callable, no: Callable, *operands: Any) -> Any:
     return yes(*operands) if predicate else no(*operands)
 
 
-def _put(array: np.ndarray, i: int, row: np.ndarray) -> np.ndarray:
-    array[i] = row
-    return array
-
-
-HOST = Backend(np, _fori_loop, _while_loop, _cond, _put)
-DEVICE = Backend(
-    jnp,
-    jax.lax.fori_loop,
-    jax.lax.while_loop,
-    jax.lax.cond,
-    lambda array, i, row: array.at[i].set(row),
-)
+HOST = Backend(np, _fori_loop, _while_loop, _cond)
+DEVICE = Backend(jnp, jax.lax.fori_loop, jax.lax.while_loop, jax.lax.cond)
