@@ -6,12 +6,12 @@ Run as a script it lists them.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from sklearn.datasets import load_breast_cancer
 
 import flow
+from flow.networks import chebyshev
 
 
 @dataclass(frozen=True)
@@ -51,28 +51,6 @@ def small(dtype: str = "float64") -> flow.Objective:
     X = np.random.default_rng(0).standard_normal((100, 2))
     y = np.stack([X.sum(axis=1) > 0, X[:, 0] > X[:, 1]], axis=1).astype(float)
     return flow.MLP([2, 3, 2]).objective(X, y, dtype=dtype)
-
-
-def chebyshev() -> flow.Objective:
-    """1-100-tanh-1 on the Chebyshev polynomial of degree 3 (Cohen et al. 2021).
-
-    20 points on [−1, 1], J = ½ mean square; Xavier normal, gain 1.9 on the first layer, no output
-    bias: 300 parameters.
-    """
-    x = np.linspace(-1.0, 1.0, 20)[:, None]
-    rng = np.random.default_rng(0)
-    spread = np.sqrt(2.0 / 101.0)
-    params = {
-        "W1": 1.9 * spread * rng.standard_normal((100, 1)),
-        "b1": np.zeros(100),
-        "w2": spread * rng.standard_normal(100),
-    }
-    return flow.Objective(
-        outputs=lambda p, x: jnp.tanh(x @ p["W1"].T + p["b1"]) @ p["w2"],
-        output_loss=lambda z, y: 0.5 * jnp.mean((z - y) ** 2),
-        params=params,
-        data=(x, 4.0 * x[:, 0] ** 3 - 3.0 * x[:, 0]),
-    )
 
 
 def unnormalised() -> flow.Objective:

@@ -19,6 +19,7 @@ from flow import (
     networks,
     observe,
     plots,
+    spectrum,
     stop,
 )
 from flow.action import Action, action
@@ -49,7 +50,14 @@ from flow.networks import MLP, Network
 from flow.objective import Objective
 from flow.order import OrderStudy, auto_learning_rates, order_study
 from flow.precision import PrecisionWarning
-from flow.spectrum import EigenvaluesNotConverged, sharpness, top_eigenvalues
+from flow.spectrum import (
+    EigenvaluesNotConverged,
+    bottom_eigenvalues,
+    preconditioned_sharpness,
+    sharpness,
+    spectral_density,
+    top_eigenvalues,
+)
 from flow.trajectory import Trajectory, load
 
 __all__ = [
@@ -85,6 +93,7 @@ __all__ = [
     "audit",
     "auto_learning_rates",
     "backprop",
+    "bottom_eigenvalues",
     "check_gradient",
     "circuits",
     "compare",
@@ -100,7 +109,10 @@ __all__ = [
     "observe",
     "order_study",
     "plots",
+    "preconditioned_sharpness",
     "sharpness",
+    "spectral_density",
+    "spectrum",
     "stop",
     "top_eigenvalues",
 ]

@@ -1,12 +1,16 @@
 """Observers: functions of (objective, params), evaluated at the times that a run saves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from flow import spectrum
+from flow.checks import positive, positive_integer
 from flow.objective import Objective
+from flow.spectrum.hessian import hessian
+from flow.spectrum.tracking import Block, start_block, track
 
 
 @dataclass(frozen=True)
@@ -19,10 +23,14 @@ class Observer:
         ``init(objective, params) -> state``, called once at θ₀.
     update
         ``update(objective, params, state) -> (value, state)``, called at each save.
+    reads_run
+        Whether `update` also takes what else the run carries, ``update(objective, params, state,
+        run)``: a mapping with "t" and what ``path.state`` will have, moments for instance.
     """
 
     init: Callable[[Objective, Any], Any]
-    update: Callable[[Objective, Any, Any], tuple[Any, Any]]
+    update: Callable[..., tuple[Any, Any]]
+    reads_run: bool = False
 
 
 def test_loss(X: Any, y: Any) -> Callable[[Objective, Any], float]:
@@ -52,6 +60,117 @@ def accuracy(X: Any, y: Any) -> Callable[[Objective, Any], float]:
         return float(np.mean(outputs.argmax(axis=1) == labels.argmax(axis=1)))
 
     return observe
+
+
+def sharpness(tol: float = 1e-3) -> Observer:
+    """Observe λ_max(∇²J), warm-started from save to save.
+
+    Parameters
+    ----------
+    tol
+        Relative residual ‖Hu − λu‖/λ, which bounds the relative error of λ; where λ is apart from
+        the next eigenvalue the error is of the order of its square.
+
+    Examples
+    --------
+    >>> import flow
+    >>> objective = flow.MLP([64, 10, 10]).objective(*flow.datasets.digits(100))
+    >>> path = flow.integrate(objective, t=1.0, save=5, observe={"top": flow.observe.sharpness()})
+    >>> exact = flow.sharpness(objective, path.params(-1))
+    >>> bool(abs(path.observed["top"][-1] / exact - 1) < 1e-4)
+    True
+    """
+    positive("tol", tol)
+
+    def update(objective: Objective, params: Any, block: Block) -> tuple[float, Block]:
+        pairs, block = track(hessian(objective, params), block, 1, "top", tol)
+        return float(pairs.values[0]), block
+
+    return Observer(lambda objective, params: start_block(objective.size, 1), update)
+
+
+def top_eigenvalues(k: int, tol: float = 1e-3) -> Observer:
+    """Observe the k largest eigenvalues of ∇²J (k,), warm-started; `tol` as in `sharpness`."""
+    return _eigenvalues(k, "top", tol)
+
+
+def bottom_eigenvalues(k: int = 1, tol: float = 1e-3) -> Observer:
+    """Observe the k smallest eigenvalues of ∇²J (k,), warm-started.
+
+    `tol` is relative to the largest eigenvalue in magnitude that was met, as in `sharpness`.
+    """
+    return _eigenvalues(k, "bottom", tol)
+
+
+def adam_sharpness(
+    learning_rate: float, b2: float = 0.999, eps: float = 1e-8, tol: float = 1e-3
+) -> Observer:
+    """Observe λ_max(P^{−½}∇²J P^{−½}), P = √v̂ + ε, along `optax.adam` or `flow.AdamFlow`.
+
+    v̂ = v/(1 − β₂ᵏ) with k = t/η. The limit is (2 + 2β₁)/((1 − β₁)η), 38/η by default. NaN at
+    t = 0, where there is no v̂. Defaults are those of `optax.adam`; `tol` as in `sharpness`.
+    """
+    positive("learning_rate", learning_rate)
+    positive("b2", b2)
+
+    def preconditioner(run: Mapping[str, Any]) -> np.ndarray:
+        gone = -np.expm1(run["t"] / learning_rate * np.log(b2))
+        return np.sqrt(np.maximum(run["nu"], 0.0) / gone) + eps
+
+    return _preconditioned(preconditioner, eps, tol)
+
+
+def rmsprop_sharpness(eps: float = 1e-8, tol: float = 1e-3) -> Observer:
+    """Observe λ_max(P^{−½}∇²J P^{−½}), P = √(v + ε), along `optax.rmsprop` or its flow.
+
+    The limit is 2/η. NaN at t = 0, where v = 0; `tol` as in `sharpness`.
+    """
+    return _preconditioned(lambda run: np.sqrt(np.maximum(run["nu"], 0.0) + eps), eps, tol)
+
+
+def _preconditioned(
+    preconditioner: Callable[[Mapping[str, Any]], np.ndarray], eps: float, tol: float
+) -> Observer:
+    positive("eps", eps)
+    positive("tol", tol)
+
+    def update(
+        objective: Objective, params: Any, block: Block, run: Mapping[str, Any]
+    ) -> tuple[float, Block]:
+        if "nu" not in run:
+            raise ValueError(
+                "the second moment is needed, which this run has not; this observer is for "
+                "optax.adam, optax.rmsprop and their flows"
+            )
+        if run["t"] == 0:
+            return np.nan, block
+        pairs, block = track(hessian(objective, params, preconditioner(run)), block, 1, "top", tol)
+        return float(pairs.values[0]), block
+
+    return Observer(lambda objective, _: start_block(objective.size, 1), update, reads_run=True)
+
+
+def _eigenvalues(k: int, end: str, tol: float) -> Observer:
+    positive_integer("k", k)
+    positive("tol", tol)
+
+    def init(objective: Objective, params: Any) -> Block:
+        if k > objective.size:
+            raise ValueError(
+                f"k={k} eigenvalues of a Hessian of size {objective.size}: k is at most that"
+            )
+        return start_block(objective.size, k)
+
+    def update(objective: Objective, params: Any, block: Block) -> tuple[np.ndarray, Block]:
+        pairs, block = track(hessian(objective, params), block, k, end, tol)
+        return pairs.values, block
+
+    return Observer(init, update)
+
+
+def as_observer(observer: Any) -> Any:
+    """What a user gave; `flow.sharpness` is warm-started, at a residual of 1e-4."""
+    return sharpness(1e-4) if observer is spectrum.sharpness else observer
 
 
 test_loss.__test__ = False  # pytest collects functions named test_* where users import them

@@ -8,7 +8,7 @@ import numpy as np
 
 from flow.checks import positive, positive_integer
 from flow.objective import Objective
-from flow.observe import Observer
+from flow.observe import Observer, as_observer
 
 
 class BudgetSpent(Exception):  # noqa: N818 - a message to the driver, no error
@@ -96,7 +96,7 @@ class Recorder:
         self._objective = objective.counted()
         if not (observe is None or isinstance(observe, Mapping)):
             raise TypeError(f"observe must be a mapping, {{name: function}}, got {observe!r}")
-        self._observers = dict(observe or {})
+        self._observers = {name: as_observer(f) for name, f in (observe or {}).items()}
         for name, observer in self._observers.items():
             if not (callable(observer) or isinstance(observer, Observer)):
                 raise TypeError(
@@ -139,7 +139,8 @@ class Recorder:
         """Observe and keep one row; return it. Unobserved, its observables are NaN."""
         if observe:
             params = self._objective.unflatten(theta) if self._observers else None
-            observed = {name: self._observe(name, params, t) for name in self._observers}
+            run = {"t": t, **state}
+            observed = {name: self._observe(name, params, run) for name in self._observers}
         else:
             known = self.rows[0]["observed"] if self.rows else {}
             observed = {k: np.full_like(known.get(k, np.nan), np.nan) for k in self._observers}
@@ -171,29 +172,32 @@ class Recorder:
             group: stacked(group) for group in ("state", "observed")
         }
 
-    def _observe(self, name: str, params: Any, t: float) -> np.ndarray:
+    def _observe(self, name: str, params: Any, run: Mapping[str, Any]) -> np.ndarray:
         try:
-            array = np.asarray(self._call(name, params))
+            array = np.asarray(self._call(name, params, run))
             if array.dtype.kind not in "fiub":
                 raise TypeError(f"it must return a number or an array of numbers, got {array!r}")
             if self.rows and array.shape != (first := self.rows[0]["observed"][name].shape):
                 raise ValueError(f"it returned shape {array.shape}, but {first} at first")
         except Exception as error:
             error.add_note(f"from observe[{name!r}]")
-            if t == 0:
+            if run["t"] == 0:
                 raise
             raise ObserverFailed(
                 f"observe[{name!r}] raised {type(error).__name__}: {error}"
             ) from error
         return array.astype(np.float64)
 
-    def _call(self, name: str, params: Any) -> Any:
+    def _call(self, name: str, params: Any, run: Mapping[str, Any]) -> Any:
         observer = self._observers[name]
         if not isinstance(observer, Observer):
             return observer(self._objective, params)
         if name not in self._states:
             self._states[name] = observer.init(self._objective, params)
-        value, self._states[name] = observer.update(self._objective, params, self._states[name])
+        told = (run,) if observer.reads_run else ()
+        value, self._states[name] = observer.update(
+            self._objective, params, self._states[name], *told
+        )
         return value
 
 

@@ -84,11 +84,11 @@ class PrincipalFlow(Dynamics):
 
     def initial_state(self) -> PyTree:
         """θ₀ and the top eigenvectors there."""
-        from flow.spectrum import top_eigenpairs
+        from flow.spectrum import eigenpairs
 
         objective = self.objective
         theta = objective.unflatten(objective.theta)
-        return Tracked(theta, top_eigenpairs(objective, theta, self.k)[1])
+        return Tracked(theta, eigenpairs(objective, theta, self.k).vectors)
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
         """The field above, and Oja's flow."""

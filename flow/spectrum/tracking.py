@@ -1,0 +1,139 @@
+"""Extreme eigenpairs along a path: a block is warm-started from those of the last point.
+
+scipy's eigensolvers visit the host for each product, and ARPACK starts from one vector, however
+many are known; JAX's LOBPCG takes three products for each vector in every iteration. So this is a
+Davidson iteration without preconditioner (Davidson 1975, J. Comput. Phys. 17:87; Stathopoulos and
+Saad 1998), compiled whole: Rayleigh–Ritz in a basis that grows by the residual of the first pair
+that has not converged, one product each, and falls back to its Ritz vectors when it is full. From
+one vector it is Lanczos' method; from a block it also meets every copy of a degenerate eigenvalue.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flow.precision import double_precision
+from flow.pytrees import PyTree
+from flow.spectrum.eigenpairs import Eigenpairs, EigenvaluesNotConverged
+from flow.spectrum.hessian import Hessian, traced_product
+
+# Vectors that are tracked beyond the wanted ones: what overtakes them is there before it does.
+GUARDS = 2
+# Room of the basis beyond the block, as much as ARPACK's.
+ROOM = 20
+# Products for each wanted pair, beyond which the iteration is given up.
+MOST = 300
+
+
+class Block(NamedTuple):
+    """Ritz vectors of the last point (n, k + guards), outermost first."""
+
+    vectors: np.ndarray
+
+
+def start_block(size: int, k: int) -> Block:
+    """A block that knows nothing."""
+    rng = np.random.default_rng(0)
+    return Block(np.linalg.qr(rng.standard_normal((size, min(size, k + GUARDS))))[0])
+
+
+def track(H: Hessian, block: Block, k: int, end: str, tol: float) -> tuple[Eigenpairs, Block]:
+    """The k eigenpairs at one end of H, from a block near them; and the block to go on with.
+
+    Raises
+    ------
+    EigenvaluesNotConverged
+        The residual stayed above `tol` for 300 products a pair; it is named.
+    """
+    n, width = block.vectors.shape
+    most = MOST * k
+    with double_precision():
+        build = partial(_build, H, k, width, min(n, width + ROOM))
+        solve = H.objective.compiled(("davidson", k, width), build)
+        sign = 1.0 if end == "top" else -1.0
+        found = solve(H.theta, block.vectors, H.scale, sign, tol, most, H.objective.data)
+        values, vectors, residuals, products = map(np.asarray, found)
+    H.objective.tally.hvps += int(products)
+    if not np.all(residuals <= tol):
+        left = float(np.nan_to_num(residuals, nan=np.inf).max())
+        raise EigenvaluesNotConverged(
+            f"after {int(products)} products the relative residual of {k} eigenvalues is "
+            f"{left:.1e}, not {tol:g}; raise tol, or look at whether the loss is smooth here",
+            left,
+        )
+    pairs = Eigenpairs(sign * values, vectors[:, :k].copy(), residuals, int(products))
+    return pairs, Block(vectors)
+
+
+class _Basis(NamedTuple):
+    Q: Any  # (n, room), orthonormal columns, zeros beyond the first `count`
+    HQ: Any
+    count: Any
+    products: Any
+    ritz: Any  # values (room,), descending
+    Y: Any  # their coordinates in Q
+    residuals: Any  # (k,)
+
+
+def _build(H: Hessian, k: int, width: int, room: int) -> Callable[..., Any]:
+    objective = H.objective
+
+    def solve(
+        theta: Any, V: Any, scale: Any, sign: Any, tol: Any, most: Any, data: PyTree
+    ) -> tuple[Any, ...]:
+        hessian = traced_product(objective, theta, data)
+
+        def product(v: Any) -> Any:
+            return sign * scale * hessian(scale * v)
+
+        def ritz(Q: Any, HQ: Any, count: Any, products: Any) -> _Basis:
+            used = jnp.arange(room) < count
+            T = Q.T @ HQ
+            # Columns without a vector yet are put below everything.
+            low = -jnp.abs(T).sum() - 1.0
+            values, Y = jnp.linalg.eigh((T + T.T) / 2.0 + jnp.diag(jnp.where(used, 0.0, low)))
+            values, Y = values[::-1], Y[:, ::-1]
+            R = HQ @ Y[:, :k] - (Q @ Y[:, :k]) * values[:k]
+            norm = jnp.max(jnp.where(used, jnp.abs(values), 0.0))
+            residuals = jnp.linalg.norm(R, axis=0) / jnp.where(norm > 0, norm, 1.0)
+            return _Basis(Q, HQ, count, products, values, Y, residuals)
+
+        def unconverged(basis: _Basis) -> Any:
+            left = ~(jnp.all(basis.residuals <= tol) | jnp.any(jnp.isnan(basis.residuals)))
+            return left & (basis.products < most)
+
+        def grow(basis: _Basis) -> _Basis:
+            Q, HQ, count = basis.Q, basis.HQ, basis.count
+            j = jnp.argmax(basis.residuals > tol)
+            y = basis.Y[:, j]
+            r = HQ @ y - (Q @ y) * basis.ritz[j]
+            full = count == room
+            keep = basis.Y * (jnp.arange(room) < width)
+            Q, HQ = jax.lax.cond(full, lambda: (Q @ keep, HQ @ keep), lambda: (Q, HQ))
+            count = jnp.where(full, width, count)
+            for _ in range(2):  # once more, as the residual is small beside what is taken away
+                r = r / jnp.linalg.norm(r)
+                r = r - Q @ (Q.T @ r)
+            r = r / jnp.linalg.norm(r)
+            return ritz(
+                Q.at[:, count].set(r),
+                HQ.at[:, count].set(product(r)),
+                count + 1,
+                basis.products + 1,
+            )
+
+        V = jnp.linalg.qr(V)[0]
+        empty = jnp.zeros((theta.size, room))
+        # One after the other: so many products side by side take as many times the memory.
+        HV = jax.lax.map(product, V.T).T
+        basis = ritz(empty.at[:, :width].set(V), empty.at[:, :width].set(HV), width, width)
+        if room > width:
+            basis = jax.lax.while_loop(unconverged, grow, basis)
+        vectors = jnp.linalg.qr(basis.Q @ basis.Y[:, :width])[0]
+        return basis.ritz[:k], vectors, basis.residuals, basis.products
+
+    return jax.jit(solve)
