@@ -154,7 +154,7 @@ def _eigenvalues(k: int, end: str, tol: float) -> Observer:
     positive_integer("k", k)
     positive("tol", tol)
 
-    def init(objective: Objective, params: Any) -> Block:
+    def init(objective: Objective, _: Any) -> Block:
         if k > objective.size:
             raise ValueError(
                 f"k={k} eigenvalues of a Hessian of size {objective.size}: k is at most that"

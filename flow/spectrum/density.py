@@ -105,7 +105,9 @@ def spectral_density(
         solve = objective.compiled(("density", m), build)
         keys = jax.random.split(jax.random.key(seed), probes)
         found = [solve(H.theta, key, objective.data) for key in keys]
-    nodes, weights = (np.concatenate([np.asarray(x) for x in part]) for part in zip(*found))
+    nodes, weights = (
+        np.concatenate([np.asarray(x) for x in part]) for part in zip(*found, strict=True)
+    )
     if not np.all(np.isfinite(nodes) & np.isfinite(weights)):
         raise ValueError("the Hessian has entries that are not finite; there is no density")
     order = np.argsort(nodes)
