@@ -29,9 +29,11 @@ from flow.comparison import Comparison, ErrorBarWarning, compare
 from flow.descent import descend
 from flow.dynamics import (
     AdamFlow,
+    CentralFlow,
     Dynamics,
     GradientFlow,
     HeavyBall,
+    KinkWarning,
     LangevinFlow,
     LinearizedFlow,
     ModifiedFlow,
@@ -65,6 +67,7 @@ __all__ = [
     "Action",
     "AdamFlow",
     "Audit",
+    "CentralFlow",
     "Comparison",
     "Dynamics",
     "EigenvaluesNotConverged",
@@ -73,6 +76,7 @@ __all__ = [
     "GradientCheck",
     "GradientFlow",
     "HeavyBall",
+    "KinkWarning",
     "LangevinFlow",
     "LinearizedFlow",
     "ModifiedFlow",

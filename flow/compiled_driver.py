@@ -9,7 +9,6 @@ import numpy as np
 from flow.driver import ENDINGS, Driver, Point
 from flow.methods.compiled_loop import Found
 from flow.methods.kernel import Kernel
-from flow.methods.stabilised_solver import check_spectrum
 from flow.methods.stepping import BUDGET, FAILED, FINISHED, Limits
 from flow.progress import Progress
 
@@ -78,8 +77,7 @@ class CompiledDriver(Driver):
         """Take what the loop starts with."""
         self.carry = carry
         self.spent_by_kernel(0, carry)
-        if hasattr(carry, "watch"):
-            check_spectrum(self.method.name, carry)
+        self.check_spectrum(carry)
 
     def request(self, steps: float) -> tuple[Limits, np.ndarray]:
         """What to ask of the next chunk: its limits, and the times to save at."""

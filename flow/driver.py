@@ -15,6 +15,7 @@ from flow.dynamics.flat import FlatDynamics, flatten
 from flow.methods.catalogue import Method
 from flow.methods.dissipated import dissipated
 from flow.methods.kernel import Kernel, device_kernel
+from flow.methods.stabilised_solver import check_spectrum
 from flow.methods.step_cap import StepCap
 from flow.methods.stepping import BUDGET, Fixed, Limits, Tolerance
 from flow.progress import Progress
@@ -217,8 +218,18 @@ class Driver:
             self.cap = StepCap(self.method.real_limit, self._rhs, resolution)
         if self.method.stabilised:
             self.spent_by_kernel(0, solver.carry)
+            self.check_spectrum(solver.carry)
         self.before = None
         return solver
+
+    def check_spectrum(self, carry: Any) -> None:
+        """Raise `SpectrumNotReal` where a stabilised method is not for the dynamics.
+
+        One that the dynamics names as suited is: where the Jacobian is far from normal, the power
+        iteration that tells has not settled.
+        """
+        if hasattr(carry, "watch") and self.dynamics.suited_method != self.method.name:
+            check_spectrum(self.method.name, carry)
 
     def affordable(self) -> float:
         """Evaluations of the right-hand side that the budget allows."""
@@ -352,9 +363,10 @@ class Driver:
 
     def _save(self, point: Point) -> str | None:
         loss, norm = self._seen(point)
-        row = self.recorder.add(
-            point.t, self.flat.params(point.y), loss, norm, self.flat.auxiliary(point.y)
-        )
+        auxiliary = self.flat.auxiliary(point.y)
+        row = self.recorder.add(point.t, self.flat.params(point.y), loss, norm, auxiliary)
+        if (why := self.dynamics.beyond(auxiliary)) is not None:
+            return f"ended at {self._at(point.t)}: {why}"
         return self._stopped(flat_record(row), saved=True)
 
     def _save_end(self, result: str) -> None:

@@ -2,7 +2,9 @@
 
 from flow.dynamics.adaptive_flows import AdamFlow, RMSPropFlow, SignFlow
 from flow.dynamics.base import Dynamics
+from flow.dynamics.central_flow import CentralFlow
 from flow.dynamics.gradient_flow import GradientFlow
+from flow.dynamics.kinks import KinkWarning
 from flow.dynamics.linearized_flow import LinearizedFlow, tangent_kernel
 from flow.dynamics.modified_flow import ModifiedFlow
 from flow.dynamics.natural_gradient_flow import NaturalGradientFlow
@@ -14,9 +16,11 @@ from flow.dynamics.stochastic_flow import LangevinFlow, StochasticFlow
 
 __all__ = [
     "AdamFlow",
+    "CentralFlow",
     "Dynamics",
     "GradientFlow",
     "HeavyBall",
+    "KinkWarning",
     "LangevinFlow",
     "LinearizedFlow",
     "ModifiedFlow",

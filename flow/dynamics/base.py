@@ -69,6 +69,8 @@ class Dynamics:
         Whether it climbs J: then it is −J that must not rise.
     cost
         Gradients and Hessian-vector products that one `rhs` spends.
+    suited_method
+        The method where none is asked for; None leaves it to the engine.
     """
 
     objective: Objective
@@ -81,6 +83,7 @@ class Dynamics:
     clock_power: ClassVar[float] = 1.0
     ascent: bool = False
     cost: ClassVar[tuple[int, int]] = (1, 0)
+    suited_method: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -190,6 +193,10 @@ class Dynamics:
         Of numpy's arrays and of JAX's alike. None where the dynamics has no energy that falls at
         a known rate.
         """
+        return None
+
+    def beyond(self, auxiliary: Mapping[str, Any]) -> str | None:
+        """Why the model holds no longer where `auxiliary` was met, which ends the run; or None."""
         return None
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:

@@ -1,5 +1,6 @@
 """A dynamics on the clock s = ln(1 + t), for what goes on for ever longer times."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -81,6 +82,10 @@ class LogClock(Dynamics):
     def starting_at(self, objective: Objective) -> "LogClock":
         """The other from another θ₀."""
         return LogClock(self.inner.starting_at(objective))
+
+    def beyond(self, auxiliary: Mapping[str, Any]) -> str | None:
+        """As the other."""
+        return self.inner.beyond(auxiliary)
 
     def initial_state(self) -> PyTree:
         """Of the other."""

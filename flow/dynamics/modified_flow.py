@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from flow.checks import positive
 from flow.dynamics.base import Dynamics, squared_speed
+from flow.dynamics.kinks import warn_of_kinks
 from flow.objective import Objective
 from flow.pytrees import PyTree
 
@@ -57,6 +58,8 @@ class ModifiedFlow(Dynamics):
             raise ValueError(
                 f"order must be 2 or 3, got {self.order!r}; order 1 is flow.GradientFlow"
             )
+        if self.order == 3:  # noqa: PLR2004
+            warn_of_kinks(self.objective, "order 3 takes third derivatives of the loss")
 
     @property
     def symmetric_jacobian(self) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from flow.checks import positive, positive_integer
 from flow.dynamics.base import Dynamics
+from flow.dynamics.tracked import Tracked, oja, orthonormal, tracked
 from flow.objective import Objective
 from flow.pytrees import PyTree
 
@@ -17,13 +18,6 @@ from flow.pytrees import PyTree
 FLOOR = 1e-3
 # Of |ηλ|, below which log(1 − ηλ)/(ηλ) is a series.
 SERIES = 1e-8
-
-
-class Tracked(NamedTuple):
-    """θ, and a basis of the top of the Hessian's spectrum."""
-
-    theta: PyTree
-    U: Any  # (n, k)
 
 
 @dataclass(frozen=True)
@@ -84,11 +78,7 @@ class PrincipalFlow(Dynamics):
 
     def initial_state(self) -> PyTree:
         """θ₀ and the top eigenvectors there."""
-        from flow.spectrum import eigenpairs
-
-        objective = self.objective
-        theta = objective.unflatten(objective.theta)
-        return Tracked(theta, eigenpairs(objective, theta, self.k).vectors)
+        return tracked(self.objective, self.k)
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
         """The field above, and Oja's flow."""
@@ -108,7 +98,7 @@ class PrincipalFlow(Dynamics):
         z = eta * eigenvalues
         beyond = V @ ((coefficient(z) + 1.0 + z / 2.0) * (V.T @ g))
         moved = beyond - (g + 0.5 * eta * product(g))
-        return Tracked(unravel(moved), HU - U @ (U.T @ HU))
+        return Tracked(unravel(moved), oja(U, HU))
 
     def params(self, state: PyTree) -> PyTree:
         """θ."""
@@ -123,15 +113,6 @@ class PrincipalFlow(Dynamics):
         import optax
 
         return optax.sgd(learning_rate), learning_rate
-
-
-def orthonormal(U: Any) -> Any:
-    """An orthonormal basis of the columns of U, near U if it almost is one.
-
-    By Cholesky's factor of UᵀU; a QR factorisation may turn the sign of a column at any time.
-    """
-    L = jnp.linalg.cholesky(U.T @ U)
-    return jax.scipy.linalg.solve_triangular(L, U.T, lower=True).T
 
 
 def coefficient(z: Any) -> Any:

@@ -146,6 +146,8 @@ def find_method(method: str | type[OdeSolver] | None, engine: str, dynamics: Any
 def _default(engine: str, dynamics: Any) -> str:
     if dynamics.noise:
         return "Heun" if dynamics.noise == "additive" else "EulerMaruyama"
+    if dynamics.suited_method is not None:
+        return dynamics.suited_method
     compiled = "TSRKC3" if dynamics.has_real_spectrum else "Dopri8"
     return "DOP853" if engine == "scipy" else compiled
 
