@@ -390,6 +390,8 @@ class Driver:
 
     def _failed(self, message: str | None) -> str:
         where = f"ended at {self._at(self.reached.t)}"
+        if (why := self.dynamics.beyond(self.flat.auxiliary(self.reached.y))) is not None:
+            return f"{where}: {why}"
         if not np.all(np.isfinite(self.latest.measures)):
             loss, norm = np.asarray(self.latest.measures)
             return (

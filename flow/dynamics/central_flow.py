@@ -20,6 +20,12 @@ from flow.pytrees import PyTree
 
 # Share of 2/η by which θ₀ may lie beyond the edge; the correction brings it back.
 BEYOND = 0.01
+# Share of a curvature within which a direction beyond the k is taken to have come to them.
+FULL = 1e-3
+# Of tr X, above which an eigenvalue of X is not zero.
+RANK = 1e-6
+# Residual of the complementarity problem above which X is not believed.
+UNSOLVED = 1e-6
 
 
 class Edge(NamedTuple):
@@ -126,6 +132,11 @@ class CentralFlow(Dynamics):
         return f"central flow, k = {self.k}, η = {self.learning_rate:.3g}"
 
     @property
+    def _limit(self) -> float:
+        """The edge."""
+        return 2.0 / self.learning_rate
+
+    @property
     def _width(self) -> int:
         """How many directions are tracked: one more than k, to see it coming."""
         return min(self.k + 1, self.objective.size)
@@ -134,12 +145,11 @@ class CentralFlow(Dynamics):
         """θ₀ and the top eigenvectors there; refused beyond the edge."""
         from flow.spectrum import sharpness
 
-        limit = 2.0 / self.learning_rate
         top = sharpness(self.objective, self.objective.params)
-        if top > (1.0 + BEYOND) * limit:
+        if top > (1.0 + BEYOND) * self._limit:
             raise ValueError(
                 f"learning_rate={self.learning_rate:g} is unstable at θ₀ already: λ_max = {top:.4g}"
-                f" is beyond 2/η = {limit:.4g}, and gradient descent first jumps away from there; "
+                f" is beyond 2/η = {self._limit:.4g}, and gradient descent jumps away from there; "
                 f"take a learning rate below 2/λ_max = {2.0 / top:.3g}, or a θ₀ that it has "
                 "settled at"
             )
@@ -149,7 +159,10 @@ class CentralFlow(Dynamics):
         """The field above, and Oja's flow."""
         edge, unravel = self._edge(state, data)
         push = edge.G @ vector(edge.solution.X)
-        return Tracked(unravel(-(edge.gradient + 0.5 * push)), oja(edge.U, edge.HU))
+        # Beside k that oscillate a further direction would take turns with them, at every step.
+        full = _full(edge.eigenvalues, edge.solution.X, FULL)
+        moved = jnp.where(full, jnp.nan, -(edge.gradient + 0.5 * push))
+        return Tracked(unravel(moved), oja(edge.U, edge.HU))
 
     def params(self, state: PyTree) -> PyTree:
         """θ."""
@@ -164,19 +177,26 @@ class CentralFlow(Dynamics):
             "V": edge.V,
             "X": X,
             "eigenvalues": edge.eigenvalues,
-            "critical": jnp.sum(jnp.linalg.eigvalsh(X) > 1e-6 * total) * (total > 0.0),
+            "critical": _critical(X),
+            "residual": edge.solution.residual,
             "mean_loss": self.objective.traced_value(state.theta, data) + total / eta,
             "mean_squared_gradient": edge.gradient @ edge.gradient + 4.0 / eta**2 * total,
         }
 
     def beyond(self, auxiliary: Mapping[str, np.ndarray]) -> str | None:
-        """The guard direction has come to the edge: there is one more than k."""
-        limit = 2.0 / self.learning_rate
-        if self._width == self.k or auxiliary["eigenvalues"][-1] < limit:
+        """X was not found, or there are more than k directions at the edge."""
+        if not auxiliary["residual"] <= UNSOLVED:
+            return (
+                f"the complementarity problem of k = {self.k} directions was solved to "
+                f"{float(auxiliary['residual']):.1e} only: third derivatives along them depend on "
+                "one another; take k smaller"
+            )
+        # Twice as far, as the run can't come nearer than FULL.
+        if not _full(auxiliary["eigenvalues"], auxiliary["X"], 2.0 * FULL):
             return None
         return (
-            f"all k = {self.k} directions are at the edge 2/η = {limit:.4g}, and a further one "
-            f"has come to it; take k = {self.k + 1} or more"
+            f"all k = {self.k} directions are at the edge 2/η = {self._limit:.4g}, and a further "
+            f"one has come to it; take k = {self.k + 1} or more"
         )
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
@@ -206,3 +226,17 @@ class CentralFlow(Dynamics):
         correction = jnp.diag((2.0 / eta - eigenvalues[:k]) / eta)
         solution = solve(0.5 * G.T @ G, G.T @ g + vector(correction), k)
         return Edge(g, U, HU, V, eigenvalues, G, solution), unravel
+
+
+def _critical(X: Any) -> Any:
+    """How many directions oscillate: the rank of X."""
+    total = jnp.trace(X)
+    return jnp.sum(jnp.linalg.eigvalsh(X) > RANK * total) * (total > 0.0)
+
+
+def _full(eigenvalues: Any, X: Any, share: float) -> Any:
+    """Whether all k directions oscillate and a further one has come as near to the edge."""
+    k = X.shape[0]
+    if len(eigenvalues) == k:
+        return False
+    return (_critical(X) == k) & (eigenvalues[k] > (1.0 - share) * eigenvalues[k - 1])

@@ -21,8 +21,10 @@ from flow.pytrees import PyTree
 from flow.spectrum.eigenpairs import Eigenpairs, EigenvaluesNotConverged
 from flow.spectrum.hessian import Hessian, traced_product
 
-# Vectors that are tracked beyond the wanted ones: what overtakes them is there before it does.
+# Vectors that are tracked beyond the wanted ones; and the relative residual of the first of them,
+# so that what overtakes the wanted ones is known before it does.
 GUARDS = 2
+GUARD_TOLERANCE = 0.01
 # Room of the basis beyond the block, as much as ARPACK's.
 ROOM = 20
 # Products for each wanted pair, beyond which the iteration is given up.
@@ -76,7 +78,7 @@ class _Basis(NamedTuple):
     products: Any
     ritz: Any  # values (room,), descending
     Y: Any  # their coordinates in Q
-    residuals: Any  # (k,)
+    residuals: Any  # of the wanted, and of the first guard where there is one
 
 
 def _build(H: Hessian, k: int, width: int, room: int) -> Callable[..., Any]:
@@ -86,6 +88,8 @@ def _build(H: Hessian, k: int, width: int, room: int) -> Callable[..., Any]:
         theta: Any, V: Any, scale: Any, sign: Any, tol: Any, most: Any, data: PyTree
     ) -> tuple[Any, ...]:
         hessian = traced_product(objective, theta, data)
+        watched = min(k + 1, width)
+        goals = jnp.where(jnp.arange(watched) < k, tol, jnp.maximum(tol, GUARD_TOLERANCE))
 
         def product(v: Any) -> Any:
             return sign * scale * hessian(scale * v)
@@ -97,18 +101,18 @@ def _build(H: Hessian, k: int, width: int, room: int) -> Callable[..., Any]:
             low = -jnp.abs(T).sum() - 1.0
             values, Y = jnp.linalg.eigh((T + T.T) / 2.0 + jnp.diag(jnp.where(used, 0.0, low)))
             values, Y = values[::-1], Y[:, ::-1]
-            R = HQ @ Y[:, :k] - (Q @ Y[:, :k]) * values[:k]
+            R = HQ @ Y[:, :watched] - (Q @ Y[:, :watched]) * values[:watched]
             norm = jnp.max(jnp.where(used, jnp.abs(values), 0.0))
             residuals = jnp.linalg.norm(R, axis=0) / jnp.where(norm > 0, norm, 1.0)
             return _Basis(Q, HQ, count, products, values, Y, residuals)
 
         def unconverged(basis: _Basis) -> Any:
-            left = ~(jnp.all(basis.residuals <= tol) | jnp.any(jnp.isnan(basis.residuals)))
+            left = ~(jnp.all(basis.residuals <= goals) | jnp.any(jnp.isnan(basis.residuals)))
             return left & (basis.products < most)
 
         def grow(basis: _Basis) -> _Basis:
             Q, HQ, count = basis.Q, basis.HQ, basis.count
-            j = jnp.argmax(basis.residuals > tol)
+            j = jnp.argmax(basis.residuals > goals)
             y = basis.Y[:, j]
             r = HQ @ y - (Q @ y) * basis.ritz[j]
             full = count == room
@@ -134,6 +138,6 @@ def _build(H: Hessian, k: int, width: int, room: int) -> Callable[..., Any]:
         if room > width:
             basis = jax.lax.while_loop(unconverged, grow, basis)
         vectors = jnp.linalg.qr(basis.Q @ basis.Y[:, :width])[0]
-        return basis.ritz[:k], vectors, basis.residuals, basis.products
+        return basis.ritz[:k], vectors, basis.residuals[:k], basis.products
 
     return jax.jit(solve)
