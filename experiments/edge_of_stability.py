@@ -176,7 +176,7 @@ def row(run: Run) -> dict[str, Any]:
     if run.flow is None:
         return found
     times, distance = run.distance
-    before = distance[(times >= 0.8 * crossing) & (times <= 0.95 * crossing)]
+    before = distance[(times > 0.8 * crossing) & (times <= 0.95 * crossing)]
     after = np.median(distance[times >= 0.75 * times[-1]])
     before = np.median(before) if len(before) else np.nan
     return found | {"distance before": before, "late": after, "late / before": after / before}
@@ -184,7 +184,10 @@ def row(run: Run) -> dict[str, Any]:
 
 def draw(name: str, path: flow.Trajectory, runs: list[Run]) -> Any:
     """Loss, sharpness against its limits, and distance to the flow with the crossings marked."""
-    figure, (loss, sharp, far) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    adaptive = [run for run in runs if run.flow is None]
+    columns = 4 if adaptive else 3
+    figure, axes = plt.subplots(1, columns, figsize=(4.4 * columns, 4), layout="constrained")
+    loss, sharp, far = axes[:3]
     loss.semilogy(path.t, path.loss, color="k", label="gradient flow")
     sharp.plot(path.t, path.observed["sharpness"], color="k", label="gradient flow")
     on_clock = [run for run in runs if run.flow is not None]
@@ -203,10 +206,21 @@ def draw(name: str, path: flow.Trajectory, runs: list[Run]) -> Any:
             )
     top = max([one.limit for one in on_clock] + [path.observed["sharpness"].max()])
     loss.set(ylabel="loss J", title=f"{name}: lines flow, points steps")
-    sharp.set(ylabel="sharpness λ_max", ylim=(0, 1.1 * top), title="dotted: limits of stability")
+    sharp.set(
+        ylabel=r"sharpness $\lambda_{\max}$",
+        ylim=(0, 1.1 * top),
+        title="dotted: limits of stability",
+    )
     far.set(ylabel="distance to the flow", title="marked: meets its limit")
     loss.legend(fontsize="small")
-    for ax in (loss, sharp, far):
+    for one in adaptive:
+        axes[3].plot(one.steps.t, one.sharpness, ".", color=COLOURS[5], label=one.name)
+        axes[3].axhline(1.0, color=COLOURS[5], linestyle=":")
+        axes[3].set(
+            ylabel="preconditioned sharpness · η/38", ylim=(0, 1.5), title="on Adam's clock"
+        )
+        axes[3].legend(fontsize="small")
+    for ax in axes:
         ax.set_xlabel(TIME_LABEL)
         ax.grid(visible=True, alpha=0.3)
     return figure

@@ -1,0 +1,78 @@
+"""The experiments at the edge of stability, at a small size: their numbers against theory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import flow
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """Run an experiment as its user does; return its run folder and what it printed."""
+
+    def run(name: str, *arguments: str) -> tuple[Path, str]:
+        command = [sys.executable, EXPERIMENTS / f"{name}.py", *arguments]
+        found = subprocess.run(
+            [*command, "--quiet", "--out", tmp_path], capture_output=True, text=True, check=True
+        )
+        (folder,) = (tmp_path / name).iterdir()
+        return folder, found.stdout
+
+    return run
+
+
+def test_edge_of_stability(run):
+    """Assert when limits are met, that sharpness stays at them, and that the flow is left there."""
+    folder, _ = run(
+        "edge_of_stability", "--problems", "chebyshev-3", "--learning-rates", "0.08", "0.05",
+        "--save", "150",
+    )  # fmt: skip
+    table = pd.read_csv(folder / "table.csv", index_col="run")
+    descent, below = table.loc["GD, η = 0.08"], table.loc["GD, η = 0.05"]
+    assert 1000 < descent["meets it at t"] < 1800
+    assert abs(descent["late sharpness / limit"] - 1.0) < 0.02
+    assert descent["late / before"] > 50
+    assert np.isnan(below["meets it at t"])
+    assert below["late"] < 0.01
+    for name in ("heavy ball, β = 0.5", "Nesterov, β = 0.5", "Adam, η = 0.001"):
+        assert abs(table.loc[name, "late sharpness / limit"] - 1.0) < 0.05
+        assert table.loc[name, "meets it at t"] < 1800
+    # Momentum has its own limits, of other learning rates, at the same sharpness.
+    assert table.loc["heavy ball, β = 0.5", "η"] == pytest.approx(3.0 / 25.0)
+    assert table.loc["Nesterov, β = 0.5", "η"] == pytest.approx(3.0 / 2.0 / 25.0)
+    path = flow.load(folder / "chebyshev-3-flow.nc")
+    assert path.observed["sharpness"][-1] > 35.0
+    assert (folder / "chebyshev-3.png").exists()
+
+
+def test_unstable_from_the_start(run):
+    """Assert that a learning rate beyond the limit at θ₀ is told, and the run shown."""
+    folder, printed = run(
+        "edge_of_stability", "--problems", "digits-relu", "--learning-rates", "0.9", "--t", "9",
+        "--save", "10",
+    )  # fmt: skip
+    assert "λ_max(θ₀) = 3.62 is beyond its limit 2.22 already" in printed
+    assert pd.read_csv(folder / "table.csv").loc[0, "meets it at t"] == 0.0
+
+
+def test_central_flow(run):
+    """Assert a tenth of the gradient flow's distance, and means to 5 %, two directions at once."""
+    folder, _ = run(
+        "central_flow", "--problems", "digits", "--digits-t", "420", "--digits-k", "2",
+        "--principal-seconds", "2", "--save", "121", "--burst", "250",
+    )  # fmt: skip
+    far = pd.read_csv(folder / "digits-distance.csv", index_col=0)
+    assert far.loc["central flow", "over the gradient flow's"] < 0.1
+    assert far.loc["modified flow", "over the gradient flow's"] > 0.9
+    assert far.loc["central flow", "sharpness · η/2"] == pytest.approx(1.0, abs=1e-3)
+    means = pd.read_csv(folder / "digits-prediction.csv", index_col=0)["ratio"]
+    np.testing.assert_allclose(means[["loss", "squared gradient"]], 1.0, atol=0.05)
+    assert abs(means["variance at the edge"] - 1.0) < 0.1
+    assert flow.load(folder / "digits-central_flow.nc").state["critical"].max() == 2
