@@ -249,7 +249,7 @@ def draw(
         for ax in row:
             ax.set_xlabel(TIME_LABEL)
             ax.grid(visible=True, alpha=0.3)
-            ax.legend(fontsize="small")
+            ax.legend(fontsize="small", loc="lower right" if ax is sharp else "best")
     return figure
 
 

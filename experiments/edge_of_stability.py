@@ -185,8 +185,9 @@ def row(run: Run) -> dict[str, Any]:
 def draw(name: str, path: flow.Trajectory, runs: list[Run]) -> Any:
     """Loss, sharpness against its limits, and distance to the flow with the crossings marked."""
     adaptive = [run for run in runs if run.flow is None]
-    columns = 4 if adaptive else 3
-    figure, axes = plt.subplots(1, columns, figsize=(4.4 * columns, 4), layout="constrained")
+    shape, size = ((2, 2), (10, 7.5)) if adaptive else ((1, 3), (13, 4))
+    figure, axes = plt.subplots(*shape, figsize=size, layout="constrained")
+    axes = axes.ravel()
     loss, sharp, far = axes[:3]
     loss.semilogy(path.t, path.loss, color="k", label="gradient flow")
     sharp.plot(path.t, path.observed["sharpness"], color="k", label="gradient flow")
