@@ -239,6 +239,39 @@ def test_density_of_few_distinct_eigenvalues():
         assert share == pytest.approx(copies / N, abs=0.02)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0, -2.5])
+def test_a_multiple_of_the_identity(value: float):
+    """Assert the one eigenvalue, cold, warm and in the density: Krylov's space is one vector."""
+    objective = of_matrix(value * np.eye(N))
+    params = objective.params
+    for end in ("top", "bottom"):
+        pairs = eigenpairs(objective, params, 3, end)
+        np.testing.assert_allclose(pairs.values, value, atol=1e-12)
+        np.testing.assert_allclose(pairs.vectors.T @ pairs.vectors, np.eye(3), atol=1e-12)
+        warm, _ = track(hessian(objective, params), start_block(N, 3), 3, end, 1e-6)
+        np.testing.assert_allclose(warm.values, value, atol=1e-12)
+    found = flow.spectral_density(objective, params, 20, 3)
+    np.testing.assert_allclose(found.weights @ (found.nodes - value) ** 2, 0.0, atol=1e-20)
+    assert found.weights.sum() == pytest.approx(1.0)
+
+
+def test_low_rank():
+    """Assert eigenvalues of which most are zero, and more wanted than are not."""
+    objective, _ = quadratic(np.r_[np.zeros(N - 2), 3.0, 5.0])
+    found = flow.top_eigenvalues(objective, objective.params, 4)
+    np.testing.assert_allclose(found, [5.0, 3.0, 0.0, 0.0], atol=1e-12)
+
+
+def test_single_precision():
+    """Assert what products in single precision can deliver, by default."""
+    data = flow.datasets.digits(50)
+    double, single = (
+        flow.MLP([64, 5, 10]).objective(*data, dtype=dtype) for dtype in ("float64", "float32")
+    )
+    exact = flow.sharpness(double, double.params)
+    assert flow.sharpness(single, single.params) == pytest.approx(exact, rel=1e-5)
+
+
 def test_bad_input():
     """Assert errors that name the value met, and an error rather than an unconverged value."""
     objective, _ = quadratic(np.linspace(-1.0, 1.0, N))

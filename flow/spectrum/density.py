@@ -17,6 +17,9 @@ from flow.pytrees import PyTree
 from flow.spectrum.eigenpairs import DENSE_SIZE
 from flow.spectrum.hessian import Hessian, hessian, traced_product
 
+# Overlap of two Lanczos vectors, which is rounding unless the Krylov space has ended.
+ORTHOGONAL = 1e-6
+
 
 @dataclass(frozen=True)
 class SpectralDensity:
@@ -123,7 +126,13 @@ def _build(H: Hessian, m: int) -> Callable[..., Any]:
     def solve(theta: Any, key: Any, data: PyTree) -> tuple[Any, Any]:
         product = traced_product(objective, theta, data)
         v = jax.random.normal(key, theta.shape)
-        T = tridiagonal(product, v / jnp.linalg.norm(v)).J_small
+        found = tridiagonal(product, v / jnp.linalg.norm(v))
+        # Where Krylov's space ends early, matfree goes on with rounding divided by its norm, which
+        # is orthogonal to nothing: what follows is left out.
+        Q = found.Q_tall  # in rows
+        overlap = jnp.triu(jnp.abs(Q @ Q.T - jnp.eye(m)))
+        rest = jnp.cumsum(~(overlap.max(axis=0) < ORTHOGONAL)) > 0
+        T = jnp.where(rest[:, None] | rest, 0.0, found.J_small)
         nodes, Y = jnp.linalg.eigh((T + T.T) / 2.0)
         return nodes, Y[0] ** 2
 

@@ -12,8 +12,8 @@ from flow.spectrum.hessian import Hessian, hessian
 
 # Up to this size the dense Hessian is exact and takes about as long as ARPACK's host trips.
 DENSE_SIZE = 300
-# Relative residual that is asked for: far below it rounding in the products takes over.
-TOLERANCE = 1e-8
+# Relative residual where none is asked for, and in units of roundoff what products can deliver.
+TOLERANCE, DELIVERED = 1e-8, 10.0
 ENDS = ["top", "bottom"]
 
 
@@ -58,7 +58,7 @@ def eigenpairs(
     params: PyTree,
     k: int = 1,
     end: str = "top",
-    tol: float = TOLERANCE,
+    tol: float | None = None,
     preconditioner: PyTree = None,
 ) -> Eigenpairs:
     """The k eigenpairs of ∇²J at one end of its spectrum, checked.
@@ -78,7 +78,8 @@ def eigenpairs(
     end
         "top" or "bottom".
     tol
-        Relative residual.
+        Relative residual; by default 1e-8, and 1e-6 of an objective that computes in single
+        precision.
     preconditioner
         Diagonal P of P^{−½}∇²J P^{−½}, flat (n,) or like `params`.
 
@@ -104,6 +105,8 @@ def eigenpairs(
     if positive_integer("k", k) > n:
         raise ValueError(f"k={k} eigenvalues of a Hessian of size {n}: k is at most {n}")
     choice("end", end, ENDS)
+    if tol is None:
+        tol = max(TOLERANCE, DELIVERED * objective.resolution)
     positive("tol", tol)
     H = hessian(objective, params, preconditioner)
     # Also where k is most of n, of which ARPACK has no room for a Krylov space.
@@ -113,7 +116,7 @@ def eigenpairs(
 
 
 def top_eigenvalues(
-    objective: Objective, params: PyTree, k: int = 1, tol: float = TOLERANCE
+    objective: Objective, params: PyTree, k: int = 1, tol: float | None = None
 ) -> np.ndarray:
     """The k largest eigenvalues of ∇²J (k,), largest first; arguments are those of `eigenpairs`.
 
@@ -127,7 +130,7 @@ def top_eigenvalues(
 
 
 def bottom_eigenvalues(
-    objective: Objective, params: PyTree, k: int = 1, tol: float = TOLERANCE
+    objective: Objective, params: PyTree, k: int = 1, tol: float | None = None
 ) -> np.ndarray:
     """The k smallest eigenvalues of ∇²J (k,), smallest first; as in `eigenpairs`.
 
@@ -155,7 +158,7 @@ def sharpness(objective: Objective, params: PyTree) -> float:
 
 
 def preconditioned_sharpness(
-    objective: Objective, params: PyTree, preconditioner: PyTree, tol: float = TOLERANCE
+    objective: Objective, params: PyTree, preconditioner: PyTree, tol: float | None = None
 ) -> float:
     """λ_max(P^{−½}∇²J P^{−½}), whose limit is that of the optimizer that divides by P.
 
@@ -229,8 +232,14 @@ def _arpack(
         return w - V @ (V.T @ w) - 2.0 * norm * (V @ (V.T @ np.ravel(v)))
 
     operator = LinearOperator((H.size, H.size), matvec=product, dtype=np.float64)
+    start = start - V @ (V.T @ start)
+    if not np.any(product(start)):  # all that is left is zero, in any direction
+        rng = np.random.default_rng(1)
+        return np.linalg.qr(np.column_stack([V, start, rng.standard_normal((H.size, k - 1))]))[0][
+            :, V.shape[1] :
+        ]
     try:
-        return eigsh(operator, k, which="LA", tol=tol, v0=start - V @ (V.T @ start))[1]
+        return eigsh(operator, k, which="LA", tol=tol, v0=start)[1]
     except ArpackNoConvergence as error:
         partial = error.eigenvectors
         found = error.eigenvalues

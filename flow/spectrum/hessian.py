@@ -58,7 +58,12 @@ def hessian(objective: Objective, params: PyTree, preconditioner: Any = None) ->
     if isinstance(preconditioner, np.ndarray) and preconditioner.shape == theta.shape:
         P = preconditioner.astype(np.float64)
     else:
-        P = objective.flatten(preconditioner)
+        try:
+            P = objective.flatten(preconditioner)
+        except ValueError as error:
+            raise ValueError(
+                f"preconditioner must be flat ({objective.size},) or like params: {error}"
+            ) from None
     if not np.all(np.isfinite(P) & (P > 0)):
         bad = P[~(np.isfinite(P) & (P > 0))][0]
         raise ValueError(
