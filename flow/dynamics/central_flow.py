@@ -57,9 +57,8 @@ class CentralFlow(Dynamics):
     κ = 1/η makes M ⪰ 0 say that a curvature may near the edge no faster than (2/η − λ)/η. So the
     right-hand side is continuous: a direction arrives where X becomes positive and leaves where it
     becomes 0, without an event to be located; eigenvalues that a step leaves beyond the edge are
-    drawn back at the rate κ; and at rest on the edge, where C = 0, nothing is changed. Explicit
-    steps of length η are the scheme of Cohen et al. The price is that a direction arrives a time of
-    about η late.
+    drawn back at the rate κ; and on the edge, where C = 0, nothing is changed. The price is that a
+    direction arrives a time of about η late.
 
     The basis is tracked as part of the state by Oja's flow, with one guard direction beyond k; the
     run ends, and says so, when that comes to the edge too. Its stiffness is 2/η, so "RKC2" is the
@@ -68,7 +67,7 @@ class CentralFlow(Dynamics):
     ``path.state`` has "eigenvalues" (k + 1,) at the top of ∇²J, "X" (k, k) and "V" (n, k) of the
     oscillation's covariance VXVᵀ; "mean_loss" J + tr X/η and
     "mean_squared_gradient" ‖∇J‖² + (4/η²) tr X, the averages of gradient descent over its
-    oscillation; and "critical", how many directions oscillate.
+    oscillation; "critical", how many directions oscillate; and "residual", how well X was found.
 
     Parameters
     ----------
