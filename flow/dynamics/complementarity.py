@@ -103,7 +103,9 @@ def solve(K: Float[Array, "p p"], a: Float[Array, "p"], k: int) -> Solution:
         ahead = state(target)
 
         def damped() -> tuple[Any, ...]:
-            tried = jax.vmap(lambda share: state(now[0] + share * (target - now[0])))(SHARES)
+            tried = jax.vmap(lambda share: state(now[0] + share * (target - now[0])))(
+                jnp.asarray(SHARES, a.dtype)
+            )
             left = jax.vmap(residual)(tried)
             best = jnp.argmin(left)
             nearer = left[best] <= 0.9 * residual(now)
