@@ -31,7 +31,7 @@ def test_complementarity(k: int, more: int, seed: int):
     assert abs(np.sum(X * M)) <= 1e-8 * scale * max(np.abs(X).max(), 1e-300)
 
 
-@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_one_direction(seed: int):
     """Assert X = 2⟨−∇J, ∇λ⟩/‖∇λ‖² at the edge where it is positive, by autodiff of eigvalsh."""
     x = np.linspace(-1.0, 1.0, 12)[:, None]
