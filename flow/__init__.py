@@ -9,13 +9,14 @@
 True
 """
 
+from typing import Any
+
 from flow import (
     backprop,
     circuits,
     datasets,
     dynamics,
     exact,
-    methods,
     networks,
     observe,
     plots,
@@ -120,3 +121,12 @@ __all__ = [
     "stop",
     "top_eigenvalues",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`flow.methods`, which waits for its first use, as scipy.integrate is slow to import."""
+    if name == "methods":
+        import importlib
+
+        return importlib.import_module("flow.methods")
+    raise AttributeError(f"module 'flow' has no attribute {name!r}")

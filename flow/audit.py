@@ -8,7 +8,6 @@ import numpy as np
 
 from flow.dynamics import Dynamics, GradientFlow
 from flow.integration import rerun
-from flow.methods.catalogue import METHODS
 from flow.objective import Objective
 from flow.precision import double_precision
 from flow.trajectory import Trajectory, check_single
@@ -156,6 +155,8 @@ def error_bars(
     if "step" in path.config:
         # Errors of a method of order p fall by 2^p when the step is halved.
         step = path.config["step"]
+        from flow.methods.catalogue import METHODS
+
         method = METHODS.get(path.config["method"])
         order = getattr(method and method.solver, "order", 1)
         tight, factor = (

@@ -3,7 +3,6 @@
 from functools import cache
 
 import numpy as np
-from scipy.interpolate import CubicSpline
 
 from flow.dynamics import GradientFlow
 from flow.trajectory import Trajectory
@@ -26,6 +25,8 @@ class Curve:
                 lambda i: sign * objective.flat_value_and_gradient(self.theta[i])[1]
             )
         elif len(self.t) > 1:
+            from scipy.interpolate import CubicSpline
+
             slopes = CubicSpline(self.t, self.theta)(self.t, 1)
             self.velocity = slopes.__getitem__
 

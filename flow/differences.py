@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
-from scipy.differentiate import derivative
 
 from flow.precision import double_precision
 
@@ -87,6 +86,8 @@ def central_differences(
             for i in range(0, flat.size, lanes)
         ]
         return np.concatenate(values)[: s.size].reshape(s.shape)
+
+    from scipy.differentiate import derivative
 
     with double_precision(), np.errstate(all="ignore"):
         here, nearby = evaluate(0.0, directions), evaluate(STEP, directions)

@@ -7,8 +7,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.integrate import solve_ivp
-from scipy.special import wrightomega
 
 from flow.checks import positive, positive_integer
 from flow.objective import Objective
@@ -137,6 +135,8 @@ def linear_modes(s: Any, u0: Any, layers: int = 2) -> Callable[[Any], np.ndarray
         return s / (-np.expm1(-2 * s * t) + s / u0 * np.exp(-2 * s * t))
 
     def solution(t: Any) -> np.ndarray:
+        from scipy.integrate import solve_ivp
+
         t = np.asarray(t, float)
         if np.any(t < 0):
             raise ValueError(f"t must not be negative, got {t.min():g}; u is given at t = 0")
@@ -312,6 +312,8 @@ def logistic(w0: float) -> Exact:
     c = w0 + np.exp(w0)
 
     def theta(t: Any) -> np.ndarray:
+        from scipy.special import wrightomega
+
         x = c + np.asarray(t, float)[..., None]
         # c + t − ω(c + t) = log ω(c + t), without the cancellation.
         return np.log(wrightomega(x))

@@ -2,20 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from math import inf, isfinite, isnan, log1p
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.integrate import OdeSolver
 
-from flow.auto_driver import AutoDriver
 from flow.checks import choice, positive, positive_integer, real
-from flow.compiled_driver import CompiledDriver
-from flow.driver import Driver
 from flow.dynamics import Dynamics, GradientFlow
 from flow.dynamics.log_clock import LogClock
-from flow.ensemble_driver import EnsembleDriver, Member
 from flow.initialisations import initialisations
-from flow.methods.catalogue import Method, check_dense, find_method
 from flow.noise import at_steps, noise_settings
 from flow.objective import Objective
 from flow.observe import Observer
@@ -26,17 +20,23 @@ from flow.stop import Condition, StopConditions, conditions
 from flow.threads import single_blas_thread
 from flow.trajectory import Trajectory
 
+if TYPE_CHECKING:
+    from scipy.integrate import OdeSolver
+
+    from flow.driver import Driver
+    from flow.methods.catalogue import Method
+
 # From this size on, factorising an implicit method's matrices gains from threads.
 THREADED_SIZE = 1000
 CLOCKS = ["linear", "log"]
-ENGINES = {"scipy": Driver, "jax": CompiledDriver}
+ENGINES = ["scipy", "jax"]
 
 
 def integrate(
     dynamics: Dynamics | Objective,
     t: float,
     *,
-    method: str | type[OdeSolver] | None = None,
+    method: "str | type[OdeSolver] | None" = None,
     rtol: float = 1e-6,
     atol: float = 1e-9,
     step: float | None = None,
@@ -155,6 +155,13 @@ def integrate(
     >>> paths.theta.shape, np.allclose(paths.theta[:, -1], np.exp(-3.0) * theta, atol=1e-6)
     ((16, 200, 2), True)
     """
+    # Not above: scipy.integrate takes most of a second to import, and is wanted for a run alone.
+    from flow.auto_driver import AutoDriver
+    from flow.compiled_driver import CompiledDriver
+    from flow.driver import Driver
+    from flow.ensemble_driver import EnsembleDriver, Member
+    from flow.methods.catalogue import check_dense, find_method
+
     if isinstance(dynamics, Objective):
         dynamics = GradientFlow(dynamics)
     if not isinstance(dynamics, Dynamics):
@@ -182,13 +189,14 @@ def integrate(
         times = at_steps(times, settings["step"], t)
     most = number_of_times(save) if thinned else None
 
-    def driver(make: type[Driver], dynamics: Dynamics, **options: Any) -> Driver:
+    def driver(make: "type[Driver]", dynamics: Dynamics, **options: Any) -> "Driver":
         recorder = Recorder(dynamics.objective, observe, most)
         meter = Meter(max_gradients, max_steps, max_seconds)
         return make(dynamics, chosen, t, settings, times, stops, meter, recorder, **options)
 
     if ensemble is None and paths is None:
-        run = driver(AutoDriver if chosen.name == "auto" else ENGINES[engine], dynamics)
+        plain = Driver if engine == "scipy" else CompiledDriver
+        run = driver(AutoDriver if chosen.name == "auto" else plain, dynamics)
     else:
         own = _members(dynamics, ensemble, paths)
         members = [driver(Member, moved, members=len(own), path=i) for i, moved in enumerate(own)]
@@ -234,7 +242,7 @@ def check_engine(engine: Any, dynamics: Dynamics, ensemble: Any, paths: Any) -> 
     """The engine that was asked for, or what the dynamics needs; refused if it can't do it."""
     if engine is None:
         engine = "jax" if dynamics.noise else "scipy"
-    choice("engine", engine, list(ENGINES))
+    choice("engine", engine, ENGINES)
     if ensemble is not None and engine != "jax":
         raise ValueError(f"ensemble needs engine='jax', got engine={engine!r}")
     if dynamics.noise and engine != "jax":
@@ -256,7 +264,7 @@ def _members(dynamics: Dynamics, ensemble: Any, paths: Any) -> list[Dynamics]:
 
 
 def _on_log_clock(
-    dynamics: Dynamics, method: Method, t: float, save: Any
+    dynamics: Dynamics, method: "Method", t: float, save: Any
 ) -> tuple[Dynamics, float, Any]:
     """The dynamics, its end and the times to save at in s = ln(1 + t)."""
     if dynamics.noise or dynamics.hamiltonian or not method.adaptive:
@@ -282,7 +290,7 @@ def _check_horizon(t: Any, stops: StopConditions, meter: Meter) -> float:
 
 
 def _check_settings(
-    method: Method, rtol: Any, atol: Any, step: Any, resolution: float
+    method: "Method", rtol: Any, atol: Any, step: Any, resolution: float
 ) -> dict[str, float]:
     if not method.adaptive:
         if step is None:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from scipy.integrate import solve_ivp
 
 from flow.dynamics.base import Dynamics, squared_speed
 from flow.objective import Objective
@@ -164,6 +163,8 @@ def tangent_kernel(objective: Objective) -> np.ndarray:
 
 
 def _integrated(kernel: np.ndarray, slope: Any, start: np.ndarray, times: np.ndarray) -> np.ndarray:
+    from scipy.integrate import solve_ivp
+
     order = np.argsort(times)
     with double_precision():
         solution = solve_ivp(

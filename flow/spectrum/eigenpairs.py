@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from flow.checks import choice, positive, positive_integer
 from flow.objective import Objective
@@ -223,6 +222,8 @@ def _arpack(
     H: Hessian, sign: float, k: int, tol: float, known: tuple[np.ndarray, float], start: np.ndarray
 ) -> np.ndarray:
     """The top k eigenvectors (n, k) of ±H on the complement of what is known."""
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
     V, norm = known
 
     def product(v: np.ndarray) -> np.ndarray:
