@@ -37,8 +37,9 @@ SETTINGS: dict[str, tuple[float, tuple[float, ...]]] = {
     "digits-tanh": (600.0, (0.1, 0.12)),
     "digits-relu": (150.0, (0.2, 0.25)),
 }
-# Of the classical Runge–Kutta method, which gets through the kinks of ReLU.
-RELU_STEP = 0.1
+# Of the classical Runge–Kutta method, which gets through the kinks of ReLU: with this step the flow
+# is 0.001 from one at half of it by t = 150, with 0.05 it is 0.15 off.
+RELU_STEP = 0.025
 ADAM_STEPS = 10_000
 
 
