@@ -14,6 +14,7 @@ from flow.trajectory import Trajectory, check_single
 if TYPE_CHECKING:
     from flow.comparison import Comparison
     from flow.order import OrderStudy
+    from flow.spectrum import SpectralDensity
 
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"]
 MARKERS = ["o", "s", "^", "D", "v", "P"]
@@ -30,6 +31,65 @@ def loss(*runs: Trajectory, ax: Any = None) -> Any:
 def gradient_norm(*runs: Trajectory, ax: Any = None) -> Any:
     """‖∇J‖ against t."""
     return _against_time(runs, "gradient_norm", "gradient norm ‖∇J‖", ax)
+
+
+def sharpness(
+    *runs: Trajectory,
+    limits: Sequence[float | None] = (),
+    name: str = "sharpness",
+    ax: Any = None,
+) -> Any:
+    """The observed sharpness against t, and limits of stability dotted.
+
+    Parameters
+    ----------
+    runs
+        With an observable `name`, (times,) or (times, k).
+    limits
+        Of each run in turn, 2/η of gradient descent; None for one that has none, a flow.
+    name
+        What `observe=` called it.
+
+    Raises
+    ------
+    ValueError
+        A run has not recorded it; or there are more limits than runs.
+    """
+    check_single("flow.plots.sharpness", *runs)
+    if len(limits) > len(runs):
+        raise ValueError(f"{len(limits)} limits for {len(runs)} runs; give each its own, or None")
+    ax = _axes(ax)
+    for i, run in enumerate(runs):
+        if name not in run.observed:
+            raise ValueError(
+                f"{run.label!r} has not recorded {name!r}; run it with "
+                f'observe={{"{name}": flow.sharpness}}'
+            )
+        values = run.observed[name].reshape(len(run.t), -1)
+        style = _style(i - 1, run) | _marks(i - 1, run, len(run.t))
+        for k in range(values.shape[1]):
+            ax.plot(run.t, values[:, k], **style | ({"label": None} if k else {}))
+    for i, limit in enumerate(limits):
+        if limit is not None:
+            ax.axhline(limit, color=_style(i - 1, runs[i])["color"], linestyle=":", zorder=1)
+    ax.set(xlabel=TIME_LABEL, ylabel=r"sharpness $\lambda_{\max}$")
+    return ax
+
+
+def spectral_density(density: "SpectralDensity", width: float | None = None, ax: Any = None) -> Any:
+    """The density of the Hessian's eigenvalues; `width` as in `SpectralDensity.density`."""
+    ax = _axes(ax)
+    low, high = density.nodes[0], density.nodes[-1]
+    # To the foot of the outermost: five of their widths.
+    margin = max(0.05 * (high - low) or 0.05 * abs(high) or 1.0, 5.0 * (width or 0.0))
+    grid = np.linspace(low - margin, high + margin, 2000)
+    values = density.density(grid, width)
+    ax.semilogy(grid, values, color=COLOURS[0])
+    # A normal distribution falls without end; a hundredth of the least node's peak is its foot.
+    alive = density.weights > 1e-12  # noqa: PLR2004
+    foot = density.density(density.nodes[alive], width).min() / 100.0
+    ax.set(xlabel=r"eigenvalue of $\nabla^2 J$", ylabel="density", ylim=(foot, 2.0 * values.max()))
+    return ax
 
 
 def distance(comparison: "Comparison", ax: Any = None) -> Any:

@@ -96,3 +96,40 @@ def test_order_study_names_its_slope():
     np.testing.assert_allclose(fit.get_ydata(), study.distance, rtol=0.02)
     assert fit.get_label() == f"slope {study.slope:.2f}"
     assert ax.get_xlabel() == "learning rate η"
+
+
+def test_sharpness_against_limits():
+    """Assert what was observed, limits in the colour of their run, and how to record it."""
+    objective = flow.networks.chebyshev()
+    observe = {"sharpness": flow.sharpness, "two": flow.observe.top_eigenvalues(2)}
+    path = flow.integrate(objective, 5.0, save=6, observe=observe, progress=False)
+    steps = flow.descend(objective, 0.5, 10, save=6, observe=observe, progress=False)
+    ax = flow.plots.sharpness(path, steps, limits=[None, 4.0], ax=plt.figure().add_subplot())
+    line, points, limit = ax.get_lines()
+    np.testing.assert_array_equal(line.get_ydata(), path.observed["sharpness"])
+    np.testing.assert_array_equal(points.get_ydata(), steps.observed["sharpness"])
+    assert limit.get_color() == points.get_color() != line.get_color()
+    assert list(limit.get_ydata()) == [4.0, 4.0]
+    ax = flow.plots.sharpness(path, name="two", ax=plt.figure().add_subplot())
+    assert len(ax.get_lines()) == 2
+    assert len(ax.get_legend_handles_labels()[1]) == 1
+    with pytest.raises(ValueError, match=r"has not recorded 'top'; run it with observe="):
+        flow.plots.sharpness(path, name="top")
+    with pytest.raises(ValueError, match="2 limits for 1 runs"):
+        flow.plots.sharpness(path, limits=[1.0, 2.0])
+
+
+@pytest.mark.parametrize("spectrum", [[1.0, 1.0, 30.0], [2.0, 2.0], [0.0]])
+def test_spectral_density(spectrum: list[float]):
+    """Assert the density on the axes, of one eigenvalue too."""
+    H = np.array(spectrum)
+    objective = flow.Objective(lambda x: 0.5 * (H * x) @ x, np.ones(len(H)))
+    density = flow.spectral_density(objective, objective.params)
+    ax = flow.plots.spectral_density(density, ax=plt.figure().add_subplot())
+    (line,) = ax.get_lines()
+    np.testing.assert_allclose(line.get_ydata(), density.density(line.get_xdata()))
+    assert ax.get_xlim()[0] < H.min()
+    assert ax.get_xlim()[1] > H.max()
+    bottom, top = ax.get_ylim()
+    assert 0 < bottom < density.density(H).min()
+    assert np.isfinite(top)
