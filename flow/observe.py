@@ -10,7 +10,7 @@ from flow import spectrum
 from flow.checks import positive, positive_integer
 from flow.objective import Objective
 from flow.spectrum.hessian import hessian
-from flow.spectrum.tracking import Block, start_block, track
+from flow.spectrum.tracking import start_block, track
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def sharpness(tol: float = 1e-3) -> Observer:
     Parameters
     ----------
     tol
-        Relative residual ‖Hu − λu‖/λ, which bounds the relative error of λ; where λ is apart from
-        the next eigenvalue the error is of the order of its square.
+        Residual ‖Hu − λu‖ over the largest |λ| that was met, which bounds the error of λ alike;
+        where λ is apart from the next eigenvalue the error is of the order of its square.
 
     Examples
     --------
@@ -82,7 +82,7 @@ def sharpness(tol: float = 1e-3) -> Observer:
     """
     positive("tol", tol)
 
-    def update(objective: Objective, params: Any, block: Block) -> tuple[float, Block]:
+    def update(objective: Objective, params: Any, block: np.ndarray) -> tuple[float, np.ndarray]:
         pairs, block = track(hessian(objective, params), block, 1, "top", tol)
         return float(pairs.values[0]), block
 
@@ -95,10 +95,7 @@ def top_eigenvalues(k: int, tol: float = 1e-3) -> Observer:
 
 
 def bottom_eigenvalues(k: int = 1, tol: float = 1e-3) -> Observer:
-    """Observe the k smallest eigenvalues of ∇²J (k,), warm-started.
-
-    `tol` is relative to the largest eigenvalue in magnitude that was met, as in `sharpness`.
-    """
+    """Observe the k smallest eigenvalues of ∇²J (k,), warm-started; `tol` as in `sharpness`."""
     return _eigenvalues(k, "bottom", tol)
 
 
@@ -111,7 +108,8 @@ def adam_sharpness(
     t = 0, where there is no v̂. Defaults are those of `optax.adam`; `tol` as in `sharpness`.
     """
     positive("learning_rate", learning_rate)
-    positive("b2", b2)
+    if positive("b2", b2) >= 1.0:
+        raise ValueError(f"b2 must lie between 0 and 1, got {b2}")
 
     def preconditioner(run: Mapping[str, Any]) -> np.ndarray:
         gone = -np.expm1(run["t"] / learning_rate * np.log(b2))
@@ -135,8 +133,8 @@ def _preconditioned(
     positive("tol", tol)
 
     def update(
-        objective: Objective, params: Any, block: Block, run: Mapping[str, Any]
-    ) -> tuple[float, Block]:
+        objective: Objective, params: Any, block: np.ndarray, run: Mapping[str, Any]
+    ) -> tuple[float, np.ndarray]:
         if "nu" not in run:
             raise ValueError(
                 "the second moment is needed, which this run has not; this observer is for "
@@ -154,14 +152,16 @@ def _eigenvalues(k: int, end: str, tol: float) -> Observer:
     positive_integer("k", k)
     positive("tol", tol)
 
-    def init(objective: Objective, _: Any) -> Block:
+    def init(objective: Objective, _: Any) -> np.ndarray:
         if k > objective.size:
             raise ValueError(
                 f"k={k} eigenvalues of a Hessian of size {objective.size}: k is at most that"
             )
         return start_block(objective.size, k)
 
-    def update(objective: Objective, params: Any, block: Block) -> tuple[np.ndarray, Block]:
+    def update(
+        objective: Objective, params: Any, block: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         pairs, block = track(hessian(objective, params), block, k, end, tol)
         return pairs.values, block
 

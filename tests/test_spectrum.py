@@ -282,6 +282,8 @@ def test_bad_input():
         flow.integrate(objective, 1.0, observe={"s": flow.observe.top_eigenvalues(400)})
     with pytest.raises(ValueError, match="not finite"):
         flow.sharpness(objective, np.full(N, np.nan))
+    with pytest.raises(ValueError, match="b2 must lie between 0 and 1, got 1"):
+        flow.observe.adam_sharpness(1e-3, b2=1.0)
     with pytest.raises(ValueError, match="tol must be positive"):
         flow.observe.sharpness(-1.0)
     with pytest.raises(ValueError, match=r"preconditioner must be positive .* 0\.0"):

@@ -142,9 +142,8 @@ class CentralFlow(Dynamics):
 
     def initial_state(self) -> PyTree:
         """θ₀ and the top eigenvectors there; refused beyond the edge."""
-        from flow.spectrum import sharpness
-
-        top = sharpness(self.objective, self.objective.params)
+        state, curvatures = tracked(self.objective, self._width)
+        top = curvatures[0]
         if top > (1.0 + BEYOND) * self._limit:
             raise ValueError(
                 f"learning_rate={self.learning_rate:g} is unstable at θ₀ already: λ_max = {top:.4g}"
@@ -152,7 +151,7 @@ class CentralFlow(Dynamics):
                 f"take a learning rate below 2/λ_max = {2.0 / top:.3g}, or a θ₀ that it has "
                 "settled at"
             )
-        return tracked(self.objective, self._width)
+        return state
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
         """The field above, and Oja's flow."""

@@ -78,7 +78,7 @@ class PrincipalFlow(Dynamics):
 
     def initial_state(self) -> PyTree:
         """θ₀ and the top eigenvectors there."""
-        return tracked(self.objective, self.k)
+        return tracked(self.objective, self.k)[0]
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
         """The field above, and Oja's flow."""

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flow.objective import Objective
 from flow.pytrees import PyTree
@@ -16,18 +17,19 @@ class Tracked(NamedTuple):
     U: Any  # (n, k)
 
 
-def tracked(objective: Objective, k: int) -> Tracked:
-    """θ₀ and the top k eigenvectors there."""
+def tracked(objective: Objective, k: int) -> tuple[Tracked, np.ndarray]:
+    """θ₀ and the top k eigenvectors there; and their eigenvalues, largest first."""
     from flow.spectrum import eigenpairs
 
     theta = objective.unflatten(objective.theta)
-    return Tracked(theta, eigenpairs(objective, theta, k).vectors)
+    pairs = eigenpairs(objective, theta, k)
+    return Tracked(theta, pairs.vectors), pairs.values
 
 
 def oja(U: Any, HU: Any) -> Any:
     """Oja's flow U̇ = (I − UUᵀ)∇²J·U of an orthonormal U (n, k), which turns to the top of ∇²J.
 
-    It follows at the rate of the gap λ_k − λ_{k+1}, and is no stiffer than the gradient flow.
+    It follows at the rate of the gap λ_k − λ_{k+1}, and is as stiff as the gradient flow.
     """
     return HU - U @ (U.T @ HU)
 

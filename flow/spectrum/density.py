@@ -15,7 +15,7 @@ from flow.objective import Objective
 from flow.precision import double_precision
 from flow.pytrees import PyTree
 from flow.spectrum.eigenpairs import DENSE_SIZE
-from flow.spectrum.hessian import Hessian, hessian, traced_product
+from flow.spectrum.hessian import hessian, traced_product
 
 # Overlap of two Lanczos vectors, which is rounding unless the Krylov space has ended.
 ORTHOGONAL = 1e-6
@@ -104,7 +104,7 @@ def spectral_density(
     before = objective.tally.hvps
     objective.tally.hvps += m * probes
     with double_precision():
-        build = partial(_build, H, m)
+        build = partial(_build, objective, m)
         solve = objective.compiled(("density", m), build)
         keys = jax.random.split(jax.random.key(seed), probes)
         found = [solve(H.theta, key, objective.data) for key in keys]
@@ -117,11 +117,10 @@ def spectral_density(
     return SpectralDensity(nodes[order], weights[order] / probes, objective.tally.hvps - before)
 
 
-def _build(H: Hessian, m: int) -> Callable[..., Any]:
+def _build(objective: Objective, m: int) -> Callable[..., Any]:
     from matfree import decomp
 
     tridiagonal = decomp.tridiag_sym(m, reortho="full", custom_vjp=False)
-    objective = H.objective
 
     def solve(theta: Any, key: Any, data: PyTree) -> tuple[Any, Any]:
         product = traced_product(objective, theta, data)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flow.objective import Objective
 from flow.precision import double_precision
 from flow.pytrees import PyTree
 from flow.spectrum.eigenpairs import Eigenpairs, EigenvaluesNotConverged
@@ -31,33 +32,31 @@ ROOM = 20
 MOST = 300
 
 
-class Block(NamedTuple):
-    """Ritz vectors of the last point (n, k + guards), outermost first."""
-
-    vectors: np.ndarray
-
-
-def start_block(size: int, k: int) -> Block:
-    """A block that knows nothing."""
+def start_block(size: int, k: int) -> np.ndarray:
+    """A block (n, k + guards) that knows nothing."""
     rng = np.random.default_rng(0)
-    return Block(np.linalg.qr(rng.standard_normal((size, min(size, k + GUARDS))))[0])
+    return np.linalg.qr(rng.standard_normal((size, min(size, k + GUARDS))))[0]
 
 
-def track(H: Hessian, block: Block, k: int, end: str, tol: float) -> tuple[Eigenpairs, Block]:
+def track(
+    H: Hessian, block: np.ndarray, k: int, end: str, tol: float
+) -> tuple[Eigenpairs, np.ndarray]:
     """The k eigenpairs at one end of H, from a block near them; and the block to go on with.
+
+    A block is Ritz vectors (n, k + guards), outermost first.
 
     Raises
     ------
     EigenvaluesNotConverged
         The residual stayed above `tol` for 300 products a pair; it is named.
     """
-    n, width = block.vectors.shape
+    n, width = block.shape
     most = MOST * k
     with double_precision():
-        build = partial(_build, H, k, width, min(n, width + ROOM))
+        build = partial(_build, H.objective, k, width, min(n, width + ROOM))
         solve = H.objective.compiled(("davidson", k, width), build)
         sign = 1.0 if end == "top" else -1.0
-        found = solve(H.theta, block.vectors, H.scale, sign, tol, most, H.objective.data)
+        found = solve(H.theta, block, H.scale, sign, tol, most, H.objective.data)
         values, vectors, residuals, products = map(np.asarray, found)
     H.objective.tally.hvps += int(products)
     if not np.all(residuals <= tol):
@@ -68,7 +67,7 @@ def track(H: Hessian, block: Block, k: int, end: str, tol: float) -> tuple[Eigen
             left,
         )
     pairs = Eigenpairs(sign * values, vectors[:, :k].copy(), residuals, int(products))
-    return pairs, Block(vectors)
+    return pairs, vectors
 
 
 class _Basis(NamedTuple):
@@ -81,9 +80,7 @@ class _Basis(NamedTuple):
     residuals: Any  # of the wanted, and of the first guard where there is one
 
 
-def _build(H: Hessian, k: int, width: int, room: int) -> Callable[..., Any]:
-    objective = H.objective
-
+def _build(objective: Objective, k: int, width: int, room: int) -> Callable[..., Any]:
     def solve(
         theta: Any, V: Any, scale: Any, sign: Any, tol: Any, most: Any, data: PyTree
     ) -> tuple[Any, ...]:
