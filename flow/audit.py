@@ -113,18 +113,19 @@ def audit(
         # Of motion without friction, which dissipates nothing, beside the energy that it has.
         whole = fallen if dissipated else abs(first)
         residual = (fallen - dissipated) / whole if whole else dissipated
+    drifts = {} if objective is None else drifts_along(path, objective, conserved)
     return Audit(
         float(residual),
         stats["largest_rise"],
-        {} if objective is None else drifts(path, objective, conserved),
+        {name: float(drift.max()) for name, drift in drifts.items()},
         error_bars(path, objective, progress=progress) if error_bar else None,
     )
 
 
-def drifts(
+def drifts_along(
     path: Trajectory, objective: Objective, conserved: Mapping[str, Callable]
-) -> dict[str, float]:
-    """Largest drift over the saved times of each conserved quantity, from θ₀."""
+) -> dict[str, np.ndarray]:
+    """‖Q(θ(t)) − Q(θ₀)‖ at the saved times (times,) of each conserved quantity Q."""
     found = {}
     for name, quantity in conserved.items():
         with double_precision():
@@ -133,7 +134,7 @@ def drifts(
             )
             start = quantity(objective.unflatten(objective.theta))
         drift = np.asarray(values) - np.asarray(start)
-        found[name] = float(np.linalg.norm(drift.reshape(len(drift), -1), axis=1).max())
+        found[name] = np.linalg.norm(drift.reshape(len(drift), -1), axis=1)
     return found
 
 

@@ -128,8 +128,16 @@ class CompiledDriver(Driver):
         if self.times is None:
             due = moved and self.steps % self.recorder.stride == 0
             return self._save(point) if due else None
-        for t, y in zip(due[: int(found.saved)], found.states, strict=False):
+        gradients, hvps = self.dynamics.cost
+        for t, y, work in zip(due[: int(found.saved)], found.states, found.work, strict=False):
             at = point if t == point.t else Point(float(t), y)
+            end, steps, evaluations = work.tolist()
+            at.work = {
+                "t": end,
+                "steps": steps,
+                "gradients": gradients * evaluations,
+                "hvps": hvps * evaluations,
+            }
             if (result := self._save(at)) is not None:
                 if at is not point and self.dissipated is not None:
                     self.dissipated -= float(self.loop.remainder(self.carry, at.t))

@@ -208,7 +208,9 @@ class DescentLoop:
         params = to_numpy(self.carry.params)
         state = moments(self.carry.state, params)
         theta = self.objective.flatten(params)
-        row = self.recorder.add(self.t, theta, loss, norm, state, observe=observe)
+        spent = self.batch_gradients or self.meter.gradients - self.save_gradients
+        work = {"t": self.t, "steps": self.k, "gradients": spent, "hvps": 0}
+        row = self.recorder.add(self.t, theta, loss, norm, state, work, observe=observe)
         met = self.stops.met(flat_record(row), saved=True)
         return None if met is None else f"stopped at step {self.k:,} (t = {self.t:g}): {met}"
 

@@ -50,6 +50,7 @@ class Point:
     t: float
     y: np.ndarray
     measures: Any = None
+    work: Any = None  # what had been spent by then, where that is not what is spent by now
 
 
 def kernel_of(
@@ -364,7 +365,8 @@ class Driver:
     def _save(self, point: Point) -> str | None:
         loss, norm = self._seen(point)
         auxiliary = self.flat.auxiliary(point.y)
-        row = self.recorder.add(point.t, self.flat.params(point.y), loss, norm, auxiliary)
+        theta, work = self.flat.params(point.y), point.work or self._work()
+        row = self.recorder.add(point.t, theta, loss, norm, auxiliary, work)
         if (why := self.dynamics.beyond(auxiliary)) is not None:
             return f"ended at {self._at(point.t)}: {why}"
         return self._stopped(flat_record(row), saved=True)
@@ -382,7 +384,12 @@ class Driver:
             loss, norm = self._seen(self.reached)
             y = self.reached.y
             theta, state = self.flat.params(y), self.flat.auxiliary(y)
-            self.recorder.add(self.reached.t, theta, loss, norm, state, observe=False)
+            self.recorder.add(self.reached.t, theta, loss, norm, state, self._work(), observe=False)
+
+    def _work(self) -> dict[str, float]:
+        """What has been spent, and the end of the step that it was spent on."""
+        own = self.meter.gradients - self.save_gradients
+        return {"t": self.reached.t, "steps": self.steps, "gradients": own, "hvps": self.meter.hvps}
 
     def _stopped(self, record: dict[str, Any], *, saved: bool) -> str | None:
         met = self.stops.met(record | {"t": self.dynamics.time(record["t"])}, saved=saved)
@@ -437,6 +444,7 @@ class Driver:
         last = float(self._measured(self.reached)[0])
         columns = self.recorder.columns()
         columns["t"] = self.dynamics.time(columns["t"])
+        columns["work"]["t"] = self.dynamics.time(columns["work"]["t"])
         moved = self.dynamics.in_flow_time
         return Trajectory(
             **columns,

@@ -43,6 +43,7 @@ def stacked(runs: Sequence[Trajectory]) -> Trajectory:
         gradient_norm=stack(lambda run: run.gradient_norm),
         state={k: stack(lambda run, k=k: run.state[k]) for k in first.state},
         observed={k: stack(lambda run, k=k: run.observed[k]) for k in first.observed},
+        work={k: stack(lambda run, k=k: run.work[k]) for k in first.work},
         stats={
             **{k: [run.stats.get(k, []) for run in runs] for k in sorted(names)},
             "result": results,

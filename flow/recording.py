@@ -133,6 +133,7 @@ class Recorder:
         loss: float,
         gradient_norm: float,
         state: Mapping[str, np.ndarray],
+        work: Mapping[str, float],
         *,
         observe: bool = True,
     ) -> dict[str, Any]:
@@ -151,6 +152,7 @@ class Recorder:
             "gradient_norm": float(gradient_norm),
             "state": dict(state),
             "observed": observed,
+            "work": dict(work),
         }
         if self.rows and not t > self.rows[-1]["t"]:
             return row
@@ -165,11 +167,14 @@ class Recorder:
         rows = self.rows
 
         def stacked(group: str) -> dict[str, np.ndarray]:
-            return {name: np.array([row[group][name] for row in rows]) for name in rows[0][group]}
+            return {
+                name: np.array([row[group][name] for row in rows], np.float64)
+                for name in rows[0][group]
+            }
 
         flat = ("t", "theta", "loss", "gradient_norm")
         return {k: np.array([row[k] for row in rows]) for k in flat} | {
-            group: stacked(group) for group in ("state", "observed")
+            group: stacked(group) for group in ("state", "observed", "work")
         }
 
     def _observe(self, name: str, params: Any, run: Mapping[str, Any]) -> np.ndarray:
@@ -212,4 +217,5 @@ def check_start(loss: float, gradient_norm: float) -> None:
 
 def flat_record(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as stop conditions see it: observables beside t, loss and gradient_norm."""
-    return {k: row[k] for k in ("t", "loss", "gradient_norm")} | row["observed"]
+    record = {k: row[k] for k in ("t", "loss", "gradient_norm")}
+    return record | {"gradients": row["work"]["gradients"]} | row["observed"]

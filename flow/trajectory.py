@@ -48,6 +48,9 @@ class Trajectory:
         What else the dynamics or the optimizer carries, by name: (times, ...).
     observed
         Observables by name: (times, ...).
+    work
+        What had been spent when a row was saved, (times,) each: "steps", "gradients" and "hvps",
+        those for saving and for observers left out, and "t", where the step then in progress ended.
     stats
         What it cost: "gradients" and "hvps" in all, of which "save_gradients" for J and ‖∇J‖ at
         saved times; "observer_gradients" and "observer_hvps" apart; "steps", "rejected" (None
@@ -73,6 +76,7 @@ class Trajectory:
     gradient_norm: Float64[np.ndarray, "*members times"]
     state: Mapping[str, np.ndarray]
     observed: Mapping[str, np.ndarray]
+    work: Mapping[str, np.ndarray]
     stats: Mapping[str, Any]
     result: str
     config: Mapping[str, Any]
@@ -132,6 +136,7 @@ class Trajectory:
             gradient_norm=self.gradient_norm[i][kept],
             state={name: a[i][kept] for name, a in self.state.items()},
             observed={name: a[i][kept] for name, a in self.observed.items()},
+            work={name: a[i][kept] for name, a in self.work.items()},
             stats=stats,
             result=self.stats["result"][i],
             config={**self.config, "problem": self.config["problem"][i]},
@@ -181,7 +186,8 @@ class Trajectory:
             "loss": (time, self.loss, {"long_name": "J, mean over examples"}),
             "gradient_norm": (time, self.gradient_norm, {"long_name": "‖∇J‖"}),
         }
-        for group, arrays in (("state", self.state), ("observed", self.observed)):
+        for group in ("state", "observed", "work"):
+            arrays = getattr(self, group)
             for name, array in arrays.items():
                 axes = [f"{group}_{name}_{i}" for i in range(1, array.ndim - len(time) + 1)]
                 variables[f"{group}:{name}"] = ((*time, *axes), array)
@@ -275,6 +281,7 @@ def load(path: str | os.PathLike, like: PyTree = None) -> Trajectory:
         gradient_norm=dataset["gradient_norm"].to_numpy(),
         state=group("state"),
         observed=group("observed"),
+        work=group("work"),
         stats=json.loads(dataset.attrs["stats"]),
         result=dataset.attrs["result"],
         config=json.loads(dataset.attrs["config"]),

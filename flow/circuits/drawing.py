@@ -3,7 +3,6 @@
 from typing import Any
 
 from flow.circuits.evaluation import Evaluation
-from flow.plots import COLOURS
 
 
 def draw(evaluation: Evaluation, ax: Any = None) -> Any:
@@ -14,6 +13,8 @@ def draw(evaluation: Evaluation, ax: Any = None) -> Any:
     """
     import matplotlib.pyplot as plt
     import networkx as nx
+
+    from flow.plots.style import COLOURS  # figures stand above circuits, and draw them
 
     ax = plt.gca() if ax is None else ax
     circuit = evaluation.circuit

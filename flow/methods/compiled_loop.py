@@ -48,12 +48,15 @@ class Found(NamedTuple):
     ----------
     saved, states
         How many of the asked times were passed, and the states there (times, n).
+    work
+        By then: where the step in progress ended, steps and evaluations (times, 3).
     looks, radius_t, eigenvalue
         How often the radius was looked at, when, and what was found (TRACE,).
     """
 
     saved: Any
     states: Any
+    work: Any
     looks: Any
     radius_t: Any
     eigenvalue: Any
@@ -104,6 +107,7 @@ def chunk(
     found = Found(
         jnp.int64(0),
         jnp.zeros((room, carry.y.shape[0])),
+        jnp.zeros((room, 3)),
         jnp.int64(0),
         jnp.zeros(TRACE),
         jnp.zeros(TRACE),
@@ -115,9 +119,12 @@ def chunk(
             return (found.saved < room) & (times[found.saved] <= carry.t)
 
         def one(found: Found) -> Found:
-            t = times[found.saved]
-            y = jnp.where(t == carry.t, carry.y, stepper.dense(carry, t))
-            return found._replace(saved=found.saved + 1, states=found.states.at[found.saved].set(y))
+            k = found.saved
+            y = jnp.where(times[k] == carry.t, carry.y, stepper.dense(carry, times[k]))
+            spent = jnp.stack([carry.t, carry.steps, carry.evaluations])
+            return found._replace(
+                saved=k + 1, states=found.states.at[k].set(y), work=found.work.at[k].set(spent)
+            )
 
         return jax.lax.while_loop(passed, one, found)
 

@@ -1,0 +1,51 @@
+"""Figures: each function takes and returns matplotlib axes. Flows are lines, discrete runs points.
+
+The first run is black, the others in colours that colour-blind readers tell apart; t is in units of
+learning rate × steps. Without ``ax=`` a function draws on the current axes and adds a legend; given
+axes are part of a figure of yours, whose legend is yours too. matplotlib's own settings, where you
+changed them, win. `animate` makes a GIF of any of them.
+"""
+
+from flow.circuits.drawing import draw as circuit
+from flow.plots.along import (
+    distance,
+    gradient_norm,
+    loss,
+    observable,
+    sharpness,
+    stages,
+    step_size,
+)
+from flow.plots.animation import animate
+from flow.plots.overview import comparison
+from flow.plots.parameters import conserved, layer_norms, weights
+from flow.plots.plane import plane
+from flow.plots.rates import order, work_precision
+from flow.plots.spectra import spectral_density, spectrum
+from flow.plots.style import COLOURS, MARKERS, TIME_LABEL
+from flow.plots.surface import surface
+
+__all__ = [
+    "COLOURS",
+    "MARKERS",
+    "TIME_LABEL",
+    "animate",
+    "circuit",
+    "comparison",
+    "conserved",
+    "distance",
+    "gradient_norm",
+    "layer_norms",
+    "loss",
+    "observable",
+    "order",
+    "plane",
+    "sharpness",
+    "spectral_density",
+    "spectrum",
+    "stages",
+    "step_size",
+    "surface",
+    "weights",
+    "work_precision",
+]

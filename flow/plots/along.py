@@ -1,0 +1,160 @@
+"""What one number a run does along t: J, its gradient's norm, sharpness, distance, steps."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flow.plots.moving import moving
+from flow.plots.style import TIME_LABEL, axes, colour, finish, log_if_positive, look
+from flow.trajectory import Trajectory, check_single
+
+if TYPE_CHECKING:
+    from flow.comparison import Comparison
+
+
+def loss(*runs: Trajectory, ax: Any = None) -> Any:
+    """J against t."""
+    return _along("loss", runs, lambda run: (run.t, run.loss), "loss J", ax)
+
+
+def gradient_norm(*runs: Trajectory, ax: Any = None) -> Any:
+    """‖∇J‖ against t."""
+    pick = lambda run: (run.t, run.gradient_norm)  # noqa: E731
+    return _along("gradient_norm", runs, pick, "gradient norm ‖∇J‖", ax)
+
+
+def step_size(*runs: Trajectory, ax: Any = None) -> Any:
+    """The integrator's step along t: the mean length of the steps between saves.
+
+    In units of t. Of a discrete run it is its learning rate.
+
+    >>> import flow, numpy as np
+    >>> objective = flow.Objective(lambda x: 0.5 * x @ x, np.ones(2))
+    >>> path = flow.integrate(objective, t=2.0, method="RK4", step=0.25, save=5)
+    >>> ax = flow.plots.step_size(path)
+    >>> ax.get_lines()[0].get_ydata()
+    array([0.25, 0.25, 0.25, 0.25])
+    """
+    return _along("step_size", runs, lambda run: _per_step(run, "t"), "step, units of t", ax)
+
+
+def stages(*runs: Trajectory, ax: Any = None) -> Any:
+    """What a step costs along t: gradients, and twice the products, a step between saves."""
+    ax = _along("stages", runs, lambda run: _per_step(run, "units"), "gradients a step", ax)
+    ax.set_yscale("linear")
+    return ax
+
+
+def _per_step(run: Trajectory, quantity: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the steps that were met at saves, and Δquantity/Δsteps up to each."""
+    if not run.work:
+        raise ValueError(
+            f"{run.label!r} was saved by a flow that did not record its steps; run it again"
+        )
+    units = run.work["gradients"] + 2 * run.work["hvps"]
+    values = {"t": run.work["t"], "units": units}[quantity]
+    steps, first = np.unique(run.work["steps"], return_index=True)
+    return run.work["t"][first][1:], np.diff(values[first]) / np.diff(steps)
+
+
+def sharpness(
+    *runs: Trajectory,
+    limits: Sequence[float | None] = (),
+    name: str = "sharpness",
+    ax: Any = None,
+) -> Any:
+    """The observed sharpness against t, and limits of stability dotted.
+
+    Parameters
+    ----------
+    runs
+        With an observable `name`, (times,) or (times, k).
+    limits
+        Of each run in turn, 2/η of gradient descent; None for one that has none, a flow.
+    name
+        What `observe=` called it.
+
+    Raises
+    ------
+    ValueError
+        A run has not recorded it; or there are more limits than runs.
+    """
+    check_single("flow.plots.sharpness", *runs)
+    if len(limits) > len(runs):
+        raise ValueError(f"{len(limits)} limits for {len(runs)} runs; give each its own, or None")
+    given, ax = ax, axes(ax)
+    for i, run in enumerate(runs):
+        values = recorded(run, name).reshape(len(run.t), -1)
+        style = look(i, run, len(run.t))
+        for k in range(values.shape[1]):
+            (line,) = ax.plot(run.t, values[:, k], **style | ({"label": None} if k else {}))
+            moving(line, run.t)
+    for i, limit in enumerate(limits):
+        if limit is not None:
+            ax.axhline(limit, color=look(i, runs[i], 2)["color"], linestyle=":", zorder=1)
+    return finish(ax, given, xlabel=TIME_LABEL, ylabel=r"sharpness $\lambda_{\max}$")
+
+
+def observable(*runs: Trajectory, name: str, ax: Any = None) -> Any:
+    """Any observed number against t, by the name that `observe=` gave it."""
+    ax = _along("observable", runs, lambda run: (run.t, recorded(run, name)), name, ax)
+    ax.set_yscale("linear")
+    return ax
+
+
+def recorded(run: Trajectory, name: str) -> np.ndarray:
+    """An observable of a run; an error that says how to record it."""
+    if name in run.observed:
+        return run.observed[name]
+    function = "flow.sharpness" if name == "sharpness" else "function of (objective, params)"
+    raise ValueError(
+        f"{run.label!r} has not recorded {name!r}; run it with "
+        f'observe={{"{name}": {function}}}'
+        + (f". It has {', '.join(map(repr, run.observed))}" if run.observed else "")
+    )
+
+
+def distance(comparison: "Comparison", ax: Any = None) -> Any:
+    """‖θ_run − θ_ref‖ against t, with the reference's own error where it is known."""
+    given, ax = ax, axes(ax)
+    for i, pair in enumerate(comparison.pairs):
+        # At t = 0 there is none, which a logarithm does not show.
+        later = pair.t > 0
+        style = look(i + 1, pair.run, int(later.sum()))
+        (line,) = ax.plot(pair.t[later], pair.distance[later], **style)
+        moving(line, pair.t[later])
+    if any(np.any(np.isfinite(pair.error_bar)) for pair in comparison.pairs):
+        longest = max(comparison.pairs, key=lambda pair: len(pair.t))
+        style = {"color": "0.5", "linewidth": 1, "linestyle": "--"}
+        name = "the flow's own error"
+        (line,) = ax.plot(longest.t[1:], longest.error_bar[1:], label=name, **style)
+        moving(line, longest.t[1:])
+    log_if_positive(ax, [pair.distance for pair in comparison.pairs])
+    return finish(ax, given, xlabel=TIME_LABEL, ylabel="distance ‖θ − θ_flow‖")
+
+
+def _along(name: str, runs: Sequence[Trajectory], pick: Callable, label: str, given: Any) -> Any:
+    """One curve a run, by `pick`: run ↦ times and values there."""
+    check_single(f"flow.plots.{name}", *runs)
+    picked = [pick(run) for run in runs]
+    ax = axes(given)
+    for i, (run, (t, values)) in enumerate(zip(runs, picked, strict=True)):
+        (line,) = ax.plot(t, values, **look(i, run, len(t)))
+        moving(line, t)
+    log_if_positive(ax, [values for _, values in picked])
+    return finish(ax, given, xlabel=TIME_LABEL, ylabel=label)
+
+
+def bundle(runs: Sequence[Trajectory], curves: Sequence[dict[str, np.ndarray]], given: Any) -> Any:
+    """Several named curves of each run: colours tell the names, lines and markers the runs."""
+    ax = axes(given)
+    for i, (run, named) in enumerate(zip(runs, curves, strict=True)):
+        style = look(i, run, len(run.t))
+        for k, (name, values) in enumerate(named.items()):
+            own = {"color": colour(k), "label": name if i == 0 else None}
+            (line,) = ax.plot(run.t, values, **style | own)
+            moving(line, run.t)
+    for i, run in enumerate(runs if len(runs) > 1 else ()):
+        ax.plot([], [], **look(i, run, 2) | {"color": "0.3"})
+    return ax

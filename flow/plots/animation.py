@@ -1,0 +1,154 @@
+"""Any figure of runs as an animation along t."""
+
+import os
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from flow.checks import positive, positive_integer
+from flow.files import refuse_existing, write_new
+from flow.plots.moving import times_of
+
+# Of a frame's palette; figures have few colours, and a GIF of more is larger.
+PALETTE = 128
+
+
+def animate(
+    figure: Any,
+    file: str | os.PathLike,
+    *,
+    frames: int = 60,
+    seconds: float = 6.0,
+    dpi: int = 80,
+    progress: bool = True,
+) -> Path:
+    """Write a figure of runs as an animated GIF, in which every run grows with t.
+
+    Whatever `flow.plots` draws along t moves, on axes that stay as they are: curves against t,
+    paths in the plane and over the loss surface, all at the same t. Times are evenly spaced, in
+    log t where an axis of t is logarithmic. The figure is left as it was.
+
+    Parameters
+    ----------
+    figure
+        A figure, or axes, whose figure it is.
+    file
+        Where to write it, "run.gif".
+    frames, seconds
+        How many, and how long they last in all; the last stays for a second.
+    dpi
+        Pixels an inch.
+    progress
+        Show progress.
+
+    Raises
+    ------
+    FileExistsError
+        The file exists; nothing is overwritten.
+    ValueError
+        Nothing in the figure moves along t.
+
+    Examples
+    --------
+    >>> import flow, numpy as np, pathlib, tempfile
+    >>> objective = flow.Objective(lambda x: 0.5 * x @ x, np.ones(2))
+    >>> ax = flow.plots.plane(flow.integrate(objective, t=2.0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = flow.plots.animate(ax, pathlib.Path(folder) / "plane.gif", frames=3)
+    ...     file.stat().st_size > 1000
+    True
+    """
+    from PIL import Image
+
+    figure = getattr(figure, "figure", figure)
+    positive_integer("frames", frames)
+    positive("seconds", seconds)
+    file = refuse_existing(file)
+    if file.suffix.lower() != ".gif":
+        raise ValueError(f"file must end in .gif, got {str(file)!r}")
+    cuts, t = _cuts(figure)
+    if not cuts:
+        raise ValueError(
+            "nothing in this figure moves along t; draw runs with flow.plots on it, "
+            "flow.plots.loss(path) for instance"
+        )
+    pictures = []
+    stamp = figure.text(0.995, 0.005, "", ha="right", va="bottom", fontsize="small")
+    before = figure.dpi
+    try:
+        figure.set_dpi(dpi)
+        figure.canvas.draw()  # so that limits and places are settled before anything is cut
+        engine = figure.get_layout_engine()
+        figure.set_layout_engine("none")
+        for now in tqdm(_frame_times(figure, t, frames), "frames", disable=not progress):
+            for cut in cuts:
+                cut(now)
+            stamp.set_text(f"t = {now:.3g}")
+            pictures.append(_picture(figure))
+    finally:
+        for cut in cuts:
+            cut(np.inf)
+        stamp.remove()
+        figure.set_dpi(before)
+        figure.set_layout_engine(engine)
+    pause = 1000.0 * seconds / frames
+    gif = BytesIO()
+    first, *rest = [p.quantize(PALETTE, method=Image.Quantize.MEDIANCUT) for p in pictures]
+    first.save(
+        gif, "GIF", save_all=True, append_images=rest, loop=0,
+        duration=[round(pause)] * len(rest) + [round(pause) + 1000],
+    )  # fmt: skip
+    return write_new(file, gif.getvalue())
+
+
+def _picture(figure: Any) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def _cuts(figure: Any) -> tuple[list[Callable[[float], None]], np.ndarray]:
+    """For each moving artist a function that cuts it at a time; and all their times."""
+    found = [(artist, times_of(artist)) for artist in figure.findobj()]
+    found = [(artist, t) for artist, t in found if t is not None and len(t)]
+    times = np.unique(np.concatenate([t for _, t in found])) if found else np.zeros(0)
+    return [_cut(artist, t) for artist, t in found], times[np.isfinite(times)]
+
+
+def _cut(artist: Any, t: np.ndarray) -> Callable[[float], None]:
+    """Show what an artist has up to a time."""
+    if hasattr(artist, "set_segments"):
+        segments, values = artist.get_segments(), artist.get_array()
+
+        def show(now: float) -> None:
+            artist.set_segments([s for s, at in zip(segments, t, strict=True) if at <= now])
+            artist.set_array(values[t <= now])
+
+    elif hasattr(artist, "set_offsets"):
+        places, values = artist.get_offsets(), artist.get_array()
+
+        def show(now: float) -> None:
+            artist.set_offsets(places[t <= now])
+            artist.set_array(values[t <= now])
+
+    else:
+        x, y = artist.get_data()
+
+        def show(now: float) -> None:
+            artist.set_data(x[t <= now], y[t <= now])
+
+    return show
+
+
+def _frame_times(figure: Any, t: np.ndarray, frames: int) -> np.ndarray:
+    logarithmic = any(ax.get_xscale() == "log" and "t" in ax.get_xlabel() for ax in figure.axes)
+    if logarithmic and np.any(t > 0):
+        return np.geomspace(t[t > 0].min(), t[-1], frames)
+    return np.linspace(t[0], t[-1], frames)

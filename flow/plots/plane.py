@@ -1,0 +1,152 @@
+"""Two-dimensional pictures of θ-space: the runs in one plane, and how far off it they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from flow.plots.moving import moving
+from flow.plots.parameters import leaves
+from flow.plots.style import axes, finish, look
+from flow.trajectory import Trajectory, check_single
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The plane θ₀ + span(directions).
+
+    Attributes
+    ----------
+    origin
+        θ₀ (n,).
+    directions
+        Linearly independent (2, n); (1, n) where θ is a single number.
+    names
+        Of the axes, with the share of the runs' variance about θ₀ that each captures.
+    """
+
+    origin: np.ndarray
+    directions: np.ndarray
+    names: tuple[str, str]
+
+    def coordinates(self, theta: np.ndarray) -> np.ndarray:
+        """Of the points (points, n), the nearest ones' in the plane (points, 2)."""
+        found = np.linalg.lstsq(self.directions.T, (theta - self.origin).T, rcond=None)[0].T
+        return np.pad(found, ((0, 0), (0, 2 - found.shape[1])))
+
+    def residual(self, theta: np.ndarray) -> np.ndarray:
+        """Distance of the points (points, n) from the plane (points,)."""
+        inside = self.coordinates(theta)[:, : len(self.directions)] @ self.directions
+        return np.linalg.norm(theta - self.origin - inside, axis=1)
+
+
+def principal_plane(runs: Sequence[Trajectory]) -> Plane:
+    """The plane of the first two principal components of all points of all runs about θ₀.
+
+    θ₀ is the one point that all runs share; each run is given the same weight.
+    """
+    origin = runs[0].theta[0]
+    finite = [run.theta[np.all(np.isfinite(run.theta), axis=1)] for run in runs]
+    weighted = [(theta - origin) / np.sqrt(len(theta)) for theta in finite if len(theta)]
+    _, singular, rows = np.linalg.svd(np.concatenate(weighted), full_matrices=False)
+    rows = rows[:2]
+    if len(rows) < min(2, origin.size):  # one point has no components
+        rows = np.eye(2, origin.size)
+    # A principal direction has no sign: the reference is to run to the right and up.
+    ahead = (finite[0][-1] - origin) @ rows.T
+    rows = rows * np.where(ahead < 0, -1.0, 1.0)[:, None]
+    shares = np.zeros(2)
+    variance = singular[:2] ** 2 / max(np.sum(singular**2), np.finfo(float).tiny)
+    shares[: len(variance)] = 100 * variance
+    names = tuple(f"PC {k + 1} ({share:.1f} % of variance)" for k, share in enumerate(shares))
+    return Plane(origin, rows, names)
+
+
+def given_plane(
+    runs: Sequence[Trajectory], directions: Sequence[Any], *, filter_normalised: bool
+) -> Plane:
+    """The plane of two given directions, pytrees like the parameters or vectors (n,).
+
+    Raises
+    ------
+    ValueError
+        They are not two, not of θ's size, not finite, or one is a multiple of the other.
+    """
+    run = runs[0]
+    origin = run.theta[0]
+    if len(directions) != 2:  # noqa: PLR2004
+        raise ValueError(f"directions must be two, got {len(directions)}")
+    flat = [
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(d)]).astype(float) for d in directions
+    ]
+    for d in flat:
+        if d.size != origin.size or not np.all(np.isfinite(d)):
+            raise ValueError(
+                f"a direction must have {origin.size} finite entries, as θ has, got {d.size} "
+                f"of which {np.sum(~np.isfinite(d))} are not finite"
+            )
+    rows = np.array([_like_filters(run, d) for d in flat] if filter_normalised else flat)
+    if np.linalg.matrix_rank(rows) < 2:  # noqa: PLR2004
+        raise ValueError(
+            "directions span no plane: one is zero or a multiple of the other"
+            + (" once they are filter-normalised" if filter_normalised else "")
+        )
+    moved = np.concatenate([r.theta - origin for r in runs])
+    whole = max(np.nansum(moved**2), np.finfo(float).tiny)
+    shares = [np.nansum((moved @ d) ** 2) / (d @ d) / whole * 100 for d in rows]
+    names = tuple(
+        f"direction {k + 1} ({share:.2g} % of variance)" for k, share in enumerate(shares)
+    )
+    return Plane(origin, rows, names)
+
+
+def plane_of(
+    runs: Sequence[Trajectory], directions: Sequence[Any] | None, *, filter_normalised: bool
+) -> Plane:
+    """The principal plane, or that of the given directions."""
+    if directions is not None:
+        return given_plane(runs, directions, filter_normalised=filter_normalised)
+    if filter_normalised:
+        raise ValueError("filter_normalised=True is for given directions=; principal ones are as "
+                         "the runs are")  # fmt: skip
+    return principal_plane(runs)
+
+
+def _like_filters(run: Trajectory, direction: np.ndarray) -> np.ndarray:
+    """The direction with each filter as long as θ₀'s, and zero in biases.
+
+    A filter is what a leaf of at least two axes has along its first. Li et al. 2018, section 4.
+    """
+    scaled = np.zeros_like(direction)
+    for _, part, leaf in leaves(run):
+        if np.ndim(leaf) >= 2:  # noqa: PLR2004
+            own = direction[part].reshape(np.shape(leaf)[0], -1)
+            length = np.linalg.norm(own, axis=1, keepdims=True)
+            theirs = np.linalg.norm(np.reshape(leaf, own.shape), axis=1, keepdims=True)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                scaled[part] = np.where(length > 0, own * theirs / length, 0.0).ravel()
+    return scaled
+
+
+def plane(*runs: Trajectory, ax: Any = None) -> Any:
+    """The runs in the plane of the first two principal components of all their points.
+
+    Each run is given the same weight. The axes carry the share of the variance they capture.
+    """
+    check_single("flow.plots.plane", *runs)
+    given, ax = ax, axes(ax)
+    found = principal_plane(runs)
+    for i, run in enumerate(runs):
+        x, y = found.coordinates(np.nan_to_num(run.theta, nan=np.nan)).T
+        (line,) = ax.plot(x, y, **look(i, run, len(x)))
+        moving(line, run.t)
+    mark_start(ax)
+    return finish(ax, given, xlabel=found.names[0], ylabel=found.names[1])
+
+
+def mark_start(ax: Any) -> None:
+    """A star at θ₀."""
+    ax.plot(0, 0, marker="*", markersize=9, color="black", linestyle="none", zorder=5)
+    ax.annotate("θ₀", (0, 0), textcoords="offset points", xytext=(5, 6), zorder=5)

@@ -1,0 +1,69 @@
+"""Powers in log–log: distance against the learning rate, error against cost."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flow.plots.style import MARKERS, axes, colour, finish
+
+if TYPE_CHECKING:
+    import pandas
+
+    from flow.order import OrderStudy
+
+
+def order(study: "OrderStudy", ax: Any = None) -> Any:
+    """Distance at a fixed time against the learning rate, with the fitted line."""
+    ax = axes(ax)
+    rates = study.learning_rates
+    centre = np.exp(np.mean(np.log(study.distance)) - study.slope * np.mean(np.log(rates)))
+    ax.loglog(rates, centre * rates**study.slope, color="black", label=f"slope {study.slope:.2f}")
+    ax.loglog(rates, study.distance, "o", color=colour(0), label=f"distance at t = {study.t:g}")
+    return finish(ax, None, xlabel=study.abscissa, ylabel="distance ‖θ − θ_flow‖")
+
+
+def work_precision(
+    table: "pandas.DataFrame",
+    cost: str = "cost",
+    error: str = "error",
+    by: str = "method",
+    ax: Any = None,
+) -> Any:
+    """Error against cost in log–log, one curve a method; NaN where a method has none.
+
+    Parameters
+    ----------
+    table
+        A row a run, with a column (or level of the index) of each of the names.
+    cost
+        Gradients plus twice the products, or seconds.
+    error
+        Of θ at the end.
+    by
+        What makes a curve; they come in the order in which the table has them.
+
+    Raises
+    ------
+    ValueError
+        The table has no such column.
+
+    Examples
+    --------
+    >>> import flow, pandas as pd
+    >>> rows = [{"method": "RK4", "cost": 4 * n, "error": n**-4.0} for n in (10, 20, 40)]
+    >>> ax = flow.plots.work_precision(pd.DataFrame(rows))
+    >>> ax.get_xscale(), ax.get_legend_handles_labels()[1]
+    ('log', ['RK4'])
+    """
+    given, ax, table = ax, axes(ax), table.reset_index()
+    for name in (cost, error, by):
+        if name not in table:
+            raise ValueError(f"the table has no column {name!r}; it has {list(table.columns)}")
+    for i, (name, of) in enumerate(table.groupby(by, sort=False)):
+        curve = of.dropna(subset=[cost, error])
+        if len(curve):
+            ax.loglog(
+                curve[cost], curve[error], color=colour(i), marker=MARKERS[i % len(MARKERS)],
+                markersize=5, label=str(name),
+            )  # fmt: skip
+    return finish(ax, given, xlabel=cost, ylabel=error)

@@ -1,0 +1,89 @@
+"""The look of every figure: colours, markers, and which run is drawn as what.
+
+flow's choices hold where matplotlib's settings are untouched: what a user sets, by `rcParams`, a
+style sheet or a matplotlibrc, wins.
+"""
+
+from collections.abc import Sequence
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+
+from flow.trajectory import Trajectory
+
+# Okabe and Ito's, told apart by colour-blind readers; the reference is black.
+COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"]
+MARKERS = ["o", "s", "^", "D", "v", "P"]
+TIME_LABEL = "flow time t = learning rate × steps"
+# So many points of a discrete run are drawn, or they would merge into a band.
+POINTS = 40
+# Longer legend entries are broken into lines.
+LABEL_WIDTH = 44
+
+
+def setting(name: str, ours: Any) -> Any:
+    """What the user set in matplotlib's `rcParams`, or ours where that is the default."""
+    import matplotlib as mpl
+
+    theirs = mpl.rcParams[name]
+    return ours if theirs == mpl.rcParamsDefault[name] else theirs
+
+
+def colour(i: int) -> str:
+    """Of the i-th curve, from the user's own cycle if there is one."""
+    from cycler import cycler
+
+    cycle = setting("axes.prop_cycle", cycler(color=COLOURS)).by_key().get("color", COLOURS)
+    return cycle[i % len(cycle)]
+
+
+def axes(ax: Any) -> Any:
+    """The axes to draw on, the current ones if None, with a faint grid."""
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    if setting("axes.grid", ours=True):
+        ax.grid(visible=True, alpha=setting("grid.alpha", 0.3))
+    ax.set_axisbelow(True)
+    return ax
+
+
+def finish(ax: Any, given: Any, **labels: Any) -> Any:
+    """Name the axes; a legend where the figure is whole, as no axes were given to draw on."""
+    ax.set(**labels)
+    if given is None and ax.get_legend_handles_labels()[1]:
+        ax.legend(fontsize="small")
+    return ax
+
+
+def look(i: int, run: Trajectory, points: int) -> dict[str, Any]:
+    """Of the i-th run, the first in black; a flow is a line, a discrete run points.
+
+    Points are staggered from run to run, so that runs on one curve stay visible.
+    """
+    shade = "black" if i == 0 else colour(i - 1)
+    style = {"color": shade, "label": fill(run.label, LABEL_WIDTH)}
+    if run.config["kind"] == "flow":
+        width = setting("lines.linewidth", 1.8)
+        # A line of one point is none.
+        dot = {"marker": "o", "markersize": 3.5} if points == 1 else {}
+        return style | {"linewidth": width, "zorder": 3 if i == 0 else 2} | dot
+    return style | {"linestyle": "none"} | marks(max(i - 1, 0), points)
+
+
+def marks(i: int, points: int) -> dict[str, Any]:
+    """Markers of the i-th discrete run, at most twice `POINTS` of them."""
+    every = max(1, points // POINTS)
+    return {
+        "marker": MARKERS[i % len(MARKERS)],
+        "markersize": 3.5,
+        "markevery": (i * every // 4 % every, every),
+    }
+
+
+def log_if_positive(ax: Any, values: Sequence[np.ndarray]) -> None:
+    """A logarithmic ordinate, unless something is negative (a log-likelihood) or all is zero."""
+    finite = np.concatenate([v[np.isfinite(v)] for v in map(np.ravel, values)])
+    positive = finite.size > 0 and finite.min() >= 0 and finite.max() > 0
+    ax.set_yscale("log" if positive else "linear")

@@ -1,0 +1,197 @@
+"""The loss over a plane through θ₀, with the runs on it and their distance from it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flow.checks import positive, positive_integer
+from flow.objective import Objective
+from flow.plots.moving import moving
+from flow.plots.parameters import objective_of
+from flow.plots.plane import Plane, mark_start, plane_of
+from flow.plots.style import MARKERS, POINTS, TIME_LABEL, axes, colour, finish, look
+from flow.precision import double_precision
+from flow.trajectory import Trajectory, check_single
+
+# The plane's points are evaluated so many at a time, side by side.
+BATCH = 64
+# Contours, at 1, 2 and 5 of each decade, span so many below the largest loss at most; where these
+# are fewer than so many, there are as many in between.
+DECADES, FEWEST = 8, 7
+COLOURMAP = "cividis"  # as colour-blind readers see it, it is for everybody
+
+
+def surface(
+    *runs: Trajectory,
+    objective: Objective | None = None,
+    directions: Sequence[Any] | None = None,
+    filter_normalised: bool = False,
+    resolution: int = 101,
+    margin: float = 0.25,
+    ax: Any = None,
+) -> Any:
+    """The runs over the loss surface, in one plane through θ₀.
+
+    Contours are of J in the plane, at logarithmic levels. Paths are coloured by their own, true J,
+    which differs from the plane's where they are off it; how far they are is the band below.
+
+    Parameters
+    ----------
+    runs
+        From one θ₀.
+    objective
+        Whose J it is; a flow of this process brings it along.
+    directions
+        Two, pytrees like the parameters or vectors (n,), instead of the principal plane of all
+        runs.
+    filter_normalised
+        Scale each filter of the given directions to the length of θ₀'s (Li et al. 2018).
+    resolution
+        Points along each axis.
+    margin
+        Of the plane's extent beyond the runs, as a share of theirs.
+    ax
+        Axes to draw on; the band is made below them.
+
+    Raises
+    ------
+    ValueError
+        The runs carry no objective and none is given, or the directions span no plane.
+
+    Examples
+    --------
+    >>> import flow, numpy as np
+    >>> objective = flow.Objective(lambda x: 0.5 * (x**2 @ np.array([1.0, 9.0])), np.ones(2))
+    >>> path = flow.integrate(objective, t=3.0)
+    >>> ax = flow.plots.surface(path, flow.descend(objective, 0.2, 15), resolution=21)
+    """
+    check_single("flow.plots.surface", *runs)
+    positive_integer("resolution", resolution)
+    positive("margin", margin)
+    objective = objective or objective_of(runs)
+    if objective.size != runs[0].theta.shape[1]:
+        raise ValueError(
+            f"objective has {objective.size} parameters, but the runs {runs[0].theta.shape[1]}"
+        )
+    found = plane_of(runs, directions, filter_normalised=filter_normalised)
+    points = [found.coordinates(run.theta) for run in runs]
+    x, y = _extent(np.concatenate(points), resolution, margin)
+    heights = evaluate(objective, found, x, y)
+    given, ax = ax, axes(ax)
+    ax.grid(visible=False)
+    band = _below(ax)
+    levels, norm = _levels(heights, runs)
+    filled = ax.contourf(x, y, heights, levels, norm=norm, cmap=COLOURMAP, extend="both")
+    ax.contour(x, y, heights, levels, norm=norm, colors="white", linewidths=0.4, alpha=0.5)
+    for i, (run, at) in enumerate(zip(runs, points, strict=True)):
+        _path(ax, i, run, at, norm)
+    mark_start(ax)
+    ax.figure.colorbar(filled, ax=[ax, band], label="loss J", ticks=levels[::2], format="%.2g")
+    _residuals(band, runs, found)
+    if given is None and len(runs) > 1:
+        ax.legend(fontsize="small")
+    return finish(ax, ax, xlabel=found.names[0], ylabel=found.names[1])
+
+
+def evaluate(objective: Objective, plane: Plane, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """J at the plane's points (len(y), len(x)), in one compiled call."""
+
+    def build() -> Any:
+        def all_of(corner: Any, directions: Any, at: Any, data: Any) -> Any:
+            def height(coordinates: Any) -> Any:
+                theta = corner + coordinates[: directions.shape[0]] @ directions
+                return objective.traced_value(objective.tree(theta), data)
+
+            return jax.lax.map(height, at, batch_size=BATCH)
+
+        return jax.jit(all_of)
+
+    at = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    with double_precision():
+        function = objective.compiled("surface", build)
+        values = function(plane.origin, plane.directions, jnp.asarray(at), objective.data)
+    return np.asarray(values, float).reshape(len(y), len(x))
+
+
+def _extent(points: np.ndarray, resolution: int, margin: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates along both axes, the runs and a margin around them."""
+    points = points[np.all(np.isfinite(points), axis=1)]
+    low, high = points.min(axis=0), points.max(axis=0)
+    wide = np.where(high > low, high - low, 0.0)
+    # A path along one axis, or of one point, has a neighbourhood all the same.
+    wide = np.where(wide > 0.05 * wide.max(), wide, max(0.5 * wide.max(), 1e-3))
+    middle = (low + high) / 2.0
+    half = wide * (0.5 + margin)
+    x, y = (np.linspace(m - h, m + h, resolution) for m, h in zip(middle, half, strict=True))
+    return x, y
+
+
+def _levels(heights: np.ndarray, runs: Sequence[Trajectory]) -> tuple[np.ndarray, Any]:
+    """Levels of the contours, logarithmic where the loss is positive, and their colours."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    met = np.concatenate([heights.ravel(), *(run.loss for run in runs)])
+    met = met[np.isfinite(met)]
+    low, high = met.min(), met.max()
+    if low < 0 or high <= 0:
+        high = high if high > low else low + 1.0
+        return np.linspace(low, high, 22)[1:-1], Normalize(low, high)
+    floor = met[met > 0].min()
+    # A circle around the minimum is of no use at each of a hundred decades.
+    low = max(floor, high * 10.0**-DECADES)
+    low = low if low < high else high / 10.0
+    decades = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)))
+    levels = (10.0 ** decades[:, None] * [1.0, 2.0, 5.0]).ravel()
+    levels = levels[(levels > low) & (levels < high)]
+    if len(levels) < FEWEST:
+        levels = np.geomspace(low, high, FEWEST + 2)[1:-1]
+    return levels, LogNorm(low, high)
+
+
+def _path(ax: Any, i: int, run: Trajectory, at: np.ndarray, norm: Any) -> None:
+    """A run, coloured by its own loss inside an outline in its own colour."""
+    from matplotlib.collections import LineCollection
+
+    style = look(i, run, len(at))
+    shade = style["color"]
+    low = max(norm.vmin, np.finfo(float).tiny) if norm.vmin > 0 else -np.inf
+    true = np.maximum(run.loss, low)
+    if run.config["kind"] == "flow":
+        (line,) = ax.plot(*at.T, color=shade, linewidth=4.0, label=style["label"], zorder=3)
+        moving(line, run.t)
+        segments = np.stack([at[:-1], at[1:]], axis=1)
+        inner = LineCollection(segments, cmap=COLOURMAP, norm=norm, linewidths=2.0, zorder=4)
+        inner.set_array((true[:-1] + true[1:]) / 2.0)
+        moving(ax.add_collection(inner), run.t[1:])
+        return
+    every = max(1, len(at) // POINTS)
+    dots = ax.scatter(
+        *at[::every].T, c=true[::every], cmap=COLOURMAP, norm=norm, s=26, zorder=4 + i,
+        marker=MARKERS[max(i - 1, 0) % len(MARKERS)], edgecolors=colour(max(i - 1, 0)),
+        linewidths=1.2, label=style["label"],
+    )  # fmt: skip
+    moving(dots, run.t[::every])
+
+
+def _below(ax: Any) -> Any:
+    """Axes below, of a fifth of the height."""
+    spec = ax.get_subplotspec()
+    if spec is None:  # placed by hand
+        return ax.inset_axes((0.0, -0.42, 1.0, 0.2))
+    above, below = spec.subgridspec(2, 1, height_ratios=[5, 1])
+    ax.set_subplotspec(above)
+    return ax.figure.add_subplot(below)
+
+
+def _residuals(band: Any, runs: Sequence[Trajectory], plane: Plane) -> None:
+    """Distance of each run from the plane along t."""
+    for i, run in enumerate(runs):
+        (line,) = band.plot(run.t, plane.residual(run.theta), **look(i, run, len(run.t)))
+        moving(line, run.t)
+    band.set_ylim(bottom=0.0)
+    axes(band).tick_params(labelsize="small")
+    band.set_xlabel(TIME_LABEL)
+    band.set_ylabel("off plane")
