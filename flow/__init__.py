@@ -61,6 +61,7 @@ from flow.spectrum import (
     spectral_density,
     top_eigenvalues,
 )
+from flow.study import Study, load_study, study
 from flow.trajectory import Trajectory, load
 
 __all__ = [
@@ -93,6 +94,7 @@ __all__ = [
     "SignFlow",
     "StiefelFlow",
     "StochasticFlow",
+    "Study",
     "Trajectory",
     "action",
     "audit",
@@ -109,6 +111,7 @@ __all__ = [
     "explain",
     "integrate",
     "load",
+    "load_study",
     "methods",
     "networks",
     "observe",
@@ -119,6 +122,7 @@ __all__ = [
     "spectral_density",
     "spectrum",
     "stop",
+    "study",
     "top_eigenvalues",
 ]
 

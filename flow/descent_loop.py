@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from flow.clock import Clock
 from flow.objective import Objective
-from flow.progress import Progress
+from flow.progress import Progress, progress_of
 from flow.pytrees import PyTree, to_numpy
 from flow.recording import (
     BudgetSpent,
@@ -77,14 +77,14 @@ class DescentLoop:
     save_gradients: int = field(init=False, default=0)
     batch_gradients: int = field(init=False, default=0)
 
-    def run(self, show: bool) -> Trajectory:
+    def run(self, show: bool | Progress) -> Trajectory:
         """Compile, run, and return what there is, however it ended."""
         started = time.perf_counter()
         first = self._prepare()
         result = self._save() if self.saves[0] == 0 else None
         compile_seconds = time.perf_counter() - started
         self.meter.start()
-        with Progress(self.clock.end, self.config["label"], show) as progress:
+        with progress_of(self.clock.end, self.config["label"], show) as progress:
             ended = result or self._drive(progress)
         self._save_end(ended)
         seconds = time.perf_counter() - started - compile_seconds

@@ -18,7 +18,7 @@ from flow.methods.kernel import Kernel, device_kernel
 from flow.methods.stabilised_solver import check_spectrum
 from flow.methods.step_cap import StepCap
 from flow.methods.stepping import BUDGET, Fixed, Limits, Tolerance
-from flow.progress import Progress
+from flow.progress import Progress, progress_of
 from flow.recording import (
     BudgetSpent,
     Meter,
@@ -116,7 +116,7 @@ class Driver:
         """What repeats the run, where its name does not."""
         return self.method.solver
 
-    def run(self, show: bool) -> Trajectory:
+    def run(self, show: bool | Progress) -> Trajectory:
         """Set up, compile, drive, and return what there is, however it ended."""
         started = time.perf_counter()
         self.flat = flatten(self.dynamics)
@@ -125,7 +125,7 @@ class Driver:
         result = self._save_up_to(self.reached, None)
         compile_seconds = time.perf_counter() - started
         self.meter.start()
-        with Progress(self.t, self.name, show) as progress:
+        with progress_of(self.t, self.name, show) as progress:
             ended = result or self._drive(progress)
         self._save_end(ended)
         seconds = time.perf_counter() - started - compile_seconds

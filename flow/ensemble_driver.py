@@ -19,7 +19,7 @@ from flow.methods.catalogue import Method
 from flow.methods.compiled_loop import Found
 from flow.methods.kernel import Kernel, in_turn, side_by_side
 from flow.methods.stepping import Limits, Tolerance
-from flow.progress import Progress
+from flow.progress import Progress, progress_of
 from flow.recording import BudgetSpent, ObserverFailed
 from flow.trajectory import Trajectory
 
@@ -107,7 +107,7 @@ class EnsembleDriver:
     loop: Kernel = field(init=False)
     carry: Any = field(init=False)
 
-    def run(self, show: bool) -> Trajectory:
+    def run(self, show: bool | Progress) -> Trajectory:
         """Set up, compile, drive, and return what there is, however each member ended."""
         started = time.perf_counter()
         flat, firsts = flatten(self.dynamics), []
@@ -122,7 +122,7 @@ class EnsembleDriver:
         for member in self.members:
             member.meter.start()
         label = f"{self.method.name}, {len(self.members)} members"
-        with Progress(self.members[0].t, label, show) as progress:
+        with progress_of(self.members[0].t, label, show) as progress:
             try:
                 self._drive(progress)
             except KeyboardInterrupt:

@@ -7,8 +7,36 @@ from typing import Any
 
 from tqdm import tqdm
 
-# A terminal is redrawn at this pace; a log file gets a line every so many seconds.
-_TERMINAL_SECONDS, _LOG_SECONDS = 0.2, 30.0
+# A terminal or a notebook is redrawn at this pace; a log file gets a line every so many seconds.
+_LIVE_SECONDS, _LOG_SECONDS = 0.2, 30.0
+
+
+def pace() -> float:
+    """Seconds between two redraws of a bar."""
+    live = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return _LIVE_SECONDS if live else _LOG_SECONDS
+
+
+def bar_along(total: float, label: str, *, show: bool) -> tqdm:
+    """A bar along t, up to `total`, that comes up after a second; infinite where t has no end."""
+    endless = total == float("inf")
+    return tqdm(
+        total=None if endless else total,
+        desc=label,
+        disable=not show,
+        delay=1.0,
+        mininterval=0.0,
+        leave=False,
+        bar_format="{desc}: t = {n:.4g} [{elapsed}{postfix}]"
+        if endless
+        else "{desc}: {percentage:3.0f}%|{bar}| t = {n:.4g} of {total:.4g} "
+        "[{elapsed}<{remaining}{postfix}]",
+    )
+
+
+def progress_of(total: float, label: str, show: "bool | Progress") -> "Progress":
+    """A bar of one's own, or the one that a caller shows for several runs."""
+    return Progress(total, label, show) if isinstance(show, bool) else show
 
 
 class Progress:
@@ -25,20 +53,9 @@ class Progress:
     """
 
     def __init__(self, total: float, label: str, show: bool) -> None:
-        interval = _TERMINAL_SECONDS if sys.stderr.isatty() else _LOG_SECONDS
-        self._bar = tqdm(
-            total=total if total != float("inf") else None,
-            desc=label,
-            disable=not show,
-            delay=1.0,
-            mininterval=0.0,
-            leave=False,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| t = {n:.4g} of {total:.4g} "
-            "[{elapsed}<{remaining}{postfix}]"
-            if total != float("inf")
-            else "{desc}: t = {n:.4g} [{elapsed}{postfix}]",
-        )
-        self._interval, self._next = interval, time.perf_counter() + interval
+        self._bar = bar_along(total, label, show=show)
+        self._interval = pace()
+        self._next = time.perf_counter() + self._interval
 
     def update(self, t: float, loss: Any, gradients: int) -> None:
         """Redraw if it is time."""

@@ -162,6 +162,10 @@ class Trajectory:
             )
         return structure.restore(self.structure, self.theta[i])
 
+    def named(self, label: str) -> "Trajectory":
+        """The same run under another name in tables and figures."""
+        return replace(self, config={**self.config, "label": label})
+
     def __repr__(self) -> str:
         """A line that tells runs apart."""
         if self.members is not None:
@@ -250,20 +254,40 @@ def load(path: str | os.PathLike, like: PyTree = None) -> Trajectory:
     """
     import xarray
 
+    return from_xarray(open_netcdf(path, xarray.load_dataset, FORMAT, FORMAT_VERSION), like)
+
+
+def open_netcdf(path: str | os.PathLike, load: Callable, kind: str, version: int) -> Any:
+    """What `load` of xarray reads of a file of that format.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is truncated, or not of that format, or of a newer one.
+    """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file; flow.load reads what path.save(...) wrote")
+        raise FileNotFoundError(f"{path} is not a file; give one that flow saved")
     try:
-        dataset = xarray.load_dataset(path, engine="h5netcdf")
+        found = load(path, engine="h5netcdf")
     except Exception as error:
         raise ValueError(f"{path} cannot be read as netCDF ({error}); is it truncated?") from error
-    if dataset.attrs.get("format") != FORMAT:
-        raise ValueError(f"{path} is netCDF, but not a run that flow saved")
-    if dataset.attrs["format_version"] > FORMAT_VERSION:
+    if (met := found.attrs.get("format")) != kind:
+        readers = {FORMAT: "flow.load", "flow study": "flow.load_study"}
+        what = f"a {met}, which {readers[met]} reads" if met in readers else "nothing of flow's"
+        raise ValueError(f"{path} is netCDF, but not a {kind}; it is {what}")
+    if found.attrs["format_version"] > version:
         raise ValueError(
-            f"{path} has format {dataset.attrs['format_version']}, newer than this flow's "
-            f"{FORMAT_VERSION}; upgrade gradient-flow"
+            f"{path} has format {found.attrs['format_version']}, newer than this flow's "
+            f"{version}; upgrade gradient-flow"
         )
+    return found
+
+
+def from_xarray(dataset: "xarray.Dataset", like: PyTree = None) -> Trajectory:
+    """The run of which `Trajectory.to_xarray` made the dataset; `like` as in `load`."""
 
     def group(name: str) -> dict[str, np.ndarray]:
         prefix = f"{name}:"

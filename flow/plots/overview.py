@@ -2,11 +2,17 @@
 
 from typing import TYPE_CHECKING, Any
 
-from flow.plots.along import distance, gradient_norm, loss
+import numpy as np
+
+from flow.plots.along import distance, gradient_norm, loss, sharpness
 from flow.plots.plane import plane
 
 if TYPE_CHECKING:
     from flow.comparison import Comparison
+    from flow.study import Study
+
+# A limit further above all sharpness that was met would flatten it.
+LIMITS_IN_VIEW = 2.0
 
 
 def comparison(comparison: "Comparison", figure: Any = None) -> Any:
@@ -19,6 +25,38 @@ def comparison(comparison: "Comparison", figure: Any = None) -> Any:
     loss(*runs, ax=axes[0, 0])
     distance(comparison, ax=axes[0, 1])
     gradient_norm(*runs, ax=axes[1, 0])
+    plane(*runs, ax=axes[1, 1])
+    shared_legend(figure, axes[0, 0], axes[0, 1])
+    return figure
+
+
+def study(study: "Study", figure: Any = None) -> Any:
+    """Loss, distance, sharpness against 2/η, and common PCA plane in one 2 × 2 figure.
+
+    Where the sharpness was not recorded it is the gradient norm, and without a comparison the
+    distance is left out.
+    """
+    import matplotlib.pyplot as plt
+
+    figure = figure or plt.figure(figsize=(10, 7.6), layout="constrained")
+    axes = figure.subplots(2, 2)
+    runs = (study.flow, *study.runs)
+    loss(*runs, ax=axes[0, 0])
+    if study.comparison is None:
+        axes[0, 1].set_axis_off()
+    else:
+        distance(study.comparison, ax=axes[0, 1])
+    if all("sharpness" in run.observed for run in runs):
+        rates = [run.config.get("learning_rate") for run in runs]
+        limits = [None if eta is None else 2.0 / eta for eta in rates]
+        sharpness(*runs, limits=limits, ax=axes[1, 0])
+        met = np.concatenate([np.ravel(run.observed["sharpness"]) for run in runs])
+        top = float(np.nanmax(met, initial=0.0))
+        near = [limit for limit in limits if limit is not None and limit < LIMITS_IN_VIEW * top]
+        if top > 0:
+            axes[1, 0].set_ylim(min(0.0, float(np.nanmin(met))), 1.05 * max([top, *near]))
+    else:
+        gradient_norm(*runs, ax=axes[1, 0])
     plane(*runs, ax=axes[1, 1])
     shared_legend(figure, axes[0, 0], axes[0, 1])
     return figure

@@ -1,0 +1,309 @@
+"""`study`: the flow and the discrete runs from one θ₀ in one call, one object and one file."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flow.checks import positive
+from flow.clock import Clock
+from flow.comparison import Comparison, Pair, compare
+from flow.descent import descend
+from flow.files import refuse_existing, write_new
+from flow.integration import integrate
+from flow.lockstep import Lockstep, Runner
+from flow.objective import Objective
+from flow.observe import Observer
+from flow.order import auto_learning_rates
+from flow.pytrees import PyTree
+from flow.saving import number_of_times, save_steps
+from flow.spectrum import sharpness
+from flow.trajectory import Trajectory, from_xarray, open_netcdf
+
+if TYPE_CHECKING:
+    import pandas
+
+FORMAT = "flow study"
+FORMAT_VERSION = 1
+# Lossless; neighbouring rows of θ share their leading bytes.
+PACKED = {"zlib": True, "complevel": 4, "shuffle": True}
+# What `integrate` takes that is not common to all runs.
+INTEGRATOR = ("method", "rtol", "atol", "step", "engine")
+
+
+@dataclass(frozen=True)
+class Study:
+    """The flow and the discrete runs of a problem, and how far apart they are.
+
+    Attributes
+    ----------
+    flow
+        The gradient flow.
+    runs
+        The discrete runs.
+    comparison
+        Of the runs with the flow; None where Ctrl-C came before there was anything to compare.
+    """
+
+    flow: Trajectory
+    runs: tuple[Trajectory, ...]
+    comparison: Comparison | None
+
+    def plot(self, figure: Any = None) -> Any:
+        """Loss, distance, sharpness against its limits, and common PCA plane in one figure."""
+        from flow import plots
+
+        return plots.study(self, figure)
+
+    def table(self) -> "pandas.DataFrame":
+        """One row a run: where it ended, how far from the flow, and what it cost."""
+        import pandas
+
+        runs = (self.flow, *self.runs)
+        rows = [
+            {
+                "run": run.label,
+                "t": run.t[-1],
+                "loss": run.loss[-1],
+                "gradients": run.stats["gradients"] - run.stats["save_gradients"],
+            }
+            | ({"sharpness": run.observed["sharpness"][-1]} if _sharp(run) else {})
+            | {"ended": run.result.split(" ")[0]}
+            for run in runs
+        ]
+        table = pandas.DataFrame(rows).set_index("run")
+        if self.comparison is None:
+            return table
+        gaps = self.comparison.table()[["loss gap", "distance", "± error bar", "relative"]]
+        return table.join(gaps)[[*list(table)[:2], *gaps, *list(table)[2:]]]
+
+    def animate(self, file: str | os.PathLike, **options: Any) -> Path:
+        """The figure growing with t, as a GIF; options as in `flow.plots.animate`."""
+        import matplotlib.pyplot as plt
+
+        from flow import plots
+
+        figure = self.plot()
+        try:
+            return plots.animate(figure, file, **options)
+        finally:
+            plt.close(figure)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write all runs and their comparison to one netCDF file, whole or not at all.
+
+        Raises
+        ------
+        FileExistsError
+            The path exists; nothing is overwritten.
+        OSError
+            The folder is missing or not writable, or the disk is full.
+        """
+        import xarray
+
+        path = refuse_existing(path)
+        named = {"/flow": self.flow} | {f"/run-{i}": run for i, run in enumerate(self.runs)}
+        parts = {name: run.to_xarray() for name, run in named.items()}
+        compared: list[int] = []
+        if self.comparison is not None:
+            gaps = self.comparison.to_xarray()
+            parts["/comparison"] = gaps.drop_vars("run")
+            compared = [self._index(pair.run) for pair in self.comparison.pairs]
+        facts = {"runs": len(self.runs), "compared": compared}
+        root = {"format": FORMAT, "format_version": FORMAT_VERSION, "facts": json.dumps(facts)}
+        tree = xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=root), **parts})
+        encoding = {name: dict.fromkeys(part.data_vars, PACKED) for name, part in parts.items()}
+        return write_new(path, bytes(tree.to_netcdf(engine="h5netcdf", encoding=encoding)))
+
+    def _index(self, run: Trajectory) -> int:
+        return next(i for i, own in enumerate(self.runs) if own is run)
+
+    def __repr__(self) -> str:
+        """A line a run."""
+        return "\n".join(map(repr, (self.flow, *self.runs)))
+
+
+def study(
+    objective: Objective,
+    learning_rates: Sequence[float] | str = "auto",
+    optimizers: Mapping[str, tuple[Any, float]] | None = None,
+    *,
+    t: float,
+    save: int = 33,
+    observe: Mapping[str, Callable | Observer] | None = None,
+    file: str | os.PathLike | None = None,
+    progress: bool = True,
+    **integrator: Any,
+) -> Study:
+    """Run the gradient flow, gradient descent and other optimizers from one θ₀, and compare them.
+
+    All go along t together, each in a thread of its own, so that one display tells of all and
+    Ctrl-C leaves all of them at about the same t.
+
+    Parameters
+    ----------
+    objective
+        The loss, with θ₀.
+    learning_rates
+        Of gradient descent; "auto" takes 0.1, 0.5, 0.9 and 1.1 of 2/λ_max(θ₀). Each is changed by
+        about η/2t of itself at most, so that t is a whole number of steps.
+    optimizers
+        Name -> (optax optimizer, time_step), the units of t in a step: its learning rate, or
+        learning rate / (1 − β) for momentum beside the flow. These end at the last step up to t.
+    t
+        Flow time, learning rate × steps.
+    save
+        Number of times that each discrete run saves; the flow is saved at all of theirs.
+    observe
+        As in `flow.integrate`; the sharpness unless given, and ``{}`` for nothing.
+    file
+        Where to write it, "study.nc"; None to keep it in memory.
+    progress
+        Show t, an estimate, the flow's loss and sharpness, and the gradients spent by all.
+    integrator
+        Of the flow: `method`, `rtol`, `atol`, `step` and `engine` of `flow.integrate`.
+
+    Raises
+    ------
+    FileExistsError
+        `file` exists; before anything is computed.
+    ValueError, TypeError
+        An argument is off; the message names it, the value met and the remedy.
+
+    Examples
+    --------
+    >>> import flow, optax
+    >>> objective = flow.MLP([64, 4, 10]).objective(*flow.datasets.digits(50), seed=0)
+    >>> momentum = {"momentum 0.9": (optax.sgd(0.002, 0.9), 0.02)}
+    >>> study = flow.study(objective, [0.05, 0.02], momentum, t=2.0, save=5, progress=False)
+    >>> list(study.table().index)
+    ['gradient flow', 'GD, η = 0.05', 'GD, η = 0.02', 'momentum 0.9']
+    >>> study.runs[2].t[-1].round(9), bool(study.comparison.distance[0][-1] < 0.02)
+    (np.float64(2.0), True)
+    """
+    if not isinstance(objective, Objective):
+        raise TypeError(f"study needs a flow.Objective, got {objective!r}")
+    t = positive("t", t)
+    save = number_of_times(save)
+    if unknown := [name for name in integrator if name not in INTEGRATOR]:
+        raise TypeError(f"study has no argument {unknown[0]!r}; of the flow it takes {INTEGRATOR}")
+    file = None if file is None else refuse_existing(file)
+    watched = {"sharpness": sharpness} if observe is None else observe
+    common = {"observe": watched}
+    runners, times = _descents(objective, learning_rates, optimizers or {}, t, save, common)
+    times = np.unique(np.minimum(np.concatenate([[0.0, t], *times]), t))
+    flow = partial(integrate, objective, t, save=times, **integrator, **common)
+    found = Lockstep(window=t / (save - 1)).run({"gradient flow": flow} | runners, t, show=progress)
+    path, *runs = (found[name] for name in ("gradient flow", *runners))
+    # An interrupt may come before a run has left θ₀.
+    moved = [run for run in runs if len(run.t) > 1 and run.t[1] <= path.stats["t_end"]]
+    ended = path.result.startswith("reached")
+    compared = compare(path, *moved, error_bar=ended, progress=progress) if moved else None
+    made = Study(path, tuple(runs), compared)
+    if file is not None:
+        made.save(file)
+    return made
+
+
+def load_study(path: str | os.PathLike, like: PyTree = None) -> Study:
+    """Read a study that `Study.save` wrote; `like` as in `flow.load`.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is truncated, or no study of flow, or of a newer format.
+    """
+    import xarray
+
+    tree = open_netcdf(path, xarray.load_datatree, FORMAT, FORMAT_VERSION)
+    facts = json.loads(tree.attrs["facts"])
+    names = ["flow", *(f"run-{i}" for i in range(facts["runs"]))]
+    path, *runs = (from_xarray(tree[name].to_dataset(), like) for name in names)
+    if not facts["compared"]:
+        return Study(path, tuple(runs), None)
+    gaps = tree["comparison"].to_dataset()
+    pairs = [_pair(path, runs[k], gaps.isel(run=i)) for i, k in enumerate(facts["compared"])]
+    return Study(path, tuple(runs), Comparison(path, tuple(pairs)))
+
+
+def _pair(reference: Trajectory, run: Trajectory, gaps: Any) -> Pair:
+    """One run of a saved comparison."""
+    gaps = gaps.isel(time=np.flatnonzero(np.isfinite(gaps["distance"].to_numpy())))
+    t = gaps["t"].to_numpy()
+    at, rows = (np.abs(path.t[:, None] - t).argmin(axis=0) for path in (reference, run))
+    return Pair(
+        run=run,
+        t=t,
+        theta=run.theta[rows],
+        reference_theta=reference.theta[at],
+        loss=run.loss[rows],
+        **{str(name): gap.to_numpy() for name, gap in gaps.data_vars.items()},
+    )
+
+
+def _descents(
+    objective: Objective,
+    learning_rates: Sequence[float] | str,
+    optimizers: Mapping[str, tuple[Any, float]],
+    t: float,
+    save: int,
+    common: Mapping[str, Any],
+) -> tuple[dict[str, Runner], list[np.ndarray]]:
+    """A runner of each discrete run, and the times at which it saves."""
+    if isinstance(learning_rates, str):
+        if learning_rates != "auto":
+            raise ValueError(f"learning_rates must be numbers or 'auto', got {learning_rates!r}")
+        learning_rates = auto_learning_rates(objective)
+    runners: dict[str, Runner] = {}
+    clocks = []
+    for rate in learning_rates:
+        steps = max(1, round(t / positive("learning_rates", rate)))
+        clocks.append(Clock(steps, t / steps))
+        runners[f"descent {len(runners)}"] = partial(
+            _descend, objective, {"learning_rate": t / steps}, steps, save, common, None
+        )
+    for name, pair in optimizers.items():
+        if hasattr(pair, "update") or not (isinstance(pair, tuple) and len(pair) == 2):  # noqa: PLR2004
+            raise TypeError(
+                f"optimizers[{name!r}] must be (optax optimizer, time_step), got {pair!r}"
+            )
+        time_step = positive(f"optimizers[{name!r}] time_step", pair[1])
+        # A rounding error must not cost the last step.
+        steps = int(t / time_step * (1 + 1e-12))
+        if steps < 1:
+            raise ValueError(f"optimizers[{name!r}] takes steps of {time_step:g}, beyond t={t:g}")
+        clocks.append(Clock(steps, time_step))
+        kind = {"optimizer": pair[0], "time_step": time_step}
+        runners[f"optimizer {name}"] = partial(
+            _descend, objective, kind, steps, save, common, str(name)
+        )
+    if not runners:
+        raise ValueError("learning_rates and optimizers are both empty; there is nothing to run")
+    return runners, [
+        np.array([clock.at(int(k)) for k in save_steps(save, "linear", clock)]) for clock in clocks
+    ]
+
+
+def _descend(
+    objective: Objective,
+    kind: Mapping[str, Any],
+    steps: int,
+    save: int,
+    common: Mapping[str, Any],
+    label: str | None,
+    **lockstep: Any,
+) -> Trajectory:
+    run = descend(objective, steps=steps, save=save, **kind, **common, **lockstep)
+    return run if label is None else run.named(label)
+
+
+def _sharp(run: Trajectory) -> bool:
+    """Whether it recorded one sharpness at each time."""
+    return "sharpness" in run.observed and run.observed["sharpness"].ndim == 1
