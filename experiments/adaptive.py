@@ -12,25 +12,21 @@ Prints distances, orders, losses and moments; writes a figure, the tables, the r
 and the configuration.
 """
 
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from tqdm import tqdm
 
 import flow
 from flow.checks import positive, positive_integer
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
+from flow.trajectory import uninterrupted
 
 # The flow's own error is no part of what is measured.
 TIGHT = {"rtol": 1e-7, "atol": 1e-11}
@@ -41,7 +37,7 @@ SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """Adam, RMSProp and sign descent beside their flows."""
 
     examples: int = 300
@@ -60,10 +56,6 @@ class Configuration:
     """Seed of the initial weights."""
     save: int = 51
     """Number of saved times of each run."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No progress bars."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +103,7 @@ def descents(pairing: Pairing, config: Configuration) -> dict[float, flow.Trajec
         eta = config.t / steps
         dynamics = pairing.make(eta, config.steps[0] / steps)
         optimizer, time_step = dynamics.counterpart(eta)
-        runs[eta] = flow.descend(
+        run = flow.descend(
             dynamics.objective,
             optimizer=optimizer,
             time_step=time_step,
@@ -119,6 +111,7 @@ def descents(pairing: Pairing, config: Configuration) -> dict[float, flow.Trajec
             save=config.save,
             progress=False,
         )
+        runs[eta] = uninterrupted(run)
     return runs
 
 
@@ -134,7 +127,8 @@ def flows(
             step = min(runs) / FINER
             method = {"method": "Euler", "engine": "jax", "step": step}
         times = np.unique(np.concatenate([np.minimum(run.t, config.t) for run in beside]))
-        return flow.integrate(dynamics, config.t, save=times, progress=False, **method)
+        path = flow.integrate(dynamics, config.t, save=times, progress=False, **method)
+        return uninterrupted(path)
 
     if pairing.one_flow:
         return dict.fromkeys(runs, integrate(max(runs), *runs.values()))
@@ -247,34 +241,28 @@ def draw_orders(ax: Any, distance: pd.DataFrame) -> None:
     ax.set(title="distances at the end", xlabel="learning rate η", ylabel="distance ‖θ − θ_flow‖")
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
-    started = time.perf_counter()
-    try:
-        positive("--t", config.t)
-        positive("--eps", config.eps)
-        positive("--smoothing", config.smoothing)
-        for name in ("examples", "save"):
-            positive_integer(f"--{name}", getattr(config, name))
-        for steps in config.steps:
-            positive_integer("--steps", steps)
-        if len(config.steps) < 2 or np.any(np.diff(config.steps) <= 0):  # noqa: PLR2004
-            raise ValueError(
-                f"--steps needs two numbers for a slope, fewest first, got {config.steps}"
-            )
-        objective = flow.MLP([64, *config.hidden, 10]).objective(
-            *flow.datasets.digits(config.examples), seed=config.seed
-        )
-        folder = new_run_folder("adaptive", f"t{config.t:g}", config.out)
-    except (OSError, TypeError, ValueError) as error:
-        sys.exit(f"adaptive: {error}")
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Descents and flows of every pairing, and their distances."""
+    positive("--t", config.t)
+    positive("--eps", config.eps)
+    positive("--smoothing", config.smoothing)
+    for name in ("examples", "save"):
+        positive_integer(f"--{name}", getattr(config, name))
+    for steps in config.steps:
+        positive_integer("--steps", steps)
+    if len(config.steps) < 2 or np.any(np.diff(config.steps) <= 0):  # noqa: PLR2004
+        raise ValueError(f"--steps needs two numbers for a slope, fewest first, got {config.steps}")
+    objective = flow.MLP([64, *config.hidden, 10]).objective(
+        *flow.datasets.digits(config.examples), seed=config.seed
+    )
     compared: dict[str, dict[float, flow.Comparison]] = {}
     bar = tqdm(pairings(objective, config).items(), desc="pairings", disable=config.quiet)
-    for name, pairing in bar:
+    for i, (name, pairing) in enumerate(bar, 1):
         runs = descents(pairing, config)
         paths = flows(pairing, runs, config)
+        largest = max(runs)
+        record.keep(f"flow-{i}", paths[largest])
+        record.keep(f"descent-{i}", runs[largest])
         compared[name] = {
             eta: flow.compare(paths[eta], run, error_bar=False) for eta, run in runs.items()
         }
@@ -285,21 +273,12 @@ def main() -> None:
         "losses": losses(compared),
         "moments": moments(compared),
     }
-    files = {
-        f"{kind}-{i}": run
-        for i, of in enumerate(compared.values(), 1)
-        for kind, run in zip(
-            ("flow", "descent"),
-            (of[max(of)].reference, of[max(of)].pairs[0].run),
-            strict=True,
-        )
-    }
-    write_run(folder, config, files, {"figure": draw(compared, distance)}, tables)
+    record.figure("figure", draw(compared, distance))
     for name, table in tables.items():
+        record.table(name, table)
         print(name)
         # A row an optimizer, so that it fits on a screen.
         print(f"{table.rename(index='{:.2g}'.format).T.to_string(float_format='{:.3g}'.format)}\n")
-    print(f"{time.perf_counter() - started:.0f} s in all; figure: {folder / 'figure.png'}")
 
 
 def distances(compared: dict[str, dict[float, flow.Comparison]]) -> pd.DataFrame:
@@ -340,4 +319,4 @@ def moments(compared: dict[str, dict[float, flow.Comparison]]) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"t{c.t:g}")

@@ -9,29 +9,25 @@ a network of 300 parameters and a Chebyshev polynomial, where one direction is a
 digits, where several are. Prints the tables and writes them with the figure and the runs.
 """
 
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
 from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
 import flow
 from flow.plots import COLOURS, TIME_LABEL
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
 
 # Descent is saved at every so-manieth step: odd, so that both sides of an oscillation are met.
 STRIDE = 5
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """The equation that gradient descent follows at the edge of stability, and others."""
 
     problems: tuple[Literal["chebyshev", "digits"], ...] = ("chebyshev", "digits")
@@ -58,10 +54,6 @@ class Configuration:
     """Saved times of each flow."""
     principal_seconds: float = 10.0
     """Budget of the principal flow, which stiffens without end beyond the edge, in seconds."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: bool = False
-    """No progress bars."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,9 @@ def problem(name: str, config: Configuration) -> Problem:
     return Problem(objective, config.digits_rate, config.digits_t, config.digits_k)
 
 
-def run(of: Problem, config: Configuration) -> dict[str, flow.Trajectory]:
+def run(
+    problem: str, of: Problem, config: Configuration, record: Record
+) -> dict[str, flow.Trajectory]:
     """Gradient descent and the four flows."""
     objective, eta = of.objective, of.learning_rate
     steps = round(of.t / eta)
@@ -98,21 +92,14 @@ def run(of: Problem, config: Configuration) -> dict[str, flow.Trajectory]:
         ),
         "central flow": (flow.CentralFlow(objective, eta, of.k), {"rtol": 1e-4}),
     }
-    runs = {
-        "gradient descent": flow.descend(
-            objective, eta, steps, save=np.arange(0, steps + 1, STRIDE) * eta,
-            progress=not config.quiet,
-        )
-    }  # fmt: skip
+    descent = flow.descend(
+        objective, eta, steps, save=np.arange(0, steps + 1, STRIDE) * eta,
+        progress=not config.quiet,
+    )  # fmt: skip
+    runs = {"gradient descent": record.keep(f"{problem}-gradient_descent", descent)}
     for name, (dynamics, how) in tqdm(settings.items(), "flows", disable=config.quiet):
-        runs[name] = flow.integrate(
-            dynamics,
-            of.t,
-            save=config.save,
-            engine="jax",
-            progress=False,
-            **how,
-        )
+        path = flow.integrate(dynamics, of.t, save=config.save, engine="jax", progress=False, **how)
+        runs[name] = record.keep(f"{problem}-{name.replace(' ', '_')}", path)
     return runs
 
 
@@ -253,28 +240,22 @@ def draw(
     return figure
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
-    began = time.perf_counter()
-    folder = new_run_folder("central_flow", "-".join(config.problems), config.out)
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Gradient descent and the four flows on every problem."""
     problems = {name: problem(name, config) for name in config.problems}
-    runs = {name: run(of, config) for name, of in problems.items()}
-    tables = {}
+    runs = {name: run(name, of, config, record) for name, of in problems.items()}
     for name, of in problems.items():
         far = distance_table(of, runs[name], config.window)
         means = prediction_table(runs[name], config)
-        tables |= {f"{name}-distance": far, f"{name}-prediction": means}
+        record.table(f"{name}-distance", far)
+        record.table(f"{name}-prediction", means)
         print(f"\n{name}: {of.objective.size} parameters, η = {of.learning_rate:g}, t = {of.t:g}")
         print(far.to_string(float_format="{:.4g}".format))
         if len(means):
             print(f"\ncentral flow, means from t = {means.attrs['from']:g} to the end")
             print(means.to_string(float_format="{:.4g}".format))
-    files = {f"{p}-{n.replace(' ', '_')}": r for p, found in runs.items() for n, r in found.items()}
-    write_run(folder, config, files, {"central_flow": draw(problems, runs, config)}, tables)
-    print(f"\n{time.perf_counter() - began:.0f} s; figure: {folder / 'central_flow.png'}")
+    record.figure("central_flow", draw(problems, runs, config))
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: "-".join(c.problems))

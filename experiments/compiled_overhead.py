@@ -9,21 +9,19 @@ writes it.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
-import tyro
 from jax.flatten_util import ravel_pytree
 from problems import all_digits, digits, small
 from tqdm import tqdm
 
 import flow
 from flow.precision import double_precision
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
 
 # A network, t and rtol at which a step has ten stages or more, gradients of one timed loop.
 NETWORKS = {
@@ -34,7 +32,7 @@ NETWORKS = {
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """What the compiled engine costs beyond its gradients."""
 
     networks: tuple[str, ...] = tuple(NETWORKS)
@@ -43,10 +41,6 @@ class Configuration:
     """Interleaved rounds; medians are of these."""
     t_factor: float = 1.0
     """Factor on the flow times, for a quick look."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: bool = False
-    """No progress bar."""
 
 
 def gradients_in_a_loop(objective: flow.Objective, count: int) -> Callable[[], None]:
@@ -111,15 +105,12 @@ def measure(name: str, config: Configuration) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    folder = new_run_folder("compiled_overhead", "TSRKC3", config.out)
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Measure every network."""
     table = pd.DataFrame({name: measure(name, config) for name in config.networks}).T
-    write_run(folder, config, {}, {}, {"table": table})
+    record.table("table", table, timings=list(table))
     print(table.to_string(float_format="{:.4g}".format))
-    print(f"\ntable: {folder / 'table.csv'}")
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment)

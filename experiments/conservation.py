@@ -14,20 +14,15 @@ gradient jump within a step, with a power between the second and the first. Netw
 digits. Prints a table, writes a figure, tables, runs and the configuration.
 """
 
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
 from matplotlib.ticker import NullLocator
 from tqdm import tqdm
 
@@ -35,11 +30,12 @@ import flow
 from flow.checks import positive, positive_integer
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.precision import double_precision
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
+from flow.trajectory import uninterrupted
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """What each architecture conserves, and how far gradient descent drifts off it."""
 
     examples: int = 200
@@ -58,10 +54,6 @@ class Configuration:
     """Seed of the initial weights."""
     save: int = 81
     """Number of saved times."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No progress bar."""
 
 
 @dataclass(frozen=True)
@@ -159,12 +151,21 @@ def compute(config: Configuration, objective: flow.Objective, quantities: Callab
 
     steps, times = ladder(config.learning_rate)
     descents = [
-        flow.descend(objective, config.t / n, steps=int(n), save=times, **common) for n in steps
+        uninterrupted(flow.descend(objective, config.t / n, steps=int(n), save=times, **common))
+        for n in steps
     ]
     steps, times = ladder(config.step)
     flows = [
-        flow.integrate(
-            objective, config.t, method="RK4", step=config.t / n, save=times, engine="jax", **common
+        uninterrupted(
+            flow.integrate(
+                objective,
+                config.t,
+                method="RK4",
+                step=config.t / n,
+                save=times,
+                engine="jax",
+                **common,
+            )
         )
         for n in steps
     ]
@@ -186,7 +187,7 @@ def filled(objective: flow.Objective, quantities: Callable, t: float, step: floa
         nothing = np.zeros_like(quantities(objective.params))
     pair = flow.Dynamics(rhs, (objective.params, nothing))
     path = flow.integrate(pair, t, method="RK4", step=step, save=[t], progress=False)
-    return path.params(-1)[1]
+    return uninterrupted(path).params(-1)[1]
 
 
 def one_step(objective: flow.Objective, quantities: Callable, rate: float) -> float:
@@ -278,34 +279,26 @@ def draw(results: dict[str, Result], table: pd.DataFrame) -> Any:
     return figure
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
-    started = time.perf_counter()
-    try:
-        for name in ("t", "learning_rate", "step"):
-            positive(f"--{name.replace('_', '-')}", getattr(config, name))
-        positive_integer("--halvings", config.halvings)
-        problems = objectives(config)
-        folder = new_run_folder("conservation", f"t{config.t:g}", config.out)
-    except (OSError, ValueError) as error:
-        sys.exit(f"conservation: {error}")
-    results = {
-        name: compute(config, *problem)
-        for name, problem in tqdm(problems.items(), desc="networks", disable=config.quiet)
-    }
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Drifts of every network."""
+    for name in ("t", "learning_rate", "step"):
+        positive(f"--{name.replace('_', '-')}", getattr(config, name))
+    positive_integer("--halvings", config.halvings)
+    results = {}
+    problems = objectives(config)
+    for name, problem in tqdm(problems.items(), desc="networks", disable=config.quiet):
+        results[name] = compute(config, *problem)
+        for kind, run in (
+            ("flow", results[name].flows[-1]),
+            ("descent", results[name].descents[0]),
+        ):
+            record.keep(f"{kind}-{name.replace(' ', '-')}", run)
     table, by_run = tables(results)
-    figures = {"figure": draw(results, table)}
-    runs = {
-        f"{kind}-{name.replace(' ', '-')}": run
-        for name, result in results.items()
-        for kind, run in (("flow", result.flows[-1]), ("descent", result.descents[0]))
-    }
-    write_run(folder, config, runs, figures, {"table": table, "drifts": by_run})
+    record.table("table", table)
+    record.table("drifts", by_run)
+    record.figure("figure", draw(results, table))
     print(table.to_string(float_format=lambda x: f"{x:.3g}"))
-    print(f"{time.perf_counter() - started:.0f} s in all; figure: {folder / 'figure.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"t{c.t:g}")

@@ -10,20 +10,16 @@ scalar circuits Σ tanh(x_i x_{i+1}). Prints a table and fitted slopes, writes a
 """
 
 import itertools
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
 from jax.flatten_util import ravel_pytree
 from tqdm import tqdm
 
@@ -32,14 +28,14 @@ from flow.checks import positive_integer
 from flow.circuits import Circuit, tanh, variable
 from flow.plots import COLOURS, MARKERS
 from flow.precision import double_precision
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
 
 QUANTITIES = ("forward", "gradient", "hvp", "differences")
 LABELS = ("forward pass", "gradient, by hand", "HVP ∇²J·v", "finite differences")
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """What a gradient costs: operations and seconds as parameters and circuit grow together."""
 
     widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
@@ -50,10 +46,6 @@ class Configuration:
     """Timed calls; seconds are their median."""
     differences: int = 200
     """Parameters whose finite differences are timed, at most."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: bool = False
-    """No progress bar."""
 
 
 def operations(compiled: Any) -> float:
@@ -168,36 +160,29 @@ def draw(networks: pd.DataFrame, circuits: pd.DataFrame) -> Any:
     return figure
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
-    try:
-        for name in ("widths", "circuit_inputs"):
-            values = getattr(config, name)
-            for value in values:
-                positive_integer(f"--{name.replace('_', '-')}", value)
-            if len(set(values)) < 2:  # noqa: PLR2004
-                raise ValueError(f"--{name.replace('_', '-')} needs two sizes for a slope")
-        positive_integer("--repeats", config.repeats)
-        positive_integer("--differences", config.differences)
-        folder = new_run_folder("cost_of_gradients", f"w{max(config.widths)}", config.out)
-    except (ValueError, OSError) as error:
-        sys.exit(f"cost_of_gradients: {error}")
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Networks and circuits of every size."""
+    for name in ("widths", "circuit_inputs"):
+        values = getattr(config, name)
+        for value in values:
+            positive_integer(f"--{name.replace('_', '-')}", value)
+        if len(set(values)) < 2:  # noqa: PLR2004
+            raise ValueError(f"--{name.replace('_', '-')} needs two sizes for a slope")
+    positive_integer("--repeats", config.repeats)
+    positive_integer("--differences", config.differences)
     bar = tqdm(config.widths, desc="networks", disable=config.quiet)
     networks = pd.DataFrame([network(width, config) for width in bar])
     bar = tqdm(config.circuit_inputs, desc="circuits", disable=config.quiet)
     circuits = pd.DataFrame([circuit(l) for l in bar])
     fitted = pd.DataFrame({"networks": slopes(networks), "circuits": slopes(circuits)})
-    tables = {"networks": networks, "circuits": circuits, "slopes": fitted}
-    write_run(folder, config, {}, {"figure": draw(networks, circuits)}, tables)
-    for name, table in tables.items():
+    record.figure("figure", draw(networks, circuits))
+    for name, table in {"networks": networks, "circuits": circuits, "slopes": fitted}.items():
+        record.table(name, table)
         print(f"{name}\n{table.to_string(float_format='{:.4g}'.format)}\n")
     for name in ("gradient", "hvp"):
         ratio = networks[f"{name} operations"] / networks["forward operations"]
         print(f"{name}: at most {ratio.max():.2f} × the operations of one forward pass")
-    print(f"\nfigure: {folder / 'figure.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"w{max(c.widths, default=0)}")

@@ -13,23 +13,20 @@ Integrates the flow of each network, runs gradient descent beside it on the same
 both with the closed forms. Prints tables, writes a figure, the runs and the configuration.
 """
 
-import sys
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
+from matplotlib.lines import Line2D
 from tqdm import tqdm
 
 import flow
 from flow.checks import positive, positive_integer
-from flow.plots import COLOURS, MARKERS, POINTS, TIME_LABEL
-from flow.records import new_run_folder, write_run
+from flow.plots import COLOURS, MARKERS, TIME_LABEL
+from flow.plots.style import POINTS
+from flow.records import Options, Record, run_experiment
 
 # Close to the minimum DOP853 steps at its stability limit and beyond, until the error estimate
 # tells: at rtol 1e-10 strengths are wrong by 1e-6 there.
@@ -37,7 +34,7 @@ TIGHT = {"rtol": 1e-12, "atol": 1e-15}
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """The modes of deep linear networks, against their closed forms."""
 
     singular_values: tuple[float, ...] = (3.0, 2.0, 1.0, 0.5)
@@ -61,10 +58,6 @@ class Configuration:
     """Seed of the data and of the weights that are not aligned."""
     save: int = 161
     """Number of saved times of the flow."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No progress bar."""
 
 
 @dataclass(frozen=True)
@@ -253,58 +246,46 @@ def draw(config: Configuration, results: dict[str, Result]) -> Any:
 
 def legend(figure: Any, results: dict[str, Result], s: np.ndarray) -> None:
     """One legend for all panels: modes by colour, runs by line."""
-    line = mpl.lines.Line2D
     rate = next(iter(results.values())).steps.config["learning_rate"]
     handles = [
-        line([], [], color=COLOURS[i % len(COLOURS)], linewidth=3, label=f"s = {value:g}")
+        Line2D([], [], color=COLOURS[i % len(COLOURS)], linewidth=3, label=f"s = {value:g}")
         for i, value in enumerate(s)
     ] + [
-        line([], [], color="0.4", linewidth=3, alpha=0.6, label="flow"),
-        line([], [], color="black", linestyle="--", linewidth=1, label="closed form"),
-        line([], [], color="0.5", marker="o", linestyle="none", label=f"GD, η = {rate:.3g}"),
+        Line2D([], [], color="0.4", linewidth=3, alpha=0.6, label="flow"),
+        Line2D([], [], color="black", linestyle="--", linewidth=1, label="closed form"),
+        Line2D([], [], color="0.5", marker="o", linestyle="none", label=f"GD, η = {rate:.3g}"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
-    started = time.perf_counter()
-    try:
-        for name in ("u0", "learning_rate", "t"):
-            positive(f"--{name.replace('_', '-')}", getattr(config, name))
-        for s in config.singular_values:
-            positive("--singular-values", s)
-        for depth in config.layers:
-            if positive_integer("--layers", depth) < 2:  # noqa: PLR2004
-                raise ValueError(f"--layers needs at least two layers, got {depth}")
-        modes = len(config.singular_values)
-        if not modes <= min(config.outputs, config.inputs) <= config.inputs < config.examples:
-            raise ValueError(
-                f"--examples {config.examples} must be more than --inputs {config.inputs}, and "
-                f"inputs and outputs ({config.outputs}) no fewer than the {modes} modes"
-            )
-        problems = networks(config)
-        folder = new_run_folder("deep_linear", f"t{config.t:g}", config.out)
-    except (OSError, ValueError) as error:
-        sys.exit(f"deep_linear: {error}")
-    results = {
-        name: compute(config, network)
-        for name, network in tqdm(problems.items(), desc="networks", disable=config.quiet)
-    }
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Flow, descent and closed form of every network."""
+    for name in ("u0", "learning_rate", "t"):
+        positive(f"--{name.replace('_', '-')}", getattr(config, name))
+    for s in config.singular_values:
+        positive("--singular-values", s)
+    for depth in config.layers:
+        if positive_integer("--layers", depth) < 2:  # noqa: PLR2004
+            raise ValueError(f"--layers needs at least two layers, got {depth}")
+    modes = len(config.singular_values)
+    if not modes <= min(config.outputs, config.inputs) <= config.inputs < config.examples:
+        raise ValueError(
+            f"--examples {config.examples} must be more than --inputs {config.inputs}, and "
+            f"inputs and outputs ({config.outputs}) no fewer than the {modes} modes"
+        )
+    results = {}
+    bar = tqdm(networks(config).items(), desc="networks", disable=config.quiet)
+    for i, (name, network) in enumerate(bar, 1):
+        results[name] = result = compute(config, network)
+        record.keep(f"flow-{i}", result.path)
+        record.keep(f"descent-{i}", result.steps)
     table, by_mode = tables(config, results)
-    runs = {
-        f"{kind}-{i}": run
-        for i, result in enumerate(results.values(), 1)
-        for kind, run in (("flow", result.path), ("descent", result.steps))
-    }
-    figures = {"figure": draw(config, results)}
-    write_run(folder, config, runs, figures, {"table": table, "modes": by_mode})
+    record.table("table", table)
+    record.table("modes", by_mode)
+    record.figure("figure", draw(config, results))
     for shown in (table, by_mode):
         print(shown.to_string(float_format=lambda x: f"{x:.4g}"), end="\n\n")
-    print(f"{time.perf_counter() - started:.0f} s in all; figure: {folder / 'figure.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"t{c.t:g}")

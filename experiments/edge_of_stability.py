@@ -9,24 +9,20 @@ Prints the table of when each meets its limit, how sharp it ends and how far fro
 writes it with the figures and the runs.
 """
 
-import sys
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pandas as pd
-import tyro
 from tqdm import tqdm
 
 import flow
 from flow.checks import positive
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
+from flow.trajectory import uninterrupted
 
 Name = Literal["chebyshev-3", "chebyshev-4", "chebyshev-5", "digits-tanh", "digits-relu"]
 # Of each problem: the time of the runs, and learning rates of gradient descent.
@@ -44,7 +40,7 @@ ADAM_STEPS = 10_000
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """The edge of stability of gradient descent and its relatives."""
 
     problems: tuple[Name, ...] = tuple(SETTINGS)
@@ -64,10 +60,6 @@ class Configuration:
     """Seeds of the initial weights; the first is drawn."""
     save: int = 300
     """Saved times of each run."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: bool = False
-    """No progress bars."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +125,11 @@ def gradient_flow(
 ) -> flow.Trajectory:
     """The flow, saved at the times of all discrete runs on its clock."""
     how = {"method": "TSRKC3"} if problem.smooth else {"method": "RK4", "step": RELU_STEP}
-    return flow.integrate(
+    path = flow.integrate(
         problem, t, save=times, engine="jax", progress=not config.quiet,
         observe={"sharpness": flow.observe.sharpness()}, **how,
     )  # fmt: skip
+    return uninterrupted(path)
 
 
 def run(name: str, seed: int, config: Configuration) -> tuple[flow.Trajectory, list[Run]]:
@@ -154,7 +147,7 @@ def run(name: str, seed: int, config: Configuration) -> tuple[flow.Trajectory, l
             steps=ADAM_STEPS if adam else max(1, int(t / time_step)),
             observe={"sharpness": observer}, progress=not config.quiet,
         )  # fmt: skip
-        made.append((label, eta, limit, steps))
+        made.append((label, eta, limit, uninterrupted(steps)))
     on_clock = [steps.t for label, _, _, steps in made if not label.startswith("Adam")]
     times = np.unique(np.concatenate([np.linspace(0.0, t, config.save), *on_clock]))
     path = gradient_flow(problem, t, times, config)
@@ -228,37 +221,29 @@ def draw(name: str, path: flow.Trajectory, runs: list[Run]) -> Any:
     return figure
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
-    try:
-        for name in ("t", "beta", "momentum_limit", "adam_rate"):
-            if getattr(config, name) is not None:
-                positive(f"--{name.replace('_', '-')}", getattr(config, name))
-        for eta in config.learning_rates:
-            positive("--learning-rates", eta)
-        if config.beta >= 1.0:
-            raise ValueError(f"--beta must be below 1, got {config.beta:g}")
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    began = time.perf_counter()
-    folder = new_run_folder("edge_of_stability", "-".join(config.problems), config.out)
-    rows, files, figures = {}, {}, {}
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Flow and discrete runs of every problem and seed."""
+    for name in ("t", "beta", "momentum_limit", "adam_rate"):
+        if getattr(config, name) is not None:
+            positive(f"--{name.replace('_', '-')}", getattr(config, name))
+    for eta in config.learning_rates:
+        positive("--learning-rates", eta)
+    if config.beta >= 1.0:
+        raise ValueError(f"--beta must be below 1, got {config.beta:g}")
+    rows = {}
     cases = [(name, seed) for name in config.problems for seed in config.seeds]
     for name, seed in tqdm(cases, "problems", disable=config.quiet):
         path, runs = run(name, seed, config)
-        rows |= {(name, seed, one.name): row(one) for one in runs}
         if seed == config.seeds[0]:
-            figures[name] = draw(name, path, runs)
-            files[f"{name}-flow"] = path
-            files |= {f"{name}-{i}": one.steps for i, one in enumerate(runs, 1)}
+            record.keep(f"{name}-flow", path)
+            for i, one in enumerate(runs, 1):
+                record.keep(f"{name}-{i}", one.steps)
+            record.figure(name, draw(name, path, runs))
+        rows |= {(name, seed, one.name): row(one) for one in runs}
     table = pd.DataFrame(rows).T.rename_axis(["problem", "seed", "run"])
-    write_run(folder, config, files, figures, {"table": table})
+    record.table("table", table)
     print(table.to_string(float_format="{:.4g}".format, na_rep="—"))
-    print(f"\n{time.perf_counter() - began:.0f} s; figures: {folder}")
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: "-".join(c.problems))

@@ -5,23 +5,18 @@ the same weights at learning rates below, near and beyond the stability limit 2/
 measures how far they part. Prints a table, writes a figure, the runs and the configuration.
 """
 
-import sys
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-import matplotlib as mpl
 import numpy as np
-import tyro
 
 import flow
 from flow.checks import positive
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """Gradient flow of a network on handwritten digits, and gradient descent beside it."""
 
     examples: int = 300
@@ -51,10 +46,6 @@ class Configuration:
     """Seed of the initial weights."""
     save: int = 100
     """Number of saved times of each run."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No progress bars."""
 
 
 def settings(config: Configuration) -> dict[str, float]:
@@ -76,9 +67,9 @@ def settings(config: Configuration) -> dict[str, float]:
 
 
 def run(
-    config: Configuration,
-) -> tuple[flow.Comparison, flow.Audit, dict[str, flow.Trajectory]]:
-    """Compute the descents and the flow, and compare them; Ctrl-C ends the one in progress."""
+    config: Configuration, record: Record
+) -> tuple[flow.Trajectory, flow.Comparison, flow.Audit]:
+    """Compute the descents and the flow, and compare them."""
     train, held_out = flow.datasets.digits(config.examples, test=config.test)
     integrator = settings(config)
     network = flow.MLP([64, *config.hidden, 10], config.activation)
@@ -90,11 +81,10 @@ def run(
     rates = config.learning_rates or flow.auto_learning_rates(objective)
     common = {"observe": observe, "progress": not config.quiet}
     descents = []
-    for rate in rates:
+    for i, rate in enumerate(rates, 1):
         steps = max(1, round(config.t / rate))
-        descents.append(
-            flow.descend(objective, config.t / steps, steps=steps, save=config.save, **common)
-        )
+        found = flow.descend(objective, config.t / steps, steps=steps, save=config.save, **common)
+        descents.append(record.keep(f"descent-{i}", found))
     path = flow.integrate(
         objective,
         config.t,
@@ -104,31 +94,19 @@ def run(
         save=np.unique(np.minimum(np.concatenate([d.t for d in descents]), config.t)),
         **common,
     )
+    record.keep("flow", path)
     comparison = flow.compare(path, *descents, progress=not config.quiet)
-    runs = {"flow": path} | {f"descent-{i}": d for i, d in enumerate(descents, 1)}
-    return comparison, flow.audit(path), runs
+    return path, comparison, flow.audit(path)
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
-    started = time.perf_counter()
-    try:
-        # First, so that nothing is computed that could not be written.
-        folder = new_run_folder("gd_vs_flow", f"{config.activation}-t{config.t:g}", config.out)
-    except OSError as error:
-        sys.exit(f"gd_vs_flow: --out {config.out}: {error}")
-    try:
-        comparison, audit, runs = run(config)
-    except ValueError as error:
-        folder.rmdir()
-        sys.exit(f"gd_vs_flow: {error}")
-    path = runs["flow"]
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Compute, compare, keep and print."""
+    path, comparison, audit = run(config, record)
     table = comparison.table()
     accuracy = path.observed["test accuracy"]
     table["test accuracy"] = [pair.run.observed["test accuracy"][-1] for pair in comparison.pairs]
-    write_run(folder, config, runs, {"figure": comparison.plot()}, {"table": table})
+    record.table("table", table)
+    record.figure("figure", comparison.plot())
     print(table.to_string(float_format=lambda x: f"{x:.4g}"))
     print()
     print(
@@ -138,9 +116,8 @@ def main() -> None:
         f"(and {path.stats['compile_seconds']:.1f} s to compile)"
     )
     print(audit)
-    print(f"{time.perf_counter() - started:.0f} s in all; figure: {folder / 'figure.png'}")
-    sys.exit(0 if path.result.startswith("reached") else 1)
+    return None if path.result.startswith("reached") else path.result
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"{c.activation}-t{c.t:g}")

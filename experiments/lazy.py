@@ -6,27 +6,25 @@ Their distance at a fixed time, relative to what the linearised one has moved, f
 outputs and as 1/√m in the parameters. Prints a table and writes it with a figure and every run.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
 from tqdm import tqdm
 
 import flow
 from flow.dynamics import tangent_kernel
 from flow.plots import COLOURS
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
+from flow.trajectory import uninterrupted
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """How near a network of growing width stays to its linearisation."""
 
     widths: tuple[int, ...] = WIDTHS
@@ -37,10 +35,6 @@ class Configuration:
     """Digits to learn."""
     t: float = 10.0
     """Flow time, learning rate × steps."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: bool = False
-    """No progress bar."""
 
 
 def distances(width: int, config: Configuration) -> pd.DataFrame:
@@ -60,6 +54,7 @@ def distances(width: int, config: Configuration) -> pd.DataFrame:
         ensemble=np.stack([start.theta for start in starts]),
         progress=False,
     )
+    uninterrupted(paths)
     rows = []
     for seed, start in enumerate(starts):
         f0 = start.outputs(start.params)
@@ -129,23 +124,21 @@ def draw(table: pd.DataFrame) -> Any:
     return figure
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Distances at every width."""
     if len(config.widths) < 2:  # noqa: PLR2004
-        raise SystemExit(f"a slope needs two widths at least, got {config.widths}")
-    folder = new_run_folder("lazy", f"{config.seeds}-seeds", config.out)
+        raise ValueError(f"--widths needs two widths at least for a slope, got {config.widths}")
     pieces = [distances(m, config) for m in tqdm(config.widths, "widths", disable=config.quiet)]
     runs = pd.concat(pieces, ignore_index=True)
     table = runs.groupby("m")[["outputs", "parameters", "loss"]].median()
-    write_run(folder, config, {}, {"lazy": draw(runs)}, {"table": table, "runs": runs})
+    record.table("table", table)
+    record.table("runs", runs)
+    record.figure("lazy", draw(runs))
     print(f"medians over {config.seeds} seeds at t = {config.t:g}, relative to the motion")
     print(table.to_string(float_format="{:.3g}".format))
     print(f"slope against m: outputs {slope(runs, 'outputs'):.3f} (theory −1), ", end="")
     print(f"parameters {slope(runs, 'parameters'):.3f} (theory −½)")
-    print(f"\nfigure: {folder / 'lazy.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"{c.seeds}-seeds")

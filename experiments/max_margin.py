@@ -11,27 +11,20 @@ bias. ŵ is computed independently by scikit-learn's SVC. Prints a table, writes
 the table and the configuration.
 """
 
-import sys
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
-from sklearn.datasets import load_digits, load_iris
-from sklearn.svm import SVC
 from tqdm import tqdm
 
 import flow
-from flow.checks import positive, positive_integer
+from flow.checks import choice, positive, positive_integer
 from flow.plots import COLOURS, MARKERS
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
 
 TIGHT = {"rtol": 1e-8, "atol": 1e-11}
 # Of 2/λ_max(θ₀), for gradient descent: the curvature of both losses falls along the way.
@@ -43,7 +36,7 @@ LOSSES = {
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """Separable data to t = e⁶⁰: the weights turn to the direction of largest margin."""
 
     data: tuple[str, ...] = ("points", "iris", "digits")
@@ -54,14 +47,12 @@ class Configuration:
     """Steps of gradient descent."""
     save: int = 121
     """Number of saved times of each run."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No progress bar."""
 
 
 def rows(name: str) -> np.ndarray:
     """The examples times their labels ±1 (N, n)."""
+    from sklearn.datasets import load_digits, load_iris
+
     if name == "points":
         return np.array([[1.0, 0.2], [0.6, 1.5], [2.0, -0.3]])
     if name == "iris":
@@ -70,7 +61,7 @@ def rows(name: str) -> np.ndarray:
         X, label = load_digits(return_X_y=True)
         X = X / 16.0
     else:
-        raise ValueError(f"--data {name!r} is unknown; choose from points, iris, digits")
+        choice("--data", name, ("points", "iris", "digits"))
     chosen = label < 2  # noqa: PLR2004
     X = np.column_stack([X[chosen], np.ones(chosen.sum())])
     return X * np.where(label[chosen] == 1, 1.0, -1.0)[:, None]
@@ -81,6 +72,8 @@ def largest_margin(Z: np.ndarray) -> np.ndarray:
 
     The bias that SVC has is zero by symmetry if each row stands there with its negative too.
     """
+    from sklearn.svm import SVC
+
     both = np.concatenate([Z, -Z])
     label = np.repeat([1, -1], len(Z))
     svc = SVC(kernel="linear", C=1e10, tol=1e-10).fit(both, label)
@@ -189,35 +182,28 @@ def draw(runs: dict[tuple[str, str], Any], config: Configuration) -> Any:
     return figure
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
-    started = time.perf_counter()
-    try:
-        if positive("--log-t", config.log_t) < 10.0:  # noqa: PLR2004
-            raise ValueError(f"--log-t must be at least 10 for slopes to show, got {config.log_t}")
-        for name in ("steps", "save"):
-            positive_integer(f"--{name}", getattr(config, name))
-        sets = {name: rows(name) for name in config.data}
-        margins = {name: largest_margin(Z) for name, Z in sets.items()}
-        folder = new_run_folder("max_margin", f"e{config.log_t:g}", config.out)
-    except (OSError, ValueError) as error:
-        sys.exit(f"max_margin: {error}")
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Flow and descent on every data set, by every loss."""
+    if positive("--log-t", config.log_t) < 10.0:  # noqa: PLR2004
+        raise ValueError(f"--log-t must be at least 10 for slopes to show, got {config.log_t}")
+    for name in ("steps", "save"):
+        positive_integer(f"--{name}", getattr(config, name))
+    sets = {name: rows(name) for name in config.data}
+    margins = {name: largest_margin(Z) for name, Z in sets.items()}
     cases = [(name, loss) for name in sets for loss in LOSSES]
-    runs = {
-        (name, loss): (*runs_of(sets[name], loss, config), margins[name])
-        for name, loss in tqdm(cases, desc="runs", disable=config.quiet)
-    }
+    runs = {}
+    for name, loss in tqdm(cases, desc="runs", disable=config.quiet):
+        path, steps = runs_of(sets[name], loss, config)
+        record.keep(f"{name}-{loss}-flow", path)
+        record.keep(f"{name}-{loss}-descent", steps)
+        runs[name, loss] = path, steps, margins[name]
     table = pd.DataFrame(
         [{"data": key[0], "loss": key[1], **row(*case)} for key, case in runs.items()]
     ).set_index(["data", "loss"])
-    files = {f"{data}-{loss}-flow": case[0] for (data, loss), case in runs.items()}
-    files |= {f"{data}-{loss}-descent": case[1] for (data, loss), case in runs.items()}
-    write_run(folder, config, files, {"figure": draw(runs, config)}, {"table": table})
+    record.table("table", table)
+    record.figure("figure", draw(runs, config))
     print(table.to_string(float_format="{:.5g}".format))
-    print(f"{time.perf_counter() - started:.0f} s in all; figure: {folder / 'figure.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"e{c.log_t:g}")

@@ -6,25 +6,22 @@ more. Left: distance at the fixed time against η. Right: distance along t at ha
 limit. Prints both tables and writes them with the figure and every run of the right panel.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
 from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
 import flow
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """Flows that gradient descent follows to higher order."""
 
     examples: int = 200
@@ -43,10 +40,8 @@ class Configuration:
     """Eigenpairs that the principal flow tracks."""
     seed: int = 0
     """Seed of the initial weights."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: bool = False
-    """No progress bars."""
+    save: int = 60
+    """Number of saved times along the right panel."""
 
 
 def flows(objective: flow.Objective, eta: float, k: int) -> dict[str, flow.Dynamics]:
@@ -69,19 +64,20 @@ def orders(objective: flow.Objective, config: Configuration) -> dict[str, flow.O
     }
 
 
-def along(objective: flow.Objective, config: Configuration) -> dict[str, Any]:
+def along(objective: flow.Objective, config: Configuration, record: Record) -> dict[str, Any]:
     """Gradient descent near the limit, and distances of the flows from it along t."""
     limit = float(flow.auto_learning_rates(objective, [config.share])[0])
     steps = round(config.t_along / limit)
     eta = config.t_along / steps
-    descent = flow.descend(objective, eta, steps, save=60, spacing="log", progress=False)
-    runs = {"gradient descent": descent}
+    descent = flow.descend(objective, eta, steps, save=config.save, spacing="log", progress=False)
+    runs = {"gradient descent": record.keep("gradient descent", descent)}
     for name, dynamics in tqdm(
         flows(objective, eta, config.k).items(), "flows", disable=config.quiet
     ):
-        runs[name] = flow.integrate(
+        path = flow.integrate(
             dynamics, config.t_along, rtol=1e-7, atol=1e-10, save=descent.t, progress=False
         )
+        runs[name] = record.keep(name, path)
     return runs
 
 
@@ -125,28 +121,25 @@ def draw(studies: dict[str, flow.OrderStudy], runs: dict[str, Any], share: float
     return figure
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Orders at a fixed time, and distances along t."""
     X, y = flow.datasets.digits(config.examples)
     objective = flow.MLP([64, config.hidden, 10]).objective(X, y, seed=config.seed)
-    folder = new_run_folder("modified_flows", f"{objective.size}-parameters", config.out)
-    studies, runs = orders(objective, config), along(objective, config)
+    studies, runs = orders(objective, config), along(objective, config, record)
     slopes = pd.DataFrame(
         {name: {"slope": s.slope, "one step": s.one_step_slope} for name, s in studies.items()}
     ).T
     final = pd.DataFrame(
         {"relative distance": {name: d[-1] for name, d in distances(runs).items()}}
     )
-    figures = {"modified_flows": draw(studies, runs, config.share)}
-    write_run(folder, config, runs, figures, {"slopes": slopes, "final": final})
+    record.table("slopes", slopes)
+    record.table("final", final)
+    record.figure("modified_flows", draw(studies, runs, config.share))
     print(f"{objective.size} parameters; distance at t = {config.t:g} against η")
     print(slopes.to_string(float_format="{:.3f}".format))
     print(f"\nat t = {config.t_along:g}, η = {config.share:g} of the stability limit")
     print(final.to_string(float_format="{:.2e}".format))
-    print(f"\nfigure: {folder / 'modified_flows.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"t{c.t:g}")

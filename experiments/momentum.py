@@ -7,25 +7,23 @@ that falls by four when the step is halved, on digits and over many periods of a
 Runge–Kutta drifts. Prints the tables and writes them with the figure and the runs.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
 from tqdm import tqdm
 
 import flow
 from flow.plots import COLOURS, MARKERS
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
+from flow.trajectory import uninterrupted
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """Momentum as motion."""
 
     examples: int = 200
@@ -48,10 +46,8 @@ class Configuration:
     """Steps of Verlet in such a period, the second twice the first."""
     seed: int = 0
     """Seed of the initial weights."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: bool = False
-    """No progress bars."""
+    save: int = 200
+    """Number of saved times of each motion and of each discrete run."""
 
 
 def motions(objective: flow.Objective, config: Configuration) -> dict[str, flow.Dynamics]:
@@ -60,19 +56,24 @@ def motions(objective: flow.Objective, config: Configuration) -> dict[str, flow.
     return balls | {"Nesterov": flow.Nesterov(objective)}
 
 
-def pairs(objective: flow.Objective, config: Configuration) -> dict[str, flow.Trajectory]:
+def pairs(
+    objective: flow.Objective, config: Configuration, record: Record
+) -> dict[str, flow.Trajectory]:
     """Every motion, and the optimizer that it models, on one clock."""
     runs = {}
     for name, dynamics in tqdm(motions(objective, config).items(), "motions", disable=config.quiet):
         optimizer, time_step = dynamics.counterpart(config.learning_rate)
-        runs[name] = flow.integrate(dynamics, config.t, progress=False)
-        runs[f"{name}, discrete"] = flow.descend(
+        motion = flow.integrate(dynamics, config.t, save=config.save, progress=False)
+        steps = flow.descend(
             objective,
             optimizer=optimizer,
             time_step=time_step,
             steps=round(config.t / time_step),
+            save=config.save,
             progress=False,
         )
+        for of, run in ((name, motion), (f"{name}, discrete", steps)):
+            runs[of] = record.keep(of, run)
     return runs
 
 
@@ -108,6 +109,8 @@ def energies(objective: flow.Objective, config: Configuration) -> dict[str, flow
         runs[f"{name}, Dopri8"] = flow.integrate(
             ball, t, method="Dopri8", rtol=1e-5, atol=1e-8, engine="jax", save=2000, progress=False
         )
+        for run in runs.values():
+            uninterrupted(run)
     return runs
 
 
@@ -163,28 +166,24 @@ def draw(
     return figure
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Motions beside their optimizers, orders, and energy without friction."""
     X, y = flow.datasets.digits(config.examples)
     objective = flow.MLP([64, config.hidden, 10]).objective(X, y, seed=config.seed)
-    folder = new_run_folder("momentum", f"{objective.size}-parameters", config.out)
-    runs, studies = pairs(objective, config), orders(objective, config)
+    runs, studies = pairs(objective, config, record), orders(objective, config)
     conserved = energies(objective, config)
     slopes = pd.DataFrame(
         {name: {"slope": s.slope, "one step": s.one_step_slope} for name, s in studies.items()}
     ).T
     energy = energy_table(conserved)
-    files = {name.replace(" ", "_"): run for name, run in runs.items()}
-    figures = {"momentum": draw(runs, studies, conserved)}
-    write_run(folder, config, files, figures, {"slopes": slopes, "energy": energy})
+    record.table("slopes", slopes)
+    record.table("energy", energy)
+    record.figure("momentum", draw(runs, studies, conserved))
     print(f"{objective.size} parameters; distance at t = {config.t_order:g} against η")
     print(slopes.to_string(float_format="{:.3f}".format))
     print("\nenergy without friction")
     print(energy.to_string(float_format="{:.3g}".format))
-    print(f"\nfigure: {folder / 'momentum.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"t{c.t:g}")

@@ -11,35 +11,30 @@ weights on two half-moons; measures how loss, gradient and trained weights near 
 depth, of order one in 1/L. Prints a table, writes a figure, the runs and the configuration.
 """
 
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
-from sklearn.datasets import make_moons
+from matplotlib.ticker import NullLocator
 from tqdm import tqdm
 
 import flow
 from flow.checks import positive, positive_integer
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.precision import double_precision
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
 
 # Of the residual networks' distances to the continuous one, at most a millionth is RK4's.
 TIGHT = {"rtol": 1e-9, "atol": 1e-12}
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """A network of continuous depth, and the residual networks that near it."""
 
     depths: tuple[int, ...] = (8, 16, 32, 64, 128)
@@ -58,10 +53,6 @@ class Configuration:
     """Seed of the points and of the initial weights."""
     save: int = 101
     """Number of saved times."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No progress bar."""
 
 
 @dataclass(frozen=True)
@@ -136,23 +127,27 @@ def network(config: Configuration, step: Callable, layers: int) -> flow.Objectiv
 
 def moons(config: Configuration) -> tuple[np.ndarray, np.ndarray]:
     """Rows X (examples, 2), centred, and their class y (examples,)."""
+    from sklearn.datasets import make_moons
+
     X, y = make_moons(config.examples, noise=config.noise, random_state=config.seed)
     return X - X.mean(axis=0), y.astype(float)
 
 
-def compute(config: Configuration) -> Result:
+def compute(config: Configuration, record: Record) -> Result:
     """Train all networks, and measure their gaps to the continuous one."""
     settings = {"save": config.save, "progress": False, **TIGHT}
     observe = {"accuracy": flow.observe.accuracy(*moons(config))}
     continuous = network(config, rk4, config.depth_steps)
     bar = tqdm(total=1 + len(config.depths), desc="networks", disable=config.quiet)
     path = flow.integrate(continuous, config.t, observe=observe, **settings)
+    record.keep("flow", path)
     bar.update()
     reference = measure(continuous, path)
     residual, gaps = {}, {}
     for layers in config.depths:
         objective = network(config, euler, layers)
-        residual[layers] = flow.integrate(objective, config.t, observe=observe, **settings)
+        run = flow.integrate(objective, config.t, observe=observe, **settings)
+        residual[layers] = record.keep(f"flow-{layers}-layers", run)
         bar.update()
         trained = residual[layers].theta[-1]
         gaps[layers] = {
@@ -221,7 +216,7 @@ def draw(config: Configuration, result: Result, orders: pd.Series) -> Any:
     low, high = axes[1, 0].get_ylim()
     axes[1, 0].set_ylim(low, high * 50)  # room for the legend
     axes[1, 0].set_xticks(result.gaps.index, result.gaps.index)
-    axes[1, 0].xaxis.set_minor_locator(mpl.ticker.NullLocator())
+    axes[1, 0].xaxis.set_minor_locator(NullLocator())
     for ax in axes.flat:
         ax.grid(visible=True, alpha=0.3)
     for ax, place in ((axes[0, 0], "best"), (axes[1, 0], "upper right"), (axes[1, 1], "best")):
@@ -249,27 +244,20 @@ def draw_depth(ax: Any, config: Configuration, params: Any) -> None:
     ax.set_title("inputs (grey) through depth to s = 1; dashed: p = ½")
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
-    started = time.perf_counter()
-    try:
-        positive("--t", config.t)
-        for name in ("depth_steps", "hidden", "examples"):
-            positive_integer(f"--{name.replace('_', '-')}", getattr(config, name))
-        for layers in config.depths:
-            positive_integer("--depths", layers)
-        if len(set(config.depths)) < 2:  # noqa: PLR2004
-            raise ValueError(f"--depths needs two numbers of layers for a slope: {config.depths}")
-        folder = new_run_folder("neural_ode", f"t{config.t:g}", config.out)
-    except (OSError, ValueError) as error:
-        sys.exit(f"neural_ode: {error}")
-    result = compute(config)
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Continuous and residual networks."""
+    positive("--t", config.t)
+    for name in ("depth_steps", "hidden", "examples"):
+        positive_integer(f"--{name.replace('_', '-')}", getattr(config, name))
+    for layers in config.depths:
+        positive_integer("--depths", layers)
+    if len(set(config.depths)) < 2:  # noqa: PLR2004
+        raise ValueError(f"--depths needs two numbers of layers for a slope: {config.depths}")
+    result = compute(config, record)
     orders = slopes(result.gaps)
-    runs = {"flow": result.path} | {f"flow-{n}-layers": run for n, run in result.residual.items()}
-    tables = {"table": result.gaps, "slopes": orders.rename("slope").to_frame()}
-    write_run(folder, config, runs, {"figure": draw(config, result, orders)}, tables)
+    record.table("table", result.gaps)
+    record.table("slopes", orders.rename("slope").to_frame())
+    record.figure("figure", draw(config, result, orders))
     print(result.gaps.to_string(float_format=lambda x: f"{x:.3g}"), end="\n\n")
     print("slopes against 1/L: " + ", ".join(f"{n} {slope:.2f}" for n, slope in orders.items()))
     path = result.path
@@ -279,8 +267,7 @@ def main() -> None:
         f"{path.result}"
     )
     print(f"{flow.audit(path)}\n")
-    print(f"{time.perf_counter() - started:.0f} s in all; figure: {folder / 'figure.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"t{c.t:g}")

@@ -6,29 +6,27 @@ order. Noise is measured by its weak order, |E J − E J|. Prints a table and wr
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import exp
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
 from tqdm import tqdm
 
 import flow
+from flow.checks import choice
 from flow.plots import COLOURS, MARKERS
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
 
 LADDER = (0.1, 0.05, 0.025, 0.0125)  # of 2/λ_max(θ₀)
 RATES = (1e-2, 5e-3, 2.5e-3, 1.25e-3)  # where an entry's step is η
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """The order at which every dynamics models its discrete counterpart."""
 
     only: tuple[str, ...] = ()
@@ -37,10 +35,8 @@ class Configuration:
     """Digits that the network 64-8-10 learns."""
     paths: int = 2000
     """Paths of the stochastic flow."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: bool = False
-    """No progress bars."""
+    seed: int = 0
+    """Seed of the initial weights and of the noise."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Row:
 def rows(config: Configuration) -> dict[str, Callable[[], Row]]:
     """Every pair, by name."""
     X, y = flow.datasets.digits(config.examples)
-    objective = flow.MLP([64, 8, 10]).objective(X, y, seed=0)
+    objective = flow.MLP([64, 8, 10]).objective(X, y, seed=config.seed)
     orthogonal = flow.dynamics.orthogonal(objective, "[0]['W']")
     ladder = flow.auto_learning_rates(objective, LADDER)
     noisy = flow.Objective(lambda x, a: 0.5 * jnp.mean((x - a) ** 2), np.array([3.0]), X[:, 20:21])
@@ -134,19 +130,18 @@ def rows(config: Configuration) -> dict[str, Callable[[], Row]]:
     }
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Measure the chosen pairs."""
     pairs = rows(config)
     chosen = config.only or tuple(pairs)
-    if unknown := [name for name in chosen if name not in pairs]:
-        raise SystemExit(f"unknown row {unknown[0]!r}; there are {', '.join(pairs)}")
-    folder = new_run_folder("orders", f"{len(chosen)}-pairs", config.out)
+    for name in chosen:
+        choice("--only", name, pairs)
     studies, table = {}, {}
     for name in tqdm(chosen, desc="pairs", disable=config.quiet):
         row = pairs[name]()
-        study = flow.order_study(row.dynamics, row.t, row.rates, paths=config.paths, progress=False)
+        study = flow.order_study(
+            row.dynamics, row.t, row.rates, paths=config.paths, seed=config.seed, progress=False
+        )
         studies[name] = study
         table[name] = {
             "models": row.models,
@@ -156,9 +151,9 @@ def main() -> None:
             "one step": np.nan if study.one_step_slope is None else study.one_step_slope,
         }
     frame = pd.DataFrame(table).T
-    write_run(folder, config, {}, {"orders": draw(studies)}, {"table": frame})
+    record.table("table", frame)
+    record.figure("orders", draw(studies))
     print(frame.to_string(float_format="{:.2f}".format))
-    print(f"\nfigure: {folder / 'orders.png'}")
 
 
 def draw(studies: dict[str, flow.OrderStudy]) -> Any:
@@ -180,4 +175,4 @@ def draw(studies: dict[str, flow.OrderStudy]) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"{len(c.only) or 'all'}-pairs")

@@ -8,25 +8,21 @@ the rate e^{−(λ_k − λ_{k+1})t}. (c) Gradient flow of J(w/‖w‖) (`flow.S
 ‖w‖; gradient descent lets Σ‖w‖² grow by η(J₀ − J_T), to first order in η.
 """
 
-import sys
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from tqdm import tqdm
 
 import flow
 from flow.checks import positive, positive_integer
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
+from flow.trajectory import uninterrupted
 
 # The distance to the principal subspace falls by this factor, in e-foldings of the slowest mode;
 # the rate is fitted to the last half, where that mode is alone.
@@ -37,7 +33,7 @@ TIGHT = {"rtol": 1e-10, "atol": 1e-13}
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """Orthogonal weights, principal subspaces and weights of constant norm."""
 
     examples: int = 500
@@ -60,10 +56,6 @@ class Configuration:
     """Seed of the initial weights."""
     save: int = 100
     """Number of saved times of each run."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No progress bars."""
 
 
 def singular_values(_: flow.Objective, params: Any) -> np.ndarray:
@@ -85,7 +77,7 @@ def first_gradient(objective: flow.Objective, params: Any) -> float:
     return np.linalg.norm(objective.gradient(params)[0]["W"])
 
 
-def networks(config: Configuration) -> dict[str, flow.Trajectory]:
+def networks(config: Configuration, record: Record) -> dict[str, flow.Trajectory]:
     """(a) Hidden weights on the Stiefel manifold, free, and by Riemannian gradient descent."""
     train, held_out = flow.datasets.digits(config.examples, test=config.test)
     network = flow.MLP([64, *config.hidden, 10])
@@ -106,13 +98,13 @@ def networks(config: Configuration) -> dict[str, flow.Trajectory]:
     }
     steps = max(1, round(config.t / config.learning_rate))
     optimizer, time_step = dynamics.counterpart(config.t / steps)
-    return {
-        "Stiefel flow": flow.integrate(dynamics, config.t, **settings),
-        "free flow": flow.integrate(objective, config.t, **settings),
-        "Riemannian GD": flow.descend(
-            objective, optimizer=optimizer, time_step=time_step, steps=steps, **settings
-        ),
+    how = {"optimizer": optimizer, "time_step": time_step, "steps": steps}
+    runs = {
+        "Stiefel flow": lambda: flow.integrate(dynamics, config.t, **settings),
+        "free flow": lambda: flow.integrate(objective, config.t, **settings),
+        "Riemannian GD": lambda: flow.descend(objective, **how, **settings),
     }
+    return {name: record.keep(name.lower(), run()) for name, run in runs.items()}
 
 
 def network_table(runs: dict[str, flow.Trajectory], config: Configuration) -> pd.DataFrame:
@@ -155,6 +147,7 @@ def subspaces(config: Configuration) -> tuple[dict[int, Any], pd.DataFrame]:
         path = flow.integrate(
             flow.StiefelFlow(objective), FOLDINGS / gap, save=config.save, progress=False, **TIGHT
         )
+        uninterrupted(path)
         # The sine of the largest principal angle.
         distance = np.array(
             [np.linalg.norm(path.params(i) @ vectors[:, k:], 2) for i in range(len(path.t))]
@@ -180,7 +173,7 @@ def norms(config: Configuration) -> pd.DataFrame:
         steps = max(1, round(config.t_norms / rate))
         rate = config.t_norms / steps  # noqa: PLW2901
         runs[rate] = flow.descend(dynamics.objective, rate, steps=steps, **settings)
-    squares = {rate: np.sum(run.theta**2, axis=1) for rate, run in runs.items()}
+    squares = {rate: np.sum(uninterrupted(run).theta ** 2, axis=1) for rate, run in runs.items()}
     fallen = runs[0.0].loss[0] - runs[0.0].loss[-1]
     return pd.DataFrame(
         {
@@ -267,39 +260,27 @@ def draw(runs: dict[str, flow.Trajectory], curves: dict[int, Any], growth: pd.Da
     return figure
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
-    started = time.perf_counter()
-    try:
-        positive("--t", config.t)
-        positive("--t-norms", config.t_norms)
-        positive("--learning-rate", config.learning_rate)
-        for name in ("examples", "test", "save"):
-            positive_integer(f"--{name}", getattr(config, name))
-        rates = [positive("--norm-rates", rate) for rate in config.norm_rates]
-        if len({max(1, round(config.t_norms / rate)) for rate in rates}) < 2:  # noqa: PLR2004
-            raise ValueError(f"--norm-rates needs two numbers of steps for a slope, got {rates}")
-        for k in config.components:
-            positive_integer("--components", k)
-        folder = new_run_folder("orthogonal", f"t{config.t:g}", config.out)
-    except (OSError, ValueError) as error:
-        sys.exit(f"orthogonal: {error}")
-    try:
-        curves, rates = subspaces(config)
-        runs, growth = networks(config), norms(config)
-    except ValueError as error:
-        folder.rmdir()
-        sys.exit(f"orthogonal: {error}")
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Networks, subspaces and norms."""
+    positive("--t", config.t)
+    positive("--t-norms", config.t_norms)
+    positive("--learning-rate", config.learning_rate)
+    for name in ("examples", "test", "save"):
+        positive_integer(f"--{name}", getattr(config, name))
+    rates = [positive("--norm-rates", rate) for rate in config.norm_rates]
+    if len({max(1, round(config.t_norms / rate)) for rate in rates}) < 2:  # noqa: PLR2004
+        raise ValueError(f"--norm-rates needs two numbers of steps for a slope, got {rates}")
+    for k in config.components:
+        positive_integer("--components", k)
+    curves, rates = subspaces(config)
+    runs, growth = networks(config, record), norms(config)
     tables = {"networks": network_table(runs, config), "subspaces": rates, "norms": growth}
-    files = {name.lower().replace(" ", "-"): run for name, run in runs.items()}
-    write_run(folder, config, files, {"figure": draw(runs, curves, growth)}, tables)
-    for table in tables.values():
+    record.figure("figure", draw(runs, curves, growth))
+    for name, table in tables.items():
+        record.table(name, table)
         print(f"{table.to_string(float_format='{:.4g}'.format)}\n")
     print(f"slope of the growth against η: {slope(growth):.3f}")
-    print(f"{time.perf_counter() - started:.0f} s in all; figure: {folder / 'figure.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"t{c.t:g}")

@@ -6,17 +6,14 @@ of `jax.grad` of the same loss. Rounds are interleaved and medians are of their 
 is no part of it. Prints a table and writes it.
 """
 
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
 import pandas as pd
-import tyro
 from jax.flatten_util import ravel_pytree
 from scipy.integrate import solve_ivp
 from tqdm import tqdm
@@ -32,7 +29,7 @@ from flow.backprop import (
     Reshape,
 )
 from flow.precision import double_precision
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
 
 CONVOLUTIONAL = flow.Network(
     [
@@ -56,7 +53,7 @@ NETWORKS = {
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """What the driver and the hand-written backward pass cost, side by side in one run."""
 
     rounds: int = 7
@@ -65,10 +62,6 @@ class Configuration:
     """scipy method of the flow and of solve_ivp."""
     t_factor: float = 1.0
     """Factor on the flow times, for a quick look."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: bool = False
-    """No progress bar."""
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -138,16 +131,14 @@ def measure(
     }
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    folder = new_run_folder("overhead", config.method, config.out)
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Measure every network."""
     rows = {name: measure(*case, config, name) for name, case in NETWORKS.items()}
     table = pd.DataFrame(rows).T.rename_axis("network")
-    write_run(folder, config, {}, {}, {"table": table})
+    record.table("table", table, timings=["flow", "solve_ivp", "hand / jax.grad"])
     print(table.to_string(float_format=lambda x: f"{x:.4g}"))
-    print(f"\nmedians of {config.rounds} rounds; table: {folder / 'table.csv'}", file=sys.stdout)
+    print(f"\nmedians of {config.rounds} rounds")
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: c.method)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import tyro
-from sklearn.datasets import load_breast_cancer
 
 import flow
 from flow.networks import chebyshev
@@ -64,6 +63,8 @@ def unnormalised() -> flow.Objective:
 
 def regression() -> flow.Objective:
     """Linear regression on the breast-cancer data, standardised: 31 parameters, J quadratic."""
+    from sklearn.datasets import load_breast_cancer
+
     X, y = load_breast_cancer(return_X_y=True)
     X = (X - X.mean(axis=0)) / X.std(axis=0)
     return flow.MLP([30, 1], activation="identity").objective(X, y[:, None].astype(float), seed=0)

@@ -6,21 +6,19 @@ methods factorise n × n matrices and are refused above 2,000 parameters; a narr
 them beside the others. Prints a table, writes a figure, the table and the configuration.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
 from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
 import flow
-from flow.plots import COLOURS, MARKERS
-from flow.records import new_run_folder, write_run
+from flow.plots import work_precision
+from flow.records import Options, Record, run_experiment
+from flow.trajectory import uninterrupted
 
 METHODS = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
 
@@ -28,7 +26,7 @@ COUNTS = ("cost", "gradients", "products", "steps", "rejected")
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """Error against cost for scipy's methods, on gradient flow of a network on digits."""
 
     examples: int = 300
@@ -41,15 +39,12 @@ class Configuration:
     """Relative tolerances; the absolute ones are a thousandth of them."""
     seed: int = 0
     """Seed of the initial weights."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: bool = False
-    """No progress bar."""
 
 
 def study(objective: flow.Objective, config: Configuration, name: str) -> pd.DataFrame:
     """Every method at every tolerance on one network."""
-    reference = flow.integrate(objective, config.t, rtol=1e-12, atol=1e-14, save=[config.t])
+    tight = {"rtol": 1e-12, "atol": 1e-14, "progress": not config.quiet}
+    reference = uninterrupted(flow.integrate(objective, config.t, save=[config.t], **tight))
     rows = []
     cases = [(method, rtol) for method in METHODS for rtol in config.rtols]
     refused = set()
@@ -58,8 +53,16 @@ def study(objective: flow.Objective, config: Configuration, name: str) -> pd.Dat
             continue
         row: dict[str, Any] = {"network": name, "method": method, "rtol": rtol}
         try:
-            path = flow.integrate(
-                objective, config.t, method=method, rtol=rtol, atol=1e-3 * rtol, save=2
+            path = uninterrupted(
+                flow.integrate(
+                    objective,
+                    config.t,
+                    method=method,
+                    rtol=rtol,
+                    atol=1e-3 * rtol,
+                    save=2,
+                    progress=False,
+                )
             )
         except ValueError as refusal:
             refused.add(method)
@@ -95,15 +98,9 @@ def draw(table: pd.DataFrame) -> Any:
         sharey=True,
     )
     for ax, name in zip(axes[0], names, strict=True):
-        for i, method in enumerate(METHODS):
-            of = table[(table["network"] == name) & (table["method"] == method)]
-            if "cost" in of and of["cost"].notna().any():
-                ax.loglog(
-                    of["cost"], of["error"], color=COLOURS[i], marker=MARKERS[i], label=method
-                )
-        ax.set(title=name, xlabel="cost, gradients + 2 × products")
+        work_precision(table[table["network"] == name], ax=ax)
+        ax.set(title=name, xlabel="cost, gradients + 2 × products", ylabel="")
         ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.grid(visible=True, alpha=0.3)
     axes[0, 0].set_ylabel("relative error of θ(T)")
     # Whole decades, so that each panel has at least two labelled ticks.
     cost = np.log10(table["cost"].dropna())
@@ -115,11 +112,8 @@ def draw(table: pd.DataFrame) -> Any:
     return figure
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
-    folder = new_run_folder("rk_methods", f"t{config.t:g}", config.out)
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Every method on every network."""
     data = flow.datasets.digits(config.examples)
     tables = []
     for units in config.hidden:
@@ -127,15 +121,16 @@ def main() -> None:
         name = f"64-{units}-10, {objective.size:,} parameters, T = {config.t:g}"
         tables.append(study(objective, config, name))
     table = pd.concat(tables, ignore_index=True).set_index(["network", "method", "rtol"])
-    write_run(folder, config, {}, {"figure": draw(table.reset_index())}, {"table": table})
+    record.table("table", table)
+    record.figure("figure", draw(table.reset_index()))
     for name, of in table.groupby("network", sort=False):
         print(f"\n{name}")
         shown = of.droplevel(0).reset_index().astype(dict.fromkeys(COUNTS, "Int64"))
         shown = shown.assign(rtol=shown["rtol"].map("{:.0e}".format, na_action="ignore"))
         shown = shown.astype(object).where(shown.notna(), "–")
         print(shown.to_string(index=False, float_format="{:.3g}".format))
-    print(f"\nfigure: {folder / 'figure.png'}")
+    print()
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"t{c.t:g}")

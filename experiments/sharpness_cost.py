@@ -9,24 +9,22 @@ and writes it with the figure and the runs.
 """
 
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
 from tqdm import trange
 
 import flow
 from flow.plots import COLOURS, TIME_LABEL
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
 from flow.spectrum import eigenpairs
+from flow.trajectory import uninterrupted
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """What it costs to watch the sharpness along a flow."""
 
     t: float = 1000.0
@@ -41,17 +39,10 @@ class Configuration:
     """Rounds, of which the median counts; one more compiles."""
     seed: int = 0
     """Seed of the initial weights."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: bool = False
-    """No progress bar."""
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
-    folder = new_run_folder("sharpness_cost", f"t{config.t:g}", config.out)
+def experiment(config: Configuration, record: Record) -> None:
+    """Every observer, in interleaved rounds."""
     objective = flow.MLP([64, 32, 10]).objective(*flow.datasets.digits(300), seed=config.seed)
     # Observer, and at which end how many.
     watched = {
@@ -64,10 +55,11 @@ def main() -> None:
     for i in trange(config.rounds + 1, desc="rounds", disable=config.quiet):
         for name, (observer, _, _) in watched.items():
             began = time.perf_counter()
-            runs[name] = flow.integrate(
+            path = flow.integrate(
                 objective, config.t, method="TSRKC3", engine="jax", rtol=config.rtol,
                 save=config.save, observe=observer and {"eigenvalues": observer}, progress=False,
             )  # fmt: skip
+            runs[name] = uninterrupted(path)
             if i > 0:
                 seconds[name].append(time.perf_counter() - began)
     bare = runs["nothing"].stats["gradients"]
@@ -99,12 +91,13 @@ def main() -> None:
     ax.set(xlabel=TIME_LABEL, ylabel=r"eigenvalue of $\nabla^2 J$", xscale="symlog", xlim=(0, None))
     ax.grid(visible=True, alpha=0.3)
     ax.legend()
-    files = {name.replace(" ", "_"): run for name, run in runs.items()}
-    write_run(folder, config, files, {"sharpness_cost": figure}, {"table": table})
+    for name, run in runs.items():
+        record.keep(name, run)
+    record.table("table", table, timings=["over bare"])
+    record.figure("sharpness_cost", figure)
     print(f"{config.save} saves, {bare:,} gradients without")
     print(table.to_string(float_format="{:.3g}".format, na_rep="—"))
-    print(f"\nfigure: {folder / 'sharpness_cost.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"t{c.t:g}")

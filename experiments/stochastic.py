@@ -10,25 +10,20 @@ Bars are standard errors. Prints tables, writes a figure, the tables, a path of 
 the configuration.
 """
 
-import sys
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
 from matplotlib.ticker import NullLocator
-from sklearn.datasets import load_diabetes
 from tqdm import tqdm
 
 import flow
 from flow.checks import positive, positive_integer
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
+from flow.trajectory import uninterrupted
 from flow.weak import sgd_ensemble
 
 # λ of (a), and where it starts; (c) starts so far out that noise is a small part of J.
@@ -40,7 +35,7 @@ SUBSTEPS = 8
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """Stochastic gradient descent beside the SDE that models it."""
 
     examples: int = 60
@@ -69,10 +64,6 @@ class Configuration:
     """Number of saved times of each run."""
     seed: int = 0
     """Seed of data, initial weights and noise."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No progress bars."""
 
 
 class Ensemble(NamedTuple):
@@ -103,6 +94,8 @@ def quadratic(config: Configuration) -> flow.Objective:
 
 def network(config: Configuration) -> flow.Objective:
     """A 10-hidden-1 network on the diabetes data, both sides standardised."""
+    from sklearn.datasets import load_diabetes
+
     X, y = load_diabetes(return_X_y=True)
     X, y = X[: config.examples], y[: config.examples]
     X, y = ((a - a.mean(axis=0)) / a.std(axis=0) for a in (X, y))
@@ -126,7 +119,7 @@ def ensembles(
         seed=seed,
         progress=not config.quiet,
     )
-    if not sde.result.startswith("reached"):
+    if not uninterrupted(sde).result.startswith("reached"):
         raise ValueError(f"the SDE at learning rate {rate:g} diverged: {sde.result}")
     ends = np.unique(steps // per_epoch) * per_epoch
     found = {"SDE": Ensemble(sde.t[0], sde.theta, sde.loss)}
@@ -344,56 +337,42 @@ def check(config: Configuration) -> None:
         )
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
-    started = time.perf_counter()
-    try:
-        check(config)
-        folder = new_run_folder("stochastic", f"batch{config.batch_size}", config.out)
-    except (OSError, ValueError) as error:
-        sys.exit(f"stochastic: {error}")
-    objective, files, quadratics, networks = quadratic(config), {}, {}, {}
+def experiment(config: Configuration, record: Record) -> str | None:
+    """The quadratic, the network, and the weak order."""
+    check(config)
+    objective, quadratics, networks = quadratic(config), {}, {}
     model = network(config)
-    try:
-        for rate in tqdm(config.learning_rates, desc="quadratic", disable=config.quiet):
-            dynamics = flow.StochasticFlow(objective, rate, config.batch_size)
-            found, files[f"quadratic-{rate:g}"] = ensembles(
-                dynamics, config.t, config.paths, int(np.ceil(rate / STEP)), config
-            )
-            times = {name: ensemble.t for name, ensemble in found.items()}
-            quadratics[rate] = found, laws(objective, rate, config.batch_size, times)
-        for rate in tqdm(config.network_rates, desc="network", disable=config.quiet):
-            dynamics = flow.StochasticFlow(model, rate, config.batch_size)
-            networks[rate], files[f"network-{rate:g}"] = ensembles(
-                dynamics, config.t_network, config.network_paths, SUBSTEPS, config
-            )
-        study = flow.order_study(
-            flow.StochasticFlow(
-                objective.starting_at(FAR), config.order_rates[0], config.batch_size
-            ),
-            config.t_order,
-            config.order_rates,
-            paths=config.paths,
-            seed=config.seed,
-            progress=not config.quiet,
+    for rate in tqdm(config.learning_rates, desc="quadratic", disable=config.quiet):
+        dynamics = flow.StochasticFlow(objective, rate, config.batch_size)
+        found, path = ensembles(dynamics, config.t, config.paths, int(np.ceil(rate / STEP)), config)
+        record.keep(f"quadratic-{rate:g}", path)
+        times = {name: ensemble.t for name, ensemble in found.items()}
+        quadratics[rate] = found, laws(objective, rate, config.batch_size, times)
+    for rate in tqdm(config.network_rates, desc="network", disable=config.quiet):
+        dynamics = flow.StochasticFlow(model, rate, config.batch_size)
+        networks[rate], path = ensembles(
+            dynamics, config.t_network, config.network_paths, SUBSTEPS, config
         )
-    except ValueError as error:
-        folder.rmdir()
-        sys.exit(f"stochastic: {error}")
+        record.keep(f"network-{rate:g}", path)
+    study = flow.order_study(
+        flow.StochasticFlow(objective.starting_at(FAR), config.order_rates[0], config.batch_size),
+        config.t_order,
+        config.order_rates,
+        paths=config.paths,
+        seed=config.seed,
+        progress=not config.quiet,
+    )
     tables = {
         "quadratic": quadratic_table(quadratics, config),
         "network": network_table(networks),
         "order": study.table(),
     }
-    figure = draw(quadratics, networks, study, config)
-    write_run(folder, config, files, {"figure": figure}, tables)
-    for table in tables.values():
+    record.figure("figure", draw(quadratics, networks, study, config))
+    for name, table in tables.items():
+        record.table(name, table)
         print(f"{table.to_string(float_format='{:.4g}'.format)}\n")
     print(f"weak order: {study.slope:.2f}")
-    print(f"{time.perf_counter() - started:.0f} s in all; figure: {folder / 'figure.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"batch{c.batch_size}")

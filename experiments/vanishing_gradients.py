@@ -14,34 +14,30 @@ gradients explode neither gets far: the table says to which t, and with which re
 table, writes two figures, the tables and the configuration.
 """
 
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
 from matplotlib.ticker import LogLocator, NullLocator
 from tqdm import tqdm
 
 import flow
 from flow.checks import positive, positive_integer
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
+from flow.trajectory import uninterrupted
 
 # Times are saved evenly in log t over so many decades, as networks move at very different paces.
-DECADES, TIMES = 5, 51
+DECADES = 5
 # Largest energy residual of a run that is believed, and how often it is tried.
 RESIDUAL, ATTEMPTS = 0.05, 6
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """The norm of ∂J/∂W_l in each layer, at θ₀ and along the flow."""
 
     depths: tuple[int, ...] = (2, 5, 10, 20, 50)
@@ -62,10 +58,8 @@ class Configuration:
     """Steps of a ReLU network's flow."""
     seed: int = 0
     """Seed of the initial weights."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No progress bar."""
+    save: int = 52
+    """Number of saved times, t = 0 and then evenly in log t."""
 
 
 def layer_norms(objective: flow.Objective, params: Any) -> np.ndarray:
@@ -85,9 +79,9 @@ def follow(
     objective = network.objective(*data, loss="cross_entropy", seed=config.seed)
     observe = {"layers": layer_norms}
     for t, settings in attempts(config, objective):
-        save = np.concatenate([[0.0], np.geomspace(10.0**-DECADES, 1.0, TIMES) * t])
+        save = np.concatenate([[0.0], np.geomspace(10.0**-DECADES, 1.0, config.save - 1) * t])
         path = flow.integrate(objective, t, save=save, observe=observe, progress=False, **settings)
-        if abs(flow.audit(path).energy_residual) < RESIDUAL:
+        if abs(flow.audit(uninterrupted(path)).energy_residual) < RESIDUAL:
             break
     return path
 
@@ -193,21 +187,14 @@ def draw_along(paths: dict[tuple, flow.Trajectory], config: Configuration) -> An
     return figure
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
-    started = time.perf_counter()
-    try:
-        for name in ("width", "gradients", "steps"):
-            positive_integer(f"--{name}", getattr(config, name))
-        for depth in config.depths:
-            positive_integer("--depths", depth)
-        positive("--t", config.t)
-        data = flow.datasets.digits(config.examples)
-        folder = new_run_folder("vanishing_gradients", f"t{config.t:g}", config.out)
-    except (OSError, ValueError) as error:
-        sys.exit(f"vanishing_gradients: {error}")
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Follow every network."""
+    for name in ("width", "gradients", "steps"):
+        positive_integer(f"--{name}", getattr(config, name))
+    for depth in config.depths:
+        positive_integer("--depths", depth)
+    positive("--t", config.t)
+    data = flow.datasets.digits(config.examples)
     cases = [
         (activation, init, depth)
         for activation in config.activations
@@ -228,12 +215,13 @@ def main() -> None:
         for t, norms in zip(path.t, path.observed["layers"], strict=True)
         for l, norm in enumerate(norms, 1)
     ).set_index([*index, "t", "layer"])
-    figures = {"layers": draw_layers(paths, config), "along": draw_along(paths, config)}
-    write_run(folder, config, {}, figures, {"table": table, "layers": layers})
+    record.table("table", table)
+    record.table("layers", layers)
+    record.figure("layers", draw_layers(paths, config))
+    record.figure("along", draw_along(paths, config))
     shown = table.drop(columns=["gradients", "result"])
     print(shown.to_string(float_format=lambda x: f"{x:.2g}"))
-    print(f"{time.perf_counter() - started:.0f} s in all; figures: {folder}/*.png")
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"t{c.t:g}")

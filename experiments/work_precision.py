@@ -10,26 +10,24 @@ what "auto" costs beside the best single method; and how cost grows with T.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import tyro
 from matplotlib.ticker import NullFormatter
 from peers import PEERS
 from problems import PROBLEMS, Problem
 from tqdm import tqdm
 
 import flow
+from flow.checks import choice
 from flow.plots import COLOURS
 from flow.precision import double_precision
-from flow.records import new_run_folder, write_run
+from flow.records import Options, Record, run_experiment
 
 RTOLS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 PEER_RTOLS = (1e-3, 1e-6)
@@ -43,7 +41,7 @@ LARGE, LARGE_RTOL, EXPLICIT_RTOL = 10_000, 1e-6, 1e-4
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Options):
     """Error against cost of gradient flow's integrators."""
 
     problems: tuple[str, ...] = tuple(PROBLEMS)
@@ -56,10 +54,6 @@ class Configuration:
     """Runs of each, of which the least seconds count."""
     growth: bool = True
     """Whether to measure how cost grows from T = 100 to 10,000 on digits."""
-    out: Path = field(default=Path("results"))
-    """Where run folders are made."""
-    quiet: bool = False
-    """No progress bar."""
 
 
 def own(method: str, engine: str, objective: flow.Objective, t: float, rtol: float) -> Callable:
@@ -273,37 +267,32 @@ def draw(table: pd.DataFrame, quantity: str, label: str) -> Any:
     return figure
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Configuration, description=__doc__)
-    mpl.use("Agg")
-    unknown = [name for name in config.problems if name not in PROBLEMS]
-    if unknown:
-        raise SystemExit(f"unknown problem {unknown[0]!r}; there are {', '.join(PROBLEMS)}")
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Every method on every problem."""
+    for name in config.problems:
+        choice("--problems", name, PROBLEMS)
     for label in PEERS if config.peers else ():
         if not _installed(label):
             print(f"{label} is not installed and left out; pip install -e '.[bench]'")
-    folder = new_run_folder("work_precision", f"{len(config.problems)}-problems", config.out)
-    tables, pieces = {}, []
+    pieces = []
     for name in config.problems:
         pieces.append(measure(name, PROBLEMS[name], config))
         print(f"\n{name}\n{_text(pieces[-1].drop(columns='problem'))}", flush=True)
     runs = pd.concat(pieces, ignore_index=True)
-    tables["runs"] = runs.set_index(["problem", "method", "rtol"])
+    record.table("runs", runs.set_index(["problem", "method", "rtol"]))
     for quantity in ("cost", "seconds"):
-        tables[quantity] = needs(runs, quantity)
-        print(f"\n{quantity} for an error of\n{tables[quantity].to_string(float_format=_number)}")
-    tables["auto"] = auto_beside_best(runs).set_index(["problem", "rtol"])
-    print(f"\nauto beside the best single method\n{_text(tables['auto'].reset_index())}")
+        need = needs(runs, quantity)
+        record.table(quantity, need, timings=list(need) if quantity == "seconds" else ())
+        print(f"\n{quantity} for an error of\n{need.to_string(float_format=_number)}")
+    best = auto_beside_best(runs)
+    record.table("auto", best.set_index(["problem", "rtol"]))
+    print(f"\nauto beside the best single method\n{_text(best)}")
     if config.growth:
-        tables["growth"] = growth().set_index(["method", "rtol"])
-        print(f"\ncost on digits against T\n{_text(tables['growth'].reset_index())}")
-    figures = {
-        "cost": draw(runs, "cost", "cost, gradients + 2 × products"),
-        "seconds": draw(runs, "seconds", "seconds, compiled before"),
-    }
-    write_run(folder, config, {}, figures, tables)
-    print(f"\nfigures: {folder / 'cost.png'}, {folder / 'seconds.png'}")
+        grown = growth()
+        record.table("growth", grown.set_index(["method", "rtol"]))
+        print(f"\ncost on digits against T\n{_text(grown)}")
+    record.figure("cost", draw(runs, "cost", "cost, gradients + 2 × products"))
+    record.figure("seconds", draw(runs, "seconds", "seconds, compiled before"))
 
 
 def _number(x: float) -> str:
@@ -315,4 +304,4 @@ def _text(table: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment(Configuration, experiment, lambda c: f"{len(c.problems)}-problems")

@@ -18,7 +18,7 @@ from flow.recording import Meter, Recorder
 from flow.saving import SPACINGS, number_of_times, save_times
 from flow.stop import Condition, StopConditions, conditions
 from flow.threads import single_blas_thread
-from flow.trajectory import Trajectory
+from flow.trajectory import Trajectory, uninterrupted
 
 if TYPE_CHECKING:
     from scipy.integrate import OdeSolver
@@ -233,9 +233,7 @@ def rerun(path: Trajectory, times: np.ndarray, *, progress: bool, **changes: Any
         progress=progress,
         **settings | changes,
     )
-    if again.result.startswith("interrupted"):
-        raise KeyboardInterrupt
-    return again
+    return uninterrupted(again)
 
 
 def check_engine(engine: Any, dynamics: Dynamics, ensemble: Any, paths: Any) -> str:

@@ -12,6 +12,7 @@ from flow.dynamics import Dynamics, GradientFlow
 from flow.integration import integrate
 from flow.objective import Objective
 from flow.spectrum import sharpness
+from flow.trajectory import uninterrupted
 from flow.weak import weak_distances
 
 if TYPE_CHECKING:
@@ -190,9 +191,10 @@ def _distances(
         moved = dynamics.at_learning_rate(float(rate))
         key = (moved, end)
         if key not in flows:
-            flows[key] = integrate(
+            path = integrate(
                 moved, end, method="DOP853", rtol=RTOL, atol=ATOL, save=[end], progress=progress
-            ).theta[-1]
+            )
+            flows[key] = uninterrupted(path).theta[-1]
         optimizer, time_step = moved.counterpart(float(rate))
         run = descend(
             dynamics.objective,
@@ -202,7 +204,7 @@ def _distances(
             save=2,
             progress=progress,
         )
-        found.append(np.linalg.norm(run.theta[-1] - flows[key]))
+        found.append(np.linalg.norm(uninterrupted(run).theta[-1] - flows[key]))
     return np.array(found)
 
 

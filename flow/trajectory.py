@@ -339,6 +339,22 @@ def check_single(what: str, *runs: Trajectory) -> None:
             )
 
 
+def uninterrupted(run: Trajectory) -> Trajectory:
+    """The run, unless Ctrl-C ended it: then what it is a part of ends as well.
+
+    `integrate` and `descend` return what they have; a study of many runs must not go on with the
+    next, nor take its last row for its end.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        It was interrupted.
+    """
+    if "interrupted" in run.result:
+        raise KeyboardInterrupt
+    return run
+
+
 def problem(objective: Objective, loss: float, gradient_norm: float) -> dict[str, float]:
     """Numbers at θ₀ by which runs of one problem know each other, across files and processes."""
     return {

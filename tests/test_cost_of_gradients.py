@@ -55,7 +55,7 @@ def test_slopes_and_ratios(tmp_path: Path):
 def test_refuses_what_makes_no_sense(tmp_path: Path, arguments: list, message: str):
     """Assert a sentence, no traceback and no folder."""
     answer = run(*arguments, out=tmp_path)
-    assert answer.returncode == 1
+    assert answer.returncode == 2
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr
     assert list(tmp_path.glob("*/*")) == []

@@ -32,7 +32,7 @@ def test_gd_vs_flow_writes_a_run_folder(tmp_path: Path):
     assert answer.returncode == 0, answer.stderr
     (folder,) = (tmp_path / "gd_vs_flow").iterdir()
     names = {"flow.nc", "descent-1.nc", "descent-2.nc", "figure.png", "table.csv"}
-    assert {p.name for p in folder.iterdir()} == names | {"configuration.json"}
+    assert {p.name for p in folder.iterdir()} == names | {"configuration.json", "record.json"}
     facts = json.loads((folder / "configuration.json").read_text())
     assert facts["configuration"]["learning_rates"] == [0.02, 0.004]
     assert "jax" in facts["versions"]
@@ -71,7 +71,7 @@ def test_gd_vs_flow_writes_a_run_folder(tmp_path: Path):
 def test_gd_vs_flow_refuses_what_makes_no_sense(tmp_path: Path, arguments: list, message: str):
     """Assert a sentence, no traceback and no folder for options that do not go together."""
     answer = run("gd_vs_flow.py", "--quiet", *arguments, out=tmp_path)
-    assert answer.returncode == 1
+    assert answer.returncode == 2
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr
     assert list(tmp_path.glob("*/*")) == []
@@ -110,6 +110,6 @@ def test_an_unwritable_place_is_told_before_anything_is_computed(tmp_path: Path)
     """Assert a sentence at once where the run folder can't be made."""
     (tmp_path / "file").touch()
     answer = run("gd_vs_flow.py", "--quiet", "--t", "1e6", out=tmp_path / "file")
-    assert answer.returncode == 1
+    assert answer.returncode == 2
     assert "--out" in answer.stderr
     assert "Traceback" not in answer.stderr

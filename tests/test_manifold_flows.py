@@ -494,7 +494,7 @@ def test_experiment(tmp_path: Path):
 def test_the_experiment_refuses_widening_layers(tmp_path: Path):
     """Assert a sentence and no folder for weights that can't be orthogonal."""
     answer = run("--hidden", "65", out=tmp_path)
-    assert answer.returncode == 1
+    assert answer.returncode == 2
     assert "params[0]['W'] has more rows than columns, (65, 64)" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert list(tmp_path.glob("*/*")) == []

@@ -1,10 +1,122 @@
 """Figures: what is drawn, by axes, labels and legend entries rather than pixels."""
 
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 import flow
+from flow.plots.plane import plane_of
+from flow.plots.surface import evaluate
+
+LONG = "an optimizer whose name goes on, and on, η = 0.123456789, β = 0.987654321, and yet on " * 2
+OBSERVE = {"sharpness": flow.sharpness}
+
+
+@pytest.fixture(scope="module")
+def linear() -> flow.Objective:
+    """A linear network, which conserves its balancedness."""
+    X = np.random.default_rng(0).standard_normal((12, 3))
+    network = flow.MLP([3, 4, 2], activation="identity", bias=False)
+    return network.objective(X, X @ np.ones((3, 2)), seed=0)
+
+
+@pytest.fixture(scope="module")
+def many(linear: flow.Objective) -> list[flow.Trajectory]:
+    """A flow and ten descents."""
+    common = {"observe": OBSERVE, "progress": False}
+    path = flow.integrate(linear, 1.0, save=7, **common)
+    return [path, *(flow.descend(linear, 1.0 / n, n, **common) for n in range(20, 40, 2))]
+
+
+def first_rows(run: flow.Trajectory, n: int) -> flow.Trajectory:
+    """The first n rows of a run."""
+    parts = {
+        group: {name: a[:n] for name, a in getattr(run, group).items()}
+        for group in ("state", "observed", "work")
+    }
+    rows = {name: getattr(run, name)[:n] for name in ("t", "theta", "loss", "gradient_norm")}
+    return replace(run, **rows, **parts)
+
+
+def with_nan(run: flow.Trajectory) -> flow.Trajectory:
+    """A run whose last row is lost."""
+
+    def lost(a: np.ndarray) -> np.ndarray:
+        a = np.array(a, float)
+        a[-1] = np.nan
+        return a
+
+    observed = {name: lost(a) for name, a in run.observed.items()}
+    rows = {name: lost(getattr(run, name)) for name in ("theta", "loss", "gradient_norm")}
+    return replace(run, **rows, observed=observed)
+
+
+CASES: dict[str, Callable[[list[flow.Trajectory]], list[flow.Trajectory]]] = {
+    "one run": lambda runs: runs[:1],
+    "one discrete run": lambda runs: runs[1:2],
+    "eleven runs": lambda runs: runs,
+    "one point": lambda runs: [first_rows(run, 1) for run in runs[:2]],
+    "NaN": lambda runs: [with_nan(run) for run in runs[:3]],
+    "long labels": lambda runs: [run.named(f"{i} {LONG}") for i, run in enumerate(runs[:3])],
+}
+TIME = "flow time t = learning rate × steps"
+# Of each figure of runs: how it is called, its abscissa and its ordinate.
+OF_RUNS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "loss": ({}, TIME, "loss J"),
+    "gradient_norm": ({}, TIME, "gradient norm ‖∇J‖"),
+    "sharpness": ({}, TIME, r"sharpness $\lambda_{\max}$"),
+    "observable": ({"name": "sharpness"}, TIME, "sharpness"),
+    "step_size": ({}, TIME, "step, units of t"),
+    "stages": ({}, TIME, "gradients a step"),
+    "layer_norms": ({}, TIME, "norm ‖W‖ of a layer"),
+    "weights": ({}, TIME, "weight"),
+    "conserved": ({}, TIME, "drift ‖Q(θ) − Q(θ₀)‖"),
+    "plane": ({}, "PC 1 (", "PC 2 ("),
+    "surface": ({"resolution": 9}, "PC 1 (", "PC 2 ("),
+}
+# And those of other things, which have tests of their own below.
+OTHERS = "animate circuit comparison distance order shared_legend spectral_density spectrum study"
+
+
+def test_every_figure_is_in_the_tables():
+    """Assert that no plot function is without a test."""
+    functions = {n for n in flow.plots.__all__ if inspect.isfunction(getattr(flow.plots, n))}
+    assert functions == {*OF_RUNS, *OTHERS.split(), "work_precision"}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", OF_RUNS)
+def test_every_figure_of_runs(
+    many: list[flow.Trajectory], linear: flow.Objective, name: str, case: str
+):
+    """Assert labelled axes, an entry a run in the legend, each in lines that fit, all rendered."""
+    options, xlabel, ylabel = OF_RUNS[name]
+    if name in ("conserved", "surface"):
+        options = options | {"objective": linear}
+    runs = CASES[case](many)
+    figure = plt.figure(figsize=(6, 4), layout="constrained")
+    ax = getattr(flow.plots, name)(*runs, ax=figure.add_subplot(), **options)
+    figure.canvas.draw()
+    assert ax.get_xlabel().startswith(xlabel)
+    assert ax.get_ylabel().startswith(ylabel)
+    entries = ax.get_legend_handles_labels()[1]
+    assert all(len(line) <= 44 for entry in entries for line in entry.split("\n"))
+    labels = [" ".join(entry.split()) for entry in entries]
+    expected = [" ".join(run.label.split()) for run in runs]
+    if name in ("layer_norms", "weights", "conserved"):
+        expected = expected if len(runs) > 1 else []  # beside what is drawn of them
+        labels = labels[len(labels) - len(expected) :]
+    assert labels == expected
+    assert all(np.all(np.isfinite(limits)) for limits in (ax.get_xlim(), ax.get_ylim()))
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +245,219 @@ def test_spectral_density(spectrum: list[float]):
     bottom, top = ax.get_ylim()
     assert 0 < bottom < density.density(H).min()
     assert np.isfinite(top)
+
+
+def test_without_axes_a_figure_is_whole(comparison: flow.Comparison):
+    """Assert a legend where a function draws on its own, and none on axes that were given."""
+    alone = flow.plots.loss(comparison.reference)
+    assert [text.get_text() for text in alone.get_legend().get_texts()] == ["gradient flow"]
+    given = flow.plots.loss(comparison.reference, ax=plt.figure().add_subplot())
+    assert given.get_legend() is None
+
+
+def test_a_users_settings_win(comparison: flow.Comparison):
+    """Assert that colours, widths and the grid of a user's style are taken over flow's."""
+    runs = (comparison.reference, *(pair.run for pair in comparison.pairs))
+    cycle = mpl.cycler(color=["#111111", "#222222"])
+    with mpl.rc_context({"axes.prop_cycle": cycle, "lines.linewidth": 7.0, "grid.alpha": 0.9}):
+        ax = flow.plots.loss(*runs, ax=plt.figure().add_subplot())
+    line, one, two = ax.get_lines()
+    assert (line.get_linewidth(), one.get_color(), two.get_color()) == (7.0, "#111111", "#222222")
+    assert ax.get_xgridlines()[0].get_alpha() == 0.9
+    ax = flow.plots.loss(*runs, ax=plt.figure().add_subplot())
+    assert ax.get_lines()[1].get_color() == flow.plots.COLOURS[0]
+
+
+def test_steps_and_stages_are_those_that_were_taken(linear: flow.Objective):
+    """Assert the step of RK4 and its four gradients, and that an adaptive run's steps add up."""
+    path = flow.integrate(linear, 2.0, method="RK4", step=0.05, save=5)
+    for draw, expected in ((flow.plots.step_size, 0.05), (flow.plots.stages, 4.0)):
+        (line,) = draw(path, ax=plt.figure().add_subplot()).get_lines()
+        # The first save has the gradient at θ₀ too.
+        np.testing.assert_allclose(line.get_ydata()[1:], expected, rtol=1e-12)
+    for engine, method in (("scipy", "DOP853"), ("jax", "TSRKC3"), ("jax", "Dopri8")):
+        path = flow.integrate(linear, 2.0, method=method, engine=engine, save=40)
+        assert np.all(np.diff(path.work["t"]) >= 0)
+        assert np.all(path.work["t"] >= path.t)
+        assert path.work["t"][-1] == 2.0
+        assert path.work["steps"][-1] == path.stats["steps"]
+        counted = path.stats["gradients"] - path.stats["save_gradients"]
+        assert path.work["gradients"][-1] == counted
+    with pytest.raises(ValueError, match="did not record its steps"):
+        flow.plots.stages(replace(path, work={}))
+
+
+def test_layers_and_weights(many: list[flow.Trajectory]):
+    """Assert norms of the leaves, and the entries of θ that move most under their names."""
+    path = many[0]
+    lines = flow.plots.layer_norms(path, ax=plt.figure().add_subplot()).get_lines()
+    for line, layer in zip(lines, range(2), strict=True):
+        norms = [np.linalg.norm(path.params(i)[layer]["W"]) for i in range(len(path.t))]
+        np.testing.assert_allclose(line.get_ydata(), norms, rtol=1e-14)
+    lines = flow.plots.weights(path, entries=[7, 12], ax=plt.figure().add_subplot()).get_lines()
+    # 4 × 3 weights of the first layer come first, row by row.
+    assert [line.get_label() for line in lines] == ["[0]['W'][2, 1]", "[1]['W'][0, 0]"]
+    np.testing.assert_array_equal(lines[1].get_ydata(), path.theta[:, 12])
+    (most, *_) = flow.plots.weights(path, ax=plt.figure().add_subplot()).get_lines()
+    moved = np.abs(path.theta - path.theta[0]).max()
+    assert np.abs(most.get_ydata() - most.get_ydata()[0]).max() == moved
+    with pytest.raises(ValueError, match="entries must lie in 0 to 19"):
+        flow.plots.weights(path, entries=[20])
+
+
+def test_drift_of_what_is_conserved(linear: flow.Objective, many: list[flow.Trajectory]):
+    """Assert the drift of W₂ᵀW₂ − W₁W₁ᵀ, computed here, of a descent."""
+    descent = many[1]
+
+    def balance(params: Any) -> np.ndarray:
+        one, two = (layer["W"] for layer in params)
+        return two.T @ two - one @ one.T
+
+    start = balance(descent.params(0))
+    drift = [np.linalg.norm(balance(descent.params(i)) - start) for i in range(len(descent.t))]
+    ax = flow.plots.conserved(descent, objective=linear, ax=plt.figure().add_subplot())
+    np.testing.assert_allclose(ax.get_lines()[0].get_ydata()[1:], drift[1:], rtol=1e-9)
+    with pytest.raises(ValueError, match="carry no objective; pass objective="):
+        flow.plots.conserved(descent)
+    free = flow.Objective(lambda x: x @ x, np.ones(2))
+    with pytest.raises(ValueError, match="declares no conserved quantity"):
+        flow.plots.conserved(flow.integrate(free, 1.0))
+
+
+def heights(ax: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Levels of a surface's contours, and limits of its colours."""
+    filled = next(c for c in ax.collections if isinstance(c, mpl.contour.ContourSet))
+    return np.asarray(filled.levels), np.array([filled.norm.vmin, filled.norm.vmax])
+
+
+def test_surface_is_the_loss_in_the_plane():
+    """Assert J at points of the plane against J evaluated one by one, and the band's residual."""
+    H = np.array([1.0, 4.0, 30.0])
+    objective = flow.Objective(lambda x: 0.5 * jnp.sum(H * x**2), np.ones(3))
+    path = flow.integrate(objective, 3.0, save=60)
+    plane = plane_of([path], None, filter_normalised=False)
+    x, y = np.linspace(-1.0, 0.5, 4), np.linspace(-0.2, 0.3, 3)
+    found = evaluate(objective, plane, x, y)
+    for i, j in np.ndindex(3, 4):
+        point = path.theta[0] + x[j] * plane.directions[0] + y[i] * plane.directions[1]
+        assert found[i, j] == pytest.approx(0.5 * np.sum(H * point**2), rel=1e-12)
+    figure = plt.figure(layout="constrained")
+    ax = flow.plots.surface(path, resolution=15, ax=figure.add_subplot())
+    (band,) = [a for a in figure.axes if a.get_ylabel() == "off plane"]
+    moved = path.theta - path.theta[0]
+    normal = np.cross(*plane.directions)
+    drawn = band.get_lines()[0].get_ydata()
+    np.testing.assert_allclose(drawn, np.abs(moved @ normal), atol=1e-12)
+    shares = [
+        float(label.split("(")[1].split(" ")[0]) for label in (ax.get_xlabel(), ax.get_ylabel())
+    ]
+    kept = np.sum((moved @ plane.directions.T) ** 2) / np.sum(moved**2)
+    assert sum(shares) / 100 == pytest.approx(kept, abs=2e-3)
+
+
+def test_paths_are_coloured_by_their_own_loss():
+    """Assert true J on the path, on the colours of the surface, over six decades and more."""
+    H = np.array([1.0, 25.0])
+    objective = flow.Objective(lambda x: 0.5 * jnp.sum(H * x**2), 1e3 * np.ones(2))
+    path = flow.integrate(objective, 6.5, save=50)
+    descent = flow.descend(objective, 0.02, 325, save=10)
+    assert path.loss[0] / path.loss[-1] > 1e6
+    ax = flow.plots.surface(path, descent, resolution=21, ax=plt.figure().add_subplot())
+    levels, limits = heights(ax)
+    assert np.all(np.diff(np.log10(levels)) < 0.5)  # three a decade
+    assert 12 <= len(levels) <= 27
+    assert limits[0] <= path.loss[-1]
+    (line,) = [c for c in ax.collections if isinstance(c, mpl.collections.LineCollection)]
+    np.testing.assert_allclose(line.get_array(), (path.loss[1:] + path.loss[:-1]) / 2)
+    (dots,) = [c for c in ax.collections if isinstance(c, mpl.collections.PathCollection)]
+    np.testing.assert_allclose(dots.get_array(), descent.loss)
+
+
+def test_a_plane_of_given_directions(many: list[flow.Trajectory], linear: flow.Objective):
+    """Assert coordinates along two directions, filter-normalised too, and what is refused."""
+    path, rng = many[0], np.random.default_rng(1)
+    directions = rng.standard_normal((2, 20))
+    plane = plane_of([path], directions, filter_normalised=False)
+    point = path.theta[:1] + 0.3 * directions[:1] - 0.2 * directions[1:]
+    np.testing.assert_allclose(plane.coordinates(point), [[0.3, -0.2]], rtol=1e-12)
+    assert plane.residual(point) == pytest.approx(0.0, abs=1e-12)
+    plane = plane_of([path], directions, filter_normalised=True)
+    own, theirs = (
+        np.linalg.norm(x[:12].reshape(4, 3), axis=1) for x in (plane.directions[0], path.theta[0])
+    )
+    np.testing.assert_allclose(own, theirs, rtol=1e-12)  # a filter is a row of W
+    trees = [linear.unflatten(d) for d in directions]
+    ax = flow.plots.surface(path, directions=trees, resolution=5, ax=plt.figure().add_subplot())
+    assert ax.get_xlabel().startswith("direction 1 (")
+    for wrong, message in (
+        (directions[:1], "directions must be two, got 1"),
+        ([directions[0]] * 2, "directions span no plane"),
+        (directions[:, :5], "a direction must have 20 finite entries"),
+        (np.full((2, 20), np.nan), "of which 20 are not finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            flow.plots.surface(path, directions=wrong)
+    with pytest.raises(ValueError, match="filter_normalised=True is for given directions"):
+        flow.plots.surface(path, filter_normalised=True)
+    with pytest.raises(ValueError, match="objective has 2 parameters, but the runs 20"):
+        flow.plots.surface(path, objective=flow.Objective(lambda x: x @ x, np.ones(2)))
+
+
+def test_spectrum_by_rank():
+    """Assert eigenvalues in order, negative ones hollow at their size."""
+    ax = flow.plots.spectrum({"one": [1.0, -2.0, 5.0], "none": []}, ax=plt.figure().add_subplot())
+    line, hollow, *_ = ax.get_lines()
+    assert list(line.get_ydata()) == [5.0, 1.0, 2.0]
+    assert list(line.get_xdata()) == [1, 2, 3]
+    assert (list(hollow.get_xdata()), list(hollow.get_ydata())) == ([3], [2.0])
+    assert ax.get_legend_handles_labels()[1] == ["one", "none"]
+    assert (
+        flow.plots.spectrum({"zero": [0.0]}, ax=plt.figure().add_subplot()).get_yscale() == "linear"
+    )
+
+
+def test_work_precision_of_a_table():
+    """Assert a curve a method in the table's order, without those that have no number."""
+    rows = [("b", 10, 1e-2), ("b", 20, 1e-4), ("a", 30, 1e-1), ("c", np.nan, np.nan)]
+    table = pd.DataFrame(rows, columns=["method", "cost", "error"]).set_index("method")
+    ax = flow.plots.work_precision(table, ax=plt.figure().add_subplot())
+    assert ax.get_legend_handles_labels()[1] == ["b", "a"]
+    assert list(ax.get_lines()[0].get_ydata()) == [1e-2, 1e-4]
+    with pytest.raises(ValueError, match="no column 'seconds'; it has"):
+        flow.plots.work_precision(table, cost="seconds")
+
+
+def test_an_animation_grows_with_t(comparison: flow.Comparison, tmp_path: Any):
+    """Assert frames in which runs grow, the last the whole figure, which is left as it was."""
+    runs = (comparison.reference, *(pair.run for pair in comparison.pairs))
+    figure = plt.figure(figsize=(8, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    flow.plots.plane(*runs, ax=left)
+    flow.plots.surface(*runs, resolution=9, ax=right)
+    before = [line.get_xydata().copy() for line in left.get_lines()]
+    file = flow.plots.animate(figure, tmp_path / "a.gif", frames=6, progress=False)
+    for line, data in zip(left.get_lines(), before, strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), data)
+    with Image.open(file) as gif:
+        assert gif.n_frames == 6
+        frames = []
+        for k in range(6):
+            gif.seek(k)
+            frames.append(np.asarray(gif.convert("L"), int))
+    missing = [int((np.abs(frame - frames[-1]) > 40).sum()) for frame in frames]
+    assert missing[0] > missing[2] > missing[4] > 0
+    with pytest.raises(FileExistsError):
+        flow.plots.animate(figure, file)
+    with pytest.raises(ValueError, match="nothing in this figure moves along t"):
+        flow.plots.animate(plt.figure(), tmp_path / "b.gif")
+    with pytest.raises(ValueError, match="must end in .gif"):
+        flow.plots.animate(figure, tmp_path / "b.mp4")
+    assert {p.name for p in tmp_path.iterdir()} == {"a.gif"}
+
+
+def test_circuits_are_among_the_figures():
+    """Assert that a circuit is drawn on the axes."""
+    x, y = (flow.circuits.variable(name) for name in "xy")
+    circuit = flow.circuits.Circuit(x * y + x)
+    ax = plt.figure().add_subplot()
+    assert flow.plots.circuit(circuit.evaluate({"x": 2.0, "y": 3.0}), ax=ax) is ax

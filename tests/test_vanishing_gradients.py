@@ -81,7 +81,7 @@ def test_tables_and_figures(tmp_path: Path):
 def test_refusals(tmp_path: Path, arguments: tuple, message: str):
     """Assert a sentence and no folder for what makes no sense."""
     answer = run(*arguments, out=tmp_path)
-    assert answer.returncode == 1
+    assert answer.returncode == 2
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr
     assert list(tmp_path.glob("*/*")) == []

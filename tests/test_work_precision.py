@@ -63,8 +63,8 @@ def test_runs_are_those_that_integrate_makes(tmp_path: Path):
 def test_a_misspelt_problem_is_named():
     """Assert an answer that lists the problems, and no run folder."""
     answer = run("work_precision.py", "--problems", "digits")
-    assert answer.returncode != 0
-    assert "unknown problem 'digits'" in answer.stderr
+    assert answer.returncode == 2
+    assert "--problems 'digits' is unknown" in answer.stderr
     assert "4-24-1 un-normalised" in answer.stderr
 
 

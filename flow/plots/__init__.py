@@ -17,7 +17,7 @@ from flow.plots.along import (
     step_size,
 )
 from flow.plots.animation import animate
-from flow.plots.overview import comparison, study
+from flow.plots.overview import comparison, shared_legend, study
 from flow.plots.parameters import conserved, layer_norms, weights
 from flow.plots.plane import plane
 from flow.plots.rates import order, work_precision
@@ -40,6 +40,7 @@ __all__ = [
     "observable",
     "order",
     "plane",
+    "shared_legend",
     "sharpness",
     "spectral_density",
     "spectrum",

@@ -33,7 +33,7 @@ class Plane:
 
     def coordinates(self, theta: np.ndarray) -> np.ndarray:
         """Of the points (points, n), the nearest ones' in the plane (points, 2)."""
-        found = np.linalg.lstsq(self.directions.T, (theta - self.origin).T, rcond=None)[0].T
+        found = (theta - self.origin) @ np.linalg.pinv(self.directions)
         return np.pad(found, ((0, 0), (0, 2 - found.shape[1])))
 
     def residual(self, theta: np.ndarray) -> np.ndarray:
@@ -64,9 +64,7 @@ def principal_plane(runs: Sequence[Trajectory]) -> Plane:
     return Plane(origin, rows, names)
 
 
-def given_plane(
-    runs: Sequence[Trajectory], directions: Sequence[Any], *, filter_normalised: bool
-) -> Plane:
+def given_plane(runs: Sequence[Trajectory], directions: Any, *, filter_normalised: bool) -> Plane:
     """The plane of two given directions, pytrees like the parameters or vectors (n,).
 
     Raises
@@ -102,9 +100,7 @@ def given_plane(
     return Plane(origin, rows, names)
 
 
-def plane_of(
-    runs: Sequence[Trajectory], directions: Sequence[Any] | None, *, filter_normalised: bool
-) -> Plane:
+def plane_of(runs: Sequence[Trajectory], directions: Any, *, filter_normalised: bool) -> Plane:
     """The principal plane, or that of the given directions."""
     if directions is not None:
         return given_plane(runs, directions, filter_normalised=filter_normalised)
@@ -139,7 +135,7 @@ def plane(*runs: Trajectory, ax: Any = None) -> Any:
     given, ax = ax, axes(ax)
     found = principal_plane(runs)
     for i, run in enumerate(runs):
-        x, y = found.coordinates(np.nan_to_num(run.theta, nan=np.nan)).T
+        x, y = found.coordinates(run.theta).T
         (line,) = ax.plot(x, y, **look(i, run, len(x)))
         moving(line, run.t)
     mark_start(ax)

@@ -27,7 +27,7 @@ COLOURMAP = "cividis"  # as colour-blind readers see it, it is for everybody
 def surface(
     *runs: Trajectory,
     objective: Objective | None = None,
-    directions: Sequence[Any] | None = None,
+    directions: Any = None,
     filter_normalised: bool = False,
     resolution: int = 101,
     margin: float = 0.25,

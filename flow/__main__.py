@@ -1,0 +1,211 @@
+"""`python -m flow`: runs on disk, shown, listed, compared and reproduced.
+
+python -m flow list              run folders under results/
+python -m flow show RUN          tables and a figure of a run folder or a saved run
+python -m flow compare RUN RUN   runs of several folders side by side
+python -m flow reproduce RUN     an experiment again, from its run folder or its figure
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from flow.records.experiment import DONE, FELL_SHORT, INTERRUPTED, WRONG
+
+FORMAT = "{:.4g}".format
+
+
+def list_(root: tyro.conf.Positional[Path] = Path("results")) -> int:
+    """List the run folders under a folder, and the options that tell them apart.
+
+    Parameters
+    ----------
+    root
+        Where to look.
+    """
+    from flow.records.overview import find_runs, listing
+
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder; experiments make run folders by --out")
+    runs, wrong = find_runs(root)
+    if runs:
+        _say(listing(runs).to_string(index=False, float_format="{:.0f}".format, na_rep="–"))
+    else:
+        _say(f"there is no run folder under {root}")
+    for line in wrong:
+        _say(f"left out: {line}")
+    return FELL_SHORT if wrong else DONE
+
+
+def show(
+    run: tyro.conf.Positional[Path],
+    figure: Path | None = None,
+    name: str | None = None,
+) -> int:
+    """Print what a run folder holds, its tables and its runs, and draw the runs.
+
+    Parameters
+    ----------
+    run
+        A run folder, a figure of one, or a saved run or study (.nc).
+    figure
+        Where to write the figure, a new PNG; none is drawn without it.
+    name
+        An observable to draw instead of loss, gradient norm and plane.
+    """
+    from flow.records.overview import trajectories_of
+    from flow.records.reading import read_run
+
+    if run.suffix != ".nc":
+        found = read_run(run)
+        _tell(found)
+        runs = found.trajectories()
+    else:
+        runs = trajectories_of(run)
+    for file, path in runs.items():
+        _say(f"{file}: {path!r}")
+    if figure is not None:
+        _draw([path for path in runs.values() if path.members is None], figure, name)
+    return DONE
+
+
+def compare(runs: tyro.conf.Positional[tuple[Path, ...]], figure: Path | None = None) -> int:
+    """Compare the runs of several folders, at matched times, without the code that made them.
+
+    Parameters
+    ----------
+    runs
+        Run folders, or saved runs or studies (.nc). The first flow is the reference.
+    figure
+        Where to write a figure of all of them, a new PNG.
+    """
+    from flow.records.overview import side_by_side
+    from flow.records.provenance import differences
+    from flow.records.reading import read_run
+
+    if not runs:
+        raise ValueError("compare needs run folders or .nc files; `python -m flow list` finds them")
+    folders = [read_run(path) for path in runs if path.is_dir()]
+    for other in folders[1:]:
+        own, theirs = (r.facts["configuration"] for r in (folders[0], other))
+        _say(f"{folders[0].source} → {other.source}")
+        changed = [
+            f"--{k.replace('_', '-')}: {own.get(k)} → {theirs.get(k)}"
+            for k in sorted({*own, *theirs} - {"out", "quiet"})
+            if own.get(k) != theirs.get(k)
+        ]
+        for line in [*changed, *differences(folders[0].facts, other.facts)] or ["made alike"]:
+            _say(f"  {line}")
+    reference, others, table = side_by_side(runs)
+    _say(f"\n{table.to_string(float_format=FORMAT, na_rep='–')}")
+    if figure is not None:
+        _draw([reference, *others], figure, None)
+    return DONE
+
+
+def reproduce(
+    run: tyro.conf.Positional[Path],
+    out: Path = Path("results"),
+    rtol: float = 1e-6,
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> int:
+    """Rerun the experiment of a run folder or a figure, and say whether the numbers agree.
+
+    Only experiments that ship with this checkout are run, with a configuration that is valid there.
+    Exit codes: 0 where all numbers agree, 1 where some differ, 2 where it can't be rerun.
+
+    Parameters
+    ----------
+    run
+        A run folder, or a PNG figure that an experiment wrote.
+    out
+        Where the run folder of the rerun is made.
+    rtol
+        Relative difference up to which numbers agree.
+    quiet
+        Show no progress bars, and nothing of what the experiment prints.
+    """
+    from flow.checks import positive
+    from flow.records.reading import read_run
+    from flow.records.reproduce import reproduce, verdict
+
+    positive("--rtol", rtol)
+    old = read_run(run)
+    new = reproduce(old, out, quiet=quiet)
+    text, agree = verdict(old, new, rtol)
+    _say(f"\n{old.source} and {new.source}\n{text}")
+    _say("the numbers agree" if agree else "the numbers differ")
+    return DONE if agree else FELL_SHORT
+
+
+def _tell(run: Any) -> None:
+    """A run's facts and tables."""
+    facts = run.facts
+    _say(f"{facts['experiment']}, started {facts.get('started', 'at an unknown time')}")
+    _say(f"result: {run.result}")
+    if facts.get("checkout"):
+        changed = ", with changed files" if facts["checkout"]["changed"] else ""
+        _say(f"commit {facts['checkout']['commit'][:12]}{changed}")
+    _say("versions: " + ", ".join(f"{k} {v}" for k, v in facts.get("versions", {}).items()))
+    _say("options: " + ", ".join(f"{k} {v}" for k, v in facts["configuration"].items()))
+    if run.edited:
+        _say(f"edited since it was written: {', '.join(run.edited)}")
+    for name, table in run.tables.items():
+        _say(f"\n{name}\n{table.to_string(index=False, float_format=FORMAT, na_rep='–')}\n")
+
+
+def _draw(runs: list[Any], file: Path, name: str | None) -> None:
+    """Write a figure of runs: loss, gradient norm and, of one problem, the plane."""
+    import io
+
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from flow import plots
+    from flow.files import refuse_existing, write_new
+
+    if not runs:
+        raise ValueError("there are no single runs to draw; members of an ensemble are drawn one "
+                         "by one, path.member(i)")  # fmt: skip
+    refuse_existing(file)
+    alike = len({run.theta.shape[1] for run in runs}) == 1
+    alike = alike and len({round(float(run.config["problem"]["norm"]), 9) for run in runs}) == 1
+    kinds = [plots.loss, plots.gradient_norm, *([plots.plane] if alike else [])]
+    if name is not None:
+        kinds = [lambda *r, ax: plots.observable(*r, name=name, ax=ax)]
+    drawn, axes = plt.subplots(
+        1, len(kinds), figsize=(4.4 * len(kinds), 4), layout="constrained", squeeze=False
+    )
+    for kind, ax in zip(kinds, axes[0], strict=True):
+        kind(*runs, ax=ax)
+    plots.shared_legend(drawn, axes[0, 0])
+    png = io.BytesIO()
+    drawn.savefig(png, format="png", dpi=110)
+    _say(f"figure: {write_new(file, png.getvalue())}")
+
+
+def _say(line: str) -> None:
+    print(line)  # noqa: T201 - a command line
+
+
+def main() -> None:
+    """Run from the command line."""
+    commands = {"list": list_, "show": show, "compare": compare, "reproduce": reproduce}
+    try:
+        code = tyro.extras.subcommand_cli_from_dict(
+            commands, prog="python -m flow", description=__doc__.split("\n", maxsplit=1)[0]
+        )
+    except (ValueError, OSError) as error:
+        print(f"flow: {error}", file=sys.stderr)  # noqa: T201
+        code = WRONG
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

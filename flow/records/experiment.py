@@ -1,0 +1,111 @@
+"""What every experiment's command line does: options, the run folder, endings, exit codes."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from flow.records.record import Record, new_run_folder
+
+DONE, FELL_SHORT, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of every experiment."""
+
+    out: Path = Path("results")
+    """Folder in which run folders are made."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show no progress bars."""
+
+
+def run_experiment(
+    configuration: type,
+    experiment: Callable[[Any, Record], str | None],
+    slug: Callable | None = None,
+) -> None:
+    """Run an experiment from the command line and exit.
+
+    Exit codes: 0 when all was done as asked; 1 where a run fell short of it, and the experiment
+    says how; 2 for options that are wrong or do not go together, with nothing left behind; 130
+    after Ctrl-C, with what there was in a valid run folder.
+
+    Parameters
+    ----------
+    configuration
+        A dataclass that extends `Options`, in the experiment's script, whose docstring is what
+        ``--help`` says.
+    experiment
+        (configuration, record) ↦ None, or a sentence of how it fell short. A `ValueError` that it
+        raises before anything is kept is about the options.
+    slug
+        Configuration ↦ a word for the folder's name.
+    """
+    script = sys.modules[configuration.__module__]
+    name = Path(script.__file__).stem
+    config = tyro.cli(configuration, description=script.__doc__)
+    import matplotlib as mpl
+
+    mpl.use("Agg")  # no display is needed
+    try:
+        # First, so that nothing is computed that could not be written.
+        folder = new_run_folder(name, slug(config) if slug else "", config.out)
+        record = Record(folder, name, config)
+    except OSError as error:
+        _leave(name, f"--out {config.out}: {error}", WRONG)
+    try:
+        with _interrupt_noted(record):
+            short = experiment(config, record)
+        record.close(short or "finished")
+    except KeyboardInterrupt:
+        record.close("interrupted")
+        print(f"\n{name}: interrupted; what there is: {folder}", file=sys.stderr, flush=True)  # noqa: T201
+        sys.stdout.flush()
+        # Not sys.exit: what XLA was at work on when it was interrupted may crash Python's own end.
+        os._exit(INTERRUPTED)
+    except ValueError as error:
+        if not record.empty:
+            record.close(f"failed: {error}")
+            raise
+        record.discard()
+        _leave(name, str(error), WRONG)
+    except OSError as error:
+        _leave(name, f"can't write to {folder}: {error}; what is in there is whole", FELL_SHORT)
+    except BaseException as error:
+        record.close(f"failed: {type(error).__name__}: {error}")
+        raise
+    print(f"{record.seconds:.0f} s in all; folder: {folder}")  # noqa: T201 - a command line
+    for figure in sorted(folder.glob("*.png")):
+        print(f"figure: {figure}")  # noqa: T201
+    sys.exit(FELL_SHORT if short else DONE)
+
+
+@contextmanager
+def _interrupt_noted(record: Record) -> Iterator[None]:
+    """Ctrl-C is noted in the record as well as raised, as a library may swallow what is raised."""
+
+    def note(*_: Any) -> None:
+        record.interrupted = True
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave(name: str, message: str, code: int) -> None:
+    print(f"{name}: {message}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)
