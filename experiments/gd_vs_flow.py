@@ -51,7 +51,7 @@ class Configuration(Options):
 def settings(config: Configuration) -> dict[str, float]:
     """The integrator's settings that were given; refuse what does not go together, before all."""
     positive("--t", config.t)
-    asked = {name: getattr(config, name) for name in ("rtol", "atol", "step")}
+    asked = {"rtol": config.rtol, "atol": config.atol, "step": config.step}
     given = {name: value for name, value in asked.items() if value is not None}
     fixed = config.method in ("RK4", "Euler")
     if unused := given.keys() & ({"rtol", "atol"} if fixed else {"step"}):

@@ -1,0 +1,127 @@
+"""Command lines of the experiments: options that do something, endings, exit codes."""
+
+import ast
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import flow
+from flow.records import read_run
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted(p for p in ROOT.glob("experiments/*.py") if "Configuration" in p.read_text())
+OF_ALL = {"out", "quiet"}  # read by `run_experiment`, and by every progress bar
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_no_option_is_parsed_and_ignored(script: Path):
+    """Assert that every option is read by more than a check, has a text, and tells its unit."""
+    tree = ast.parse(script.read_text())
+    (configuration,) = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and node.name == "Configuration"
+    ]
+    body = [n for n in configuration.body if isinstance(n, ast.AnnAssign | ast.Expr)]
+    options = {n.target.id for n in body if isinstance(n, ast.AnnAssign)}
+    read = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("config", "self")
+    }
+    assert options - read == set()
+    assert "quiet" in read
+    for option, text in zip(body[1::2], body[2::2], strict=True):
+        assert isinstance(option, ast.AnnAssign)
+        assert isinstance(text, ast.Expr)
+        assert len(ast.literal_eval(text.value)) > 5
+    names = options | OF_ALL
+    if names & {"t", "t_along", "chebyshev_t"}:
+        assert re.search("learning rate × steps|units of t|√|clock", script.read_text())
+
+
+def start(script: str, *arguments: str, out: Path, **options: object) -> subprocess.Popen:
+    """Start an experiment."""
+    command = [sys.executable, ROOT / "experiments" / f"{script}.py", *arguments, "--quiet"]
+    return subprocess.Popen(
+        [*command, "--out", out],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=options.get("preexec"),  # noqa: PLW1509
+    )
+
+
+def test_ctrl_c_leaves_a_valid_partial_run(tmp_path: Path):
+    """Assert exit code 130, and a record of the run in progress, which can be read and drawn."""
+    # A test runner in the background ignores SIGINT, and so would what it starts.
+    heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+    process = start("gd_vs_flow", "--t", "1e6", "--hidden", "3", out=tmp_path, preexec=heed)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*/*/configuration.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(4.0)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "interrupted; what there is: " in told
+    assert "Traceback" not in told
+    (folder,) = (tmp_path / "gd_vs_flow").iterdir()
+    run = read_run(folder)
+    assert run.result == "interrupted"
+    for path in run.trajectories().values():
+        assert "interrupted" in path.result
+        assert path.t[-1] > 0
+        flow.plots.loss(path)
+
+
+def test_a_full_disk_is_told(tmp_path: Path):
+    """Assert exit code 1, a sentence and no half-written file, where files may not grow."""
+    # What is kept is at most 8 kB: the first trajectory is not.
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))  # noqa: E731
+    small = ["--examples", "30", "--test", "20", "--hidden", "8", "--t", "1"]
+    process = start("gd_vs_flow", *small, out=tmp_path, preexec=limit)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1, told
+    assert "can't write to" in told
+    assert "what is in there is whole" in told
+    (folder,) = (tmp_path / "gd_vs_flow").iterdir()
+    assert [p.name for p in folder.iterdir()] == ["configuration.json"]
+    assert read_run(folder).result.startswith("unfinished")
+
+
+def test_what_fell_short_has_an_exit_code(tmp_path: Path):
+    """Assert exit code 1 and the reason in the record where a run did not get to its end."""
+    # Euler's method far beyond its limit leaves the numbers.
+    small = ["--examples", "30", "--test", "20", "--hidden", "3", "--t", "4000"]
+    fixed = ["--method", "Euler", "--step", "4", "--learning-rates", "0.5"]
+    process = start("gd_vs_flow", *small, *fixed, "--activation", "identity", out=tmp_path)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1, told
+    (folder,) = (tmp_path / "gd_vs_flow").iterdir()
+    assert "non-finite" in read_run(folder).result
+    assert (folder / "figure.png").is_file()
+
+
+@pytest.mark.parametrize("command", [["experiments/gd_vs_flow.py"], ["-m", "flow"]])
+def test_help_without_colour_width_or_display(command: list[str]):
+    """Assert that --help is plain text on a terminal that can do nothing."""
+    bare = {k: v for k, v in os.environ.items() if k not in {"DISPLAY", "COLUMNS"}}
+    answer = subprocess.run(
+        [sys.executable, *command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=bare | {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "20"},
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "\x1b" not in answer.stdout

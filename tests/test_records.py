@@ -1,0 +1,315 @@
+"""Run folders and figures: what they know of themselves, and what is made of them later."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+import flow
+from flow.__main__ import main
+from flow.records import Options, Record, new_run_folder, read_run
+from flow.records.agreement import agreement
+from flow.records.reproduce import CannotReproduce, command_line, experiment, reproduce, verdict
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--examples", "30", "--test", "20", "--hidden", "3", "--t", "1", "--save", "5"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of an experiment."""
+    out = tmp_path_factory.mktemp("runs")
+    script = ROOT / "experiments" / "gd_vs_flow.py"
+    command = [sys.executable, script, *SMALL, "--learning-rates", "0.1", "0.05", "--quiet"]
+    answer = subprocess.run([*command, "--out", out], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    (made,) = (out / "gd_vs_flow").iterdir()
+    return made
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """A copy to be spoilt."""
+    return shutil.copytree(folder, tmp_path / "gd_vs_flow" / folder.name)
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """`python -m flow`: its exit code and what it printed."""
+
+    def run(*arguments: Any) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["flow", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return ended.value.code, told.out + told.err
+
+    return run
+
+
+def test_a_run_folder_tells_all(folder: Path):
+    """Assert configuration, command, versions, platform, checkout, cost and result."""
+    run = read_run(folder)
+    facts = run.facts
+    assert facts["experiment"] == "gd_vs_flow"
+    assert facts["configuration"]["hidden"] == [3]
+    assert facts["configuration"]["seed"] == 0
+    assert "--learning-rates" in facts["command"]
+    assert {"python", "platform", "jax", "numpy"} <= set(facts["versions"])
+    assert facts["checkout"] is None or len(facts["checkout"]["commit"]) == 40
+    assert run.result == "finished"
+    path = run.trajectories()["flow"]
+    assert facts["runs"]["flow"]["gradients"] == path.stats["gradients"]
+    assert facts["runs"]["flow"]["result"] == path.result
+    assert set(facts["files"]) == {p.name for p in folder.iterdir()} - {"record.json"}
+    assert run.edited == ()
+
+
+def test_a_figure_knows_its_run(folder: Path, tmp_path: Path):
+    """Assert that a figure that was moved has the same facts and tables as its folder."""
+    moved = shutil.copy(folder / "figure.png", tmp_path / "moved.png")
+    of_figure, of_folder = read_run(moved), read_run(folder)
+    for key in ("experiment", "configuration", "versions", "source", "runs"):
+        assert of_figure.facts[key] == of_folder.facts[key]
+    pd.testing.assert_frame_equal(of_figure.tables["table"], of_folder.tables["table"])
+    assert of_figure.trajectories() == {}
+
+
+def rewritten(figure: Path, file: Path, change: Any) -> Path:
+    """A figure whose record was changed."""
+    with Image.open(figure) as image:
+        facts = json.loads(image.info["flow"])
+        change(facts)
+        told = PngInfo()
+        told.add_itxt("flow", json.dumps(facts))
+        image.save(file, pnginfo=told)
+    return file
+
+
+def test_reproduce(folder: Path, tmp_path: Path, cli: Any):
+    """Assert that numbers agree with a rerun, and that another checkout's differences are told."""
+    code, told = cli("reproduce", folder / "figure.png", "--out", tmp_path, "--quiet")
+    assert code == 0, told
+    assert "nothing changed" in told
+    assert "the numbers agree" in told
+    (made,) = (tmp_path / "gd_vs_flow").iterdir()
+    new = read_run(made)
+    for name, path in read_run(folder).trajectories().items():
+        np.testing.assert_array_equal(path.theta, new.trajectories()[name].theta)
+
+    def other_state(facts: dict) -> None:
+        facts["versions"]["jax"] = "0.0.1"
+        facts["checkout"] = {"commit": "0" * 40, "changed": True}
+        facts["source"]["flow"] = "another"
+        facts["tables"]["table"] = facts["tables"]["table"].replace("reached", "diverged")
+
+    old = read_run(rewritten(folder / "figure.png", tmp_path / "other.png", other_state))
+    text, agree = verdict(old, new, 1e-6)
+    assert not agree
+    assert f"jax: 0.0.1 → {new.facts['versions']['jax']}" in text
+    assert f"commit: {'0' * 40} →" in text
+    assert "flow's source (digest): another →" in text
+    assert "ended, row 1: 'diverged' → 'reached'" in text
+
+
+def test_agreement_of_tables():
+    """Assert what counts as different: numbers beyond rtol, NaN, text, rows and columns."""
+    old = pd.DataFrame({"run": ["a", "b"], "x": [1.0, np.nan], "seconds": [1.0, 2.0]})
+    assert agreement(old, old.assign(seconds=9.0), ["seconds"], 1e-6).lines == ()
+    near = agreement(old, old.assign(x=[1.0 + 1e-8, np.nan]), ["seconds"], 1e-6)
+    assert (near.numbers, near.lines) == (2, ())
+    assert near.largest == pytest.approx(1e-8, rel=1e-3)
+    (line,) = agreement(old, old.assign(x=[1.0, 2.0]), ["seconds"], 1e-6).lines
+    assert line.startswith("x, row 2 (b): nan → 2")
+    assert agreement(old, old[:1], (), 1e-6).lines == ("2 rows → 1",)
+    (line,) = agreement(old, old.drop(columns="x"), (), 1e-6).lines
+    assert line == "column 'x' is in one only"
+    zero = pd.DataFrame({"run": ["a", "b"], "x": [1e-18, 1.0]})
+    assert agreement(zero, zero.assign(x=[3e-18, 1.0]), (), 1e-5).lines == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"experiment": "../../evil"}, "is unknown"),
+        ({"experiment": "problems"}, "is unknown"),
+        ({"configuration": {"no_such": 1}}, "has no option 'no_such'"),
+        ({"configuration": {"method": "--out"}}, "is an option and no value"),
+        ({"configuration": {"t": {"a": 1}}}, "is no option's value"),
+        ({"configuration": {"t": "soon"}}, "not valid for gd_vs_flow"),
+        ({"configuration": {"method": "Euler5"}}, "not valid for gd_vs_flow"),
+    ],
+)
+def test_nothing_of_a_record_is_run_unchecked(
+    copy: Path, tmp_path: Path, change: dict, message: str
+):
+    """Assert a refusal before anything is run, of what is no shipped experiment or no option."""
+    record = copy / "record.json"
+    facts = json.loads(record.read_text()) | change
+    record.write_text(json.dumps(facts))
+    with pytest.raises(CannotReproduce, match=message):
+        reproduce(read_run(copy), tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_experiment_reads_its_own_record():
+    """Assert that options of every kind come back from a record as the command line of a rerun."""
+    names = sorted(
+        p.stem for p in (ROOT / "experiments").glob("*.py") if "Configuration" in p.read_text()
+    )
+    for name in names:
+        module = experiment(name)
+        assert command_line(module, {}) == []
+    kept = {"hidden": [3, 4], "t": 2.0, "rtol": None, "seed": 7, "activation": "sigmoid"}
+    found = command_line(experiment("gd_vs_flow"), kept | {"out": "elsewhere", "quiet": True})
+    assert found == "--hidden 3 4 --t 2.0 --seed 7 --activation sigmoid".split()  # noqa: SIM905
+    assert command_line(experiment("work_precision"), {"peers": False}) == ["--no-peers"]
+
+
+def test_a_folder_that_was_left_half_way(copy: Path, cli: Any):
+    """Assert that what is there is read, and called unfinished."""
+    (copy / "record.json").unlink()
+    (copy / "figure.png").unlink()
+    run = read_run(copy)
+    assert run.result.startswith("unfinished")
+    assert set(run.trajectories()) == {"flow", "descent-1", "descent-2"}
+    code, told = cli("list", copy.parent.parent)
+    assert code == 0
+    assert "unfinished" in told
+
+
+def test_folders_that_are_not_what_they_seem(copy: Path, tmp_path: Path, cli: Any):
+    """Assert a sentence for an edited, a newer, a foreign and a missing one."""
+    (copy / "table.csv").write_text((copy / "table.csv").read_text().replace("reached", "edited"))
+    (copy / "flow.nc").unlink()
+    assert set(read_run(copy).edited) == {"flow.nc", "table.csv"}
+    assert "edited since it was written: " in cli("show", copy)[1]
+    record = copy / "record.json"
+    facts = json.loads(record.read_text())
+    record.write_text(json.dumps(facts | {"format_version": 99}))
+    assert cli("show", copy) == (
+        2,
+        f"flow: {record} has format 99, newer than this flow's 1; upgrade gradient-flow\n",
+    )
+    assert "left out: " in cli("list", tmp_path)[1]
+    record.write_text("{ not json")
+    with pytest.raises(ValueError, match=r"can't be read \(JSONDecodeError.*was it edited"):
+        read_run(copy)
+    with pytest.raises(ValueError, match="so it is no run folder"):
+        read_run(tmp_path)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_run(tmp_path / "none")
+    bare = tmp_path / "bare.png"
+    Image.new("RGB", (4, 4)).save(bare)
+    with pytest.raises(ValueError, match="carries no record of a run"):
+        read_run(bare)
+    bare.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="can't be read as a figure"):
+        read_run(bare)
+    with pytest.raises(ValueError, match="neither a run folder nor a PNG"):
+        read_run(record)
+
+
+def test_list_tells_runs_apart(copy: Path, cli: Any):
+    """Assert the options in which two runs of one experiment differ, and no others."""
+    other = shutil.copytree(copy, copy.parent / "other")
+    record = other / "record.json"
+    facts = json.loads(record.read_text())
+    facts["configuration"] |= {"seed": 3, "learning_rates": []}
+    record.write_text(json.dumps(facts))
+    code, told = cli("list", copy.parent)
+    assert code == 0
+    rows = told.splitlines()
+    assert "--learning-rates 0.1 0.05 --seed 0" in rows[1]
+    assert "--learning-rates none --seed 3" in rows[2]
+    assert "--examples" not in told
+    assert cli("list", copy / "none")[0] == 2
+    assert "there is no run folder" in cli("list", _empty(copy.parent.parent / "empty"))[1]
+
+
+def _empty(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_show_draws_and_tabulates(copy: Path, tmp_path: Path, cli: Any):
+    """Assert facts, tables and runs in words, and a new figure that replaces nothing."""
+    code, told = cli("show", copy, "--figure", tmp_path / "a.png")
+    assert code == 0
+    for phrase in (
+        "result: finished",
+        "learning_rates [0.1, 0.05]",
+        "test accuracy",
+        "<Trajectory",
+    ):
+        assert phrase in told
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size[0] > 1000
+    code, told = cli("show", copy, "--figure", tmp_path / "a.png")
+    assert code == 2
+    assert "exists and is not overwritten" in told
+    code, told = cli("show", copy / "flow.nc", "--figure", tmp_path / "b.png", "--name", "no")
+    assert code == 2
+    assert "has not recorded 'no'; run it with observe=" in told
+    assert (
+        cli("show", copy / "flow.nc", "--figure", tmp_path / "b.png", "--name", "test loss")[0] == 0
+    )
+
+
+def test_compare_folders_files_and_studies(copy: Path, tmp_path: Path, cli: Any):
+    """Assert distances of one problem, a note for another, and differences in the making."""
+    objective = flow.Objective(lambda x: 0.5 * x @ x, np.ones(2))
+    flow.study(objective, [0.1], t=1.0, save=5, file=tmp_path / "study.nc", progress=False)
+    code, told = cli("compare", copy, tmp_path / "study.nc", "--figure", tmp_path / "c.png")
+    assert code == 0
+    assert told.count("another problem") == 2
+    assert (tmp_path / "c.png").is_file()
+    path, descent = (flow.load(copy / f"{name}.nc") for name in ("flow", "descent-1"))
+    distance = np.linalg.norm(path.theta[-1] - descent.theta[-1])
+    assert f"{distance:.4g}" in told
+    other = shutil.copytree(copy, copy.parent / "other")
+    record = other / "record.json"
+    facts = json.loads(record.read_text())
+    facts["configuration"]["seed"] = 3
+    record.write_text(json.dumps(facts))
+    told = cli("compare", copy, other)[1]
+    assert "--seed: 0 → 3" in told
+    assert cli("compare")[0] == 2
+
+
+def test_a_record_of_a_script_of_ones_own(tmp_path: Path):
+    """Assert that a folder is filled as it goes, and Ctrl-C within a run ends it as kept."""
+    objective = flow.Objective(lambda x: 0.5 * x @ x, np.ones(2))
+    record = Record(new_run_folder("mine", "a b/c", tmp_path), "mine", Options())
+    assert record.folder.name.endswith("-a-b-c")
+    path = record.keep("the flow", flow.integrate(objective, 1.0))
+    assert (record.folder / "the-flow.nc").is_file()
+    assert read_run(record.folder).result.startswith("unfinished")
+
+    presses = [KeyboardInterrupt]
+
+    def stop(row: Any) -> bool:
+        if row["t"] > 0 and presses:
+            raise presses.pop()
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        record.keep("cut", flow.integrate(objective, 1.0, stop=stop))
+    record.close("interrupted")
+    again = read_run(record.folder)
+    assert again.result == "interrupted"
+    assert len(again.trajectories()["cut"].t) == 2
+    np.testing.assert_array_equal(again.trajectories()["the-flow"].theta, path.theta)
+    record = Record(new_run_folder("mine", "", tmp_path), "mine", Options())
+    record.interrupted = True  # and whatever it was in the middle of has swallowed it
+    with pytest.raises(KeyboardInterrupt):
+        record.table("t", pd.DataFrame({"x": [1]}))
+    assert (record.folder / "t.csv").is_file()
