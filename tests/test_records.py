@@ -306,7 +306,7 @@ def test_a_record_of_a_script_of_ones_own(tmp_path: Path):
     record.close("interrupted")
     again = read_run(record.folder)
     assert again.result == "interrupted"
-    assert len(again.trajectories()["cut"].t) == 2
+    assert 0 < again.trajectories()["cut"].t[-1] < 1
     np.testing.assert_array_equal(again.trajectories()["the-flow"].theta, path.theta)
     record = Record(new_run_folder("mine", "", tmp_path), "mine", Options())
     record.interrupted = True  # and whatever it was in the middle of has swallowed it
