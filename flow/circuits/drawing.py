@@ -71,7 +71,7 @@ def draw(evaluation: Evaluation, ax: Any = None) -> Any:
         )
     ax.margins(0.06)
     ax.set_axis_off()
-    ax.set_title("each node: its value and ∂ = ∂L/∂node; each edge: ∂child/∂node", fontsize=9)
+    ax.set_title("each node: its value and ∂ = ∂L/∂node\neach edge: ∂child/∂node", fontsize="small")
     return ax
 
 

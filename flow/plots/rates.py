@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flow.plots.style import MARKERS, axes, colour, finish
+from flow.plots.style import MARKERS, axes, colour, finish, label_log
 
 if TYPE_CHECKING:
     import pandas
@@ -19,6 +19,8 @@ def order(study: "OrderStudy", ax: Any = None) -> Any:
     centre = np.exp(np.mean(np.log(study.distance)) - study.slope * np.mean(np.log(rates)))
     ax.loglog(rates, centre * rates**study.slope, color="black", label=f"slope {study.slope:.2f}")
     ax.loglog(rates, study.distance, "o", color=colour(0), label=f"distance at t = {study.t:g}")
+    for axis in (ax.xaxis, ax.yaxis):
+        label_log(axis)
     return finish(ax, None, xlabel=study.abscissa, ylabel="distance ‖θ − θ_flow‖")
 
 
@@ -66,4 +68,6 @@ def work_precision(
                 curve[cost], curve[error], color=colour(i), marker=MARKERS[i % len(MARKERS)],
                 markersize=5, label=str(name),
             )  # fmt: skip
+    for axis in (ax.xaxis, ax.yaxis):
+        label_log(axis)
     return finish(ax, given, xlabel=cost, ylabel=error)

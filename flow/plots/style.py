@@ -52,9 +52,24 @@ def axes(ax: Any) -> Any:
 def finish(ax: Any, given: Any, **labels: Any) -> Any:
     """Name the axes; a legend where the figure is whole, as no axes were given to draw on."""
     ax.set(**labels)
-    if given is None and ax.get_legend_handles_labels()[1]:
-        ax.legend(fontsize="small")
+    entries = ax.get_legend_handles_labels()[1]
+    if given is None and entries:
+        # Above, as it covers no data there, in two columns where they have room.
+        columns = 1 if max(map(len, entries)) > LABEL_WIDTH / 2 else 2
+        above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
+        ax.legend(**above, ncols=columns, fontsize="small", frameon=False)
     return ax
+
+
+def label_log(axis: Any) -> None:
+    """Label a logarithmic axis at 1, 2 and 5 where it spans less than two decades."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    low, high = axis.get_view_interval()
+    if high < 100.0 * low:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def look(i: int, run: Trajectory, points: int) -> dict[str, Any]:

@@ -91,9 +91,7 @@ def surface(
     mark_start(ax)
     ax.figure.colorbar(filled, ax=[ax, band], label="loss J", ticks=levels[::2], format="%.2g")
     _residuals(band, runs, found)
-    if given is None and len(runs) > 1:
-        ax.legend(fontsize="small")
-    return finish(ax, ax, xlabel=found.names[0], ylabel=found.names[1])
+    return finish(ax, given, xlabel=found.names[0], ylabel=found.names[1])
 
 
 def evaluate(objective: Objective, plane: Plane, x: np.ndarray, y: np.ndarray) -> np.ndarray:
