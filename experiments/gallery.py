@@ -114,7 +114,8 @@ def experiment(config: Configuration, record: Record) -> None:
     positive("--width", config.width)
     known = names(config, record)
     for name in tqdm(config.pictures, "pictures", disable=config.quiet):
-        size = (config.width, config.width * (1.0 if name == "surface" else 0.8))
+        large = 1.6 if name == "surface" else 1.0
+        size = (large * config.width, 0.8 * large * config.width)
         figure = plt.figure(figsize=size, layout="constrained")
         exec(LINES[name], known)  # noqa: S102 - the lines above
         record.figure(name, figure)

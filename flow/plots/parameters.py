@@ -56,7 +56,7 @@ def weights(*runs: Trajectory, entries: Sequence[int] | None = None, ax: Any = N
     size = runs[0].theta.shape[1]
     if chosen.size == 0 or chosen.min() < 0 or chosen.max() >= size:
         raise ValueError(f"entries must lie in 0 to {size - 1}, got {list(entries)}")
-    curves = [{_name(run, int(i)): run.theta[:, i] for i in chosen} for run in runs]
+    curves = [{entry_name(run, int(i)): run.theta[:, i] for i in chosen} for run in runs]
     return finish(bundle(runs, curves, ax), ax, xlabel=TIME_LABEL, ylabel="weight")
 
 
@@ -110,7 +110,7 @@ def leaves(run: Trajectory) -> list[tuple[str, slice, PyTree]]:
     return paths
 
 
-def _name(run: Trajectory, entry: int) -> str:
+def entry_name(run: Trajectory, entry: int) -> str:
     """What an entry of θ is called: its leaf, and where in it."""
     for name, part, leaf in leaves(run):
         if entry < part.stop:

@@ -8,28 +8,34 @@ import jax
 import numpy as np
 
 from flow.plots.moving import moving
-from flow.plots.parameters import leaves
+from flow.plots.parameters import entry_name, leaves
 from flow.plots.style import axes, finish, look
 from flow.trajectory import Trajectory, check_single
+
+# A residual of so small a share of the distance from the origin is none.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class Plane:
-    """The plane θ₀ + span(directions).
+    """The plane origin + span(directions).
 
     Attributes
     ----------
     origin
-        θ₀ (n,).
+        θ₀ (n,), but of two parameters 0.
     directions
         Linearly independent (2, n); (1, n) where θ is a single number.
     names
         Of the axes, with the share of the runs' variance about θ₀ that each captures.
+    start
+        Coordinates of θ₀.
     """
 
     origin: np.ndarray
     directions: np.ndarray
     names: tuple[str, str]
+    start: tuple[float, float] = (0.0, 0.0)
 
     def coordinates(self, theta: np.ndarray) -> np.ndarray:
         """Of the points (points, n), the nearest ones' in the plane (points, 2)."""
@@ -39,15 +45,22 @@ class Plane:
     def residual(self, theta: np.ndarray) -> np.ndarray:
         """Distance of the points (points, n) from the plane (points,)."""
         inside = self.coordinates(theta)[:, : len(self.directions)] @ self.directions
-        return np.linalg.norm(theta - self.origin - inside, axis=1)
+        off = np.linalg.norm(theta - self.origin - inside, axis=1)
+        # What rounding left of points in the plane is no distance.
+        scale = np.linalg.norm(theta - self.origin, axis=1)
+        return np.where(off > ROUNDING * scale, off, 0.0 * off)
 
 
 def principal_plane(runs: Sequence[Trajectory]) -> Plane:
     """The plane of the first two principal components of all points of all runs about θ₀.
 
-    θ₀ is the one point that all runs share; each run is given the same weight.
+    θ₀ is the one point that all runs share; each run is given the same weight. Two parameters are
+    themselves the plane's coordinates.
     """
     origin = runs[0].theta[0]
+    if origin.size == 2:  # noqa: PLR2004
+        names = tuple(entry_name(runs[0], i) for i in range(2))
+        return Plane(np.zeros(2), np.eye(2), names, tuple(origin))
     finite = [run.theta[np.all(np.isfinite(run.theta), axis=1)] for run in runs]
     weighted = [(theta - origin) / np.sqrt(len(theta)) for theta in finite if len(theta)]
     _, singular, rows = np.linalg.svd(np.concatenate(weighted), full_matrices=False)
@@ -127,9 +140,10 @@ def _like_filters(run: Trajectory, direction: np.ndarray) -> np.ndarray:
 
 
 def plane(*runs: Trajectory, ax: Any = None) -> Any:
-    """The runs in the plane of the first two principal components of all their points.
+    """The runs in the plane of the first two principal components of all their points about θ₀.
 
-    Each run is given the same weight. The axes carry the share of the variance they capture.
+    Each run is given the same weight. The axes carry the share of the variance they capture; of
+    two parameters they are the parameters.
     """
     check_single("flow.plots.plane", *runs)
     given, ax = ax, axes(ax)
@@ -138,11 +152,11 @@ def plane(*runs: Trajectory, ax: Any = None) -> Any:
         x, y = found.coordinates(run.theta).T
         (line,) = ax.plot(x, y, **look(i, run, len(x)))
         moving(line, run.t)
-    mark_start(ax)
+    mark_start(ax, found)
     return finish(ax, given, xlabel=found.names[0], ylabel=found.names[1])
 
 
-def mark_start(ax: Any) -> None:
+def mark_start(ax: Any, plane: Plane) -> None:
     """A star at θ₀."""
-    ax.plot(0, 0, marker="*", markersize=9, color="black", linestyle="none", zorder=5)
-    ax.annotate("θ₀", (0, 0), textcoords="offset points", xytext=(5, 6), zorder=5)
+    ax.plot(*plane.start, marker="*", markersize=9, color="black", linestyle="none", zorder=5)
+    ax.annotate("θ₀", plane.start, textcoords="offset points", xytext=(5, 6), zorder=5)

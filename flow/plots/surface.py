@@ -88,7 +88,7 @@ def surface(
     ax.contour(x, y, heights, levels, norm=norm, colors="white", linewidths=0.4, alpha=0.5)
     for i, (run, at) in enumerate(zip(runs, points, strict=True)):
         _path(ax, i, run, at, norm)
-    mark_start(ax)
+    mark_start(ax, found)
     ax.figure.colorbar(filled, ax=[ax, band], label="loss J", ticks=levels[::2], format="%.2g")
     _residuals(band, runs, found)
     return finish(ax, given, xlabel=found.names[0], ylabel=found.names[1])
@@ -137,9 +137,10 @@ def _levels(heights: np.ndarray, runs: Sequence[Trajectory]) -> tuple[np.ndarray
     if low < 0 or high <= 0:
         high = high if high > low else low + 1.0
         return np.linspace(low, high, 22)[1:-1], Normalize(low, high)
-    floor = met[met > 0].min()
-    # A circle around the minimum is of no use at each of a hundred decades.
-    low = max(floor, high * 10.0**-DECADES)
+    # Below what the runs have reached all is one colour: rings around a minimum of the plane, which
+    # has a hundred decades of them, would leave none for the paths.
+    reached = np.concatenate([run.loss for run in runs])
+    low = max(np.nanmin(reached, where=reached > 0, initial=high), high * 10.0**-DECADES)
     low = low if low < high else high / 10.0
     decades = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)))
     levels = (10.0 ** decades[:, None] * [1.0, 2.0, 5.0]).ravel()

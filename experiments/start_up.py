@@ -1,0 +1,99 @@
+"""What a newcomer waits for: imports, --help, the surface figure, a study and its file.
+
+Seconds of `import flow` over `import jax`, and of the slowest experiments' --help, each in a fresh
+process, interleaved, medians of the rounds; the loss surface of a 64-32-10 network on digits with
+its five runs; and `flow.study` of that network at four learning rates, to a file. Prints a table
+and writes it with the study's figure.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+import flow
+from flow.checks import positive, positive_integer
+from flow.records import Options, Record, run_experiment
+
+
+@dataclass(frozen=True)
+class Configuration(Options):
+    """What a newcomer waits for."""
+
+    rounds: int = 5
+    """Interleaved rounds of the imports and of --help; medians are of these."""
+    examples: int = 300
+    """Number of digits that the network learns."""
+    hidden: int = 32
+    """Units of its hidden layer."""
+    t: float = 300.0
+    """Flow time of the study, learning rate × steps."""
+    resolution: int = 101
+    """Points of the surface along each axis."""
+    seed: int = 0
+    """Seed of the initial weights."""
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def fresh(*arguments: str) -> float:
+    """Wall seconds of a fresh Python process."""
+    command = [sys.executable, *arguments]
+    return seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))  # noqa: S603
+
+
+def experiment(config: Configuration, record: Record) -> None:
+    """Measure imports and --help, then the figure and the study."""
+    positive_integer("--rounds", config.rounds)
+    positive("--t", config.t)
+    here = Path(__file__).parent
+    starts = {"python": ("-c", ""), "import jax": ("-c", "import jax")}
+    starts |= {"import flow": ("-c", "import flow")}
+    for script in ("gd_vs_flow", "work_precision", "neural_ode"):
+        starts[f"{script}.py --help"] = (str(here / f"{script}.py"), "--help")
+    taken = {name: [] for name in starts}
+    for _ in tqdm(range(config.rounds), "rounds", disable=config.quiet):
+        for name, arguments in starts.items():
+            taken[name].append(fresh(*arguments))
+    rows = {name: np.median(values) for name, values in taken.items()}
+    imports = np.array(taken["import flow"]) / np.array(taken["import jax"])
+
+    network = flow.MLP([64, config.hidden, 10])
+    objective = network.objective(*flow.datasets.digits(config.examples), seed=config.seed)
+    file = record.folder / "study.nc"
+    show = not config.quiet
+    began = time.perf_counter()
+    study = flow.study(objective, t=config.t, file=file, progress=show)
+    rows["study, four learning rates"] = time.perf_counter() - began
+    figure = plt.figure(figsize=(7, 6), layout="constrained")
+    ax = figure.add_subplot()
+
+    def draw() -> None:
+        flow.plots.surface(study.flow, *study.runs, resolution=config.resolution, ax=ax)
+        figure.canvas.draw()
+
+    points = config.resolution**2
+    rows[f"surface of {points:,} points, compiled and drawn"] = seconds(draw)
+    table = pd.DataFrame({"seconds": rows}).rename_axis("what")
+    record.table("table", table)
+    record.figure("surface", figure)
+    record.figure("study", study.plot())
+    print(table.to_string(float_format="{:.2f}".format))
+    print(f"import flow over import jax: {np.median(imports):.2f}")
+    print(f"study.nc: {file.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    run_experiment(Configuration, experiment)
