@@ -15,7 +15,6 @@ import jax
 import numpy as np
 import pandas as pd
 from jax.flatten_util import ravel_pytree
-from scipy.integrate import solve_ivp
 from tqdm import tqdm
 
 import flow
@@ -75,6 +74,8 @@ def measure(
     network: flow.Network, examples: int, t: float, config: Configuration, name: str
 ) -> dict[str, float]:
     """Medians of the ratios for one network."""
+    from scipy.integrate import solve_ivp
+
     t *= config.t_factor
     hand = network.objective(*flow.datasets.digits(examples))
     auto = flow.Objective(hand.traced_value, hand.params, hand.data)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from flow.records import read_run
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"```bash\n(.*?)\n```", README, re.DOTALL)
@@ -45,8 +47,53 @@ def test_what_the_readme_names_exists():
         assert (ROOT / "flow" / path).exists(), path
     for path in re.findall(r"\]\(([\w/.]+)\)", README):
         assert (ROOT / path).exists(), path
-    for name in re.findall(r"flow\.([\w]+)\(", README):
-        assert hasattr(flow, name), name
+    for name in re.findall(r"flow\.([\w.]+)\(", README):
+        found = flow
+        for part in name.split("."):
+            found = getattr(found, part)
+
+
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", range(1, len(BLOCKS)))
+def test_every_block_runs_as_printed(block: int, tmp_path: Path):
+    """Assert that each runs by itself, in a fresh process, without a warning or a word of error."""
+    answer = subprocess.run(
+        [sys.executable, "-W", "error", "-c", BLOCKS[block]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout
+
+
+def test_every_option_that_the_readme_names_exists():
+    """Assert that commands in the README, with their options, are those of the experiment."""
+    commands = re.findall(r"`experiments/(\w+)\.py`(?: \(`([^`]*)`\))?", README)
+    commands += re.findall(r"`experiments/(\w+)\.py ([^`]*)`", README)
+    assert len(commands) > 20
+    for script, options in commands:
+        text = (ROOT / "experiments" / f"{script}.py").read_text()
+        for option in re.findall(r"--([\w-]+)", options):
+            assert f"    {option.replace('-', '_')}: " in text, (script, option)
+
+
+def test_the_gallery_is_what_its_script_draws():
+    """Assert each picture beside its line, and that it carries the record of its run."""
+    sys.path.insert(0, str(ROOT / "experiments"))
+    try:
+        from gallery import ANIMATION, LINES
+    finally:
+        sys.path.pop(0)
+    pictures = set(re.findall(r"\(experiments/pictures/(\w+)\.png\)", README))
+    assert pictures == set(LINES)
+    for name, line in LINES.items():
+        assert f"`{line}`" in README
+        facts = read_run(ROOT / "experiments" / "pictures" / f"{name}.png").facts
+        assert facts["experiment"] == "gallery"
+    assert f"`{ANIMATION}`" in README
 
 
 # `problems.py` is what experiments run on, and lists itself.
@@ -55,14 +102,20 @@ SCRIPTS = sorted({p.name for p in ROOT.glob("experiments/*.py")} - {"problems.py
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_of_every_experiment(script: str):
-    """Assert that --help explains every option, and a wrong option is refused."""
+    """Assert that --help explains every option."""
     run = [sys.executable, ROOT / "experiments" / script]
     answer = subprocess.run([*run, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     names = set(re.findall(r"^│ (--[\w-]+)", answer.stdout, re.MULTILINE))
     assert {"--out", "--quiet"} <= names
-    wrong = subprocess.run([*run, "--lerning-rates", "1"], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_wrong_option_suggests_the_right_one():
+    """Assert that it is refused, by name, with what was probably meant."""
+    run = [sys.executable, "experiments/gd_vs_flow.py", "--lerning-rates", "1"]
+    wrong = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "--lerning-rates" in wrong.stderr
+    assert "--learning-rates" in wrong.stderr.split("meant")[1]
 
 
 @pytest.mark.parametrize("notebook", sorted(p.name for p in ROOT.glob("notebooks/*.ipynb")))

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from scipy.integrate import solve_ivp
 
 import flow
 
@@ -35,6 +34,8 @@ def on_the_host(objective: flow.Objective) -> Callable[[float, np.ndarray], np.n
 
 def scipy_ivp(method: Any, objective: flow.Objective, t: float, rtol: float) -> Run:
     """`scipy.integrate.solve_ivp`, with its own methods or a class of another package."""
+    from scipy.integrate import solve_ivp  # takes a quarter of a second
+
     rhs = on_the_host(objective)
 
     def run() -> tuple[np.ndarray, float]:
