@@ -10,12 +10,12 @@ from flow.driver import ENDINGS, Driver, Point
 from flow.methods.compiled_loop import Found
 from flow.methods.kernel import Kernel
 from flow.methods.stepping import BUDGET, FAILED, FINISHED, Limits
+from flow.pace import paced
 from flow.progress import Progress
 
-# A chunk lasts about so long, so that Ctrl-C and the progress bar are answered; the first, whose
-# pace is not known, so many steps ...
-CHUNK_SECONDS, FIRST_CHUNK = 0.25, 16
-# ... and keeps at most so many numbers of saved states on the device.
+# Steps of the first chunk, whose pace is not known.
+FIRST_CHUNK = 16
+# A chunk keeps at most so many numbers of saved states on the device.
 CHUNK_NUMBERS = 2**23
 
 
@@ -144,12 +144,6 @@ class CompiledDriver(Driver):
                 self.reached = at
                 return result
         return None
-
-
-def paced(steps: int, taken: int, seconds: float) -> int:
-    """Steps of the next chunk, from what this one of `steps` took."""
-    pace = seconds / max(1, taken)
-    return max(1, min(10 * steps, int(CHUNK_SECONDS / pace)))
 
 
 def fetch(tree: Any) -> Any:

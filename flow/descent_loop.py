@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from flow.clock import Clock
 from flow.objective import Objective
+from flow.pace import paced
 from flow.progress import Progress, progress_of
 from flow.pytrees import PyTree, to_numpy
 from flow.recording import (
@@ -27,9 +28,6 @@ from flow.sampling import Batches
 from flow.stop import StopConditions
 from flow.structure import describe
 from flow.trajectory import Trajectory, current_versions, problem
-
-# A compiled chunk lasts about so long, so that Ctrl-C and the progress bar are answered.
-CHUNK_SECONDS = 0.25
 
 RUNNING, STOPPED, DIVERGED = range(3)
 
@@ -136,9 +134,7 @@ class DescentLoop:
                 k, began = self.k, time.perf_counter()
                 end = min(k + chunk, due[0] if due else total)
                 self.carry = self.advance(end)
-                # As many steps as last a chunk's time, growing tenfold at most.
-                pace = (time.perf_counter() - began) / max(1, self.k - k)
-                chunk = max(1, min(10 * chunk, int(CHUNK_SECONDS / pace)))
+                chunk = paced(chunk, self.k - k, time.perf_counter() - began)
                 status = int(self.carry.status)
                 self._count(self.k - k + (status != RUNNING))
                 if status == DIVERGED:

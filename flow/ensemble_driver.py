@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from flow.compiled_driver import FIRST_CHUNK, CompiledDriver, fetch, paced
+from flow.compiled_driver import FIRST_CHUNK, CompiledDriver, fetch
 from flow.driver import Point, kernel_of
 from flow.dynamics import Dynamics
 from flow.dynamics.flat import FlatDynamics, flatten
@@ -19,6 +19,7 @@ from flow.methods.catalogue import Method
 from flow.methods.compiled_loop import Found
 from flow.methods.kernel import Kernel, in_turn, side_by_side
 from flow.methods.stepping import Limits, Tolerance
+from flow.pace import paced
 from flow.progress import Progress, progress_of
 from flow.recording import BudgetSpent, ObserverFailed
 from flow.trajectory import Trajectory

@@ -12,9 +12,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Float64
 
-from flow.checks import choice
+from flow.checks import choice, positive_integer
 from flow.precision import PrecisionWarning, coarsest_float, double_precision
 from flow.pytrees import PyTree, as_data, as_parameters, path_name, to_numpy
+from flow.reduction import Reduction, check_is_mean, mesh_of, rows_of, spread
 
 Theta: TypeAlias = Float64[np.ndarray, "n"]
 
@@ -63,6 +64,14 @@ class Objective:
         False if the loss has kinks (ReLU), at which error-controlled integrators stall.
     dtype
         "float64", or "float32" to compute in single precision inside.
+    batch_chunk
+        Examples that J, ∇J and ∇²J·v are computed on at once, on each device; their sum is the
+        same but for rounding, and the same from run to run. Memory is that of one chunk. J beside
+        ∇J costs a forward pass more. The loss must be a mean over examples.
+    mesh
+        A `jax.sharding.Mesh` whose devices each hold a part of the examples, and a copy of θ: a
+        gradient is then one all-reduce of n numbers. Data whose arrays are sharded over their
+        rows already bring their mesh along.
 
     Attributes
     ----------
@@ -86,7 +95,8 @@ class Objective:
     TypeError
         A leaf of `params` is not floating-point (its path is named), or the loss is complex.
     ValueError
-        The loss is not a scalar or not finite at θ₀; the data is empty or ragged.
+        The loss is not a scalar or not finite at θ₀; the data is empty or ragged; it is to be
+        split, and is no mean over examples or does not divide over the devices.
 
     Examples
     --------
@@ -113,6 +123,8 @@ class Objective:
         conserved: Mapping[str, Callable[[PyTree], Any]] | None = None,
         smooth: bool = True,
         dtype: str = "float64",
+        batch_chunk: int | None = None,
+        mesh: Any = None,
     ) -> None:
         self._dtype = np.dtype(choice("dtype", np.dtype(dtype).name, ["float64", "float32"]))
         self.params = params
@@ -124,7 +136,7 @@ class Objective:
         self.smooth = smooth
         self.tally = Tally()
         with double_precision():
-            self.data = as_data(data, self._dtype)
+            self.data, self._reduction = self._split(as_data(data, self._dtype), batch_chunk, mesh)
             theta, self._unravel = ravel_pytree(params64)
         self.theta: Theta = np.array(theta)
         self.size: int = self.theta.size
@@ -136,6 +148,10 @@ class Objective:
         )
         self._check_hand_gradient(params64)
         self.resolution = self._check_precision(params64)
+        if batch_chunk is not None or self._reduction.mesh is not None:
+            with double_precision():
+                loss = jax.jit(lambda p, d: self._loss(self._inside(p), d))
+                check_is_mean(loss, params64, self.data, 1e4 * self.resolution)
         _check_finite(self.value(params))
         self.tally = Tally()
 
@@ -143,7 +159,8 @@ class Objective:
 
     def traced_value(self, params: PyTree, data: PyTree) -> Float[Array, ""]:
         """J, to be called under `jax.jit`; `data` is usually `objective.data`."""
-        return jnp.asarray(self._loss(self._inside(params), data), jnp.float64)
+        J = self._reduction.mean(self._loss, self._inside(params), data)
+        return jnp.asarray(J, jnp.float64)
 
     def traced_gradient(self, params: PyTree, data: PyTree) -> PyTree:
         """∇J, to be called under `jax.jit`.
@@ -152,7 +169,8 @@ class Objective:
         the two identical ones.
         """
         gradient = self._hand_gradient or jax.grad(self._loss)
-        return jax.tree.map(lambda g: g.astype(jnp.float64), gradient(self._inside(params), data))
+        found = self._reduction.mean(gradient, self._inside(params), data)
+        return jax.tree.map(lambda g: g.astype(jnp.float64), found)
 
     def traced_hvp(self, params: PyTree, v: PyTree, data: PyTree) -> PyTree:
         """∇²J·v, the push-forward (JVP) of the backward pass, to be called under `jax.jit`."""
@@ -415,6 +433,8 @@ class Objective:
             conserved=conserved,
             smooth=self.smooth,
             dtype=self._dtype.name,
+            batch_chunk=self._reduction.chunk,
+            mesh=self._reduction.mesh,
         )
 
     def compiled(self, key: Any, build: Callable[[], Any]) -> Any:
@@ -501,6 +521,20 @@ class Objective:
                     f"{path_name(name, path)} has shape {np.shape(leaf)}, "
                     f"but the objective's has {np.shape(mine)}"
                 )
+
+    def _split(self, data: PyTree, chunk: Any, mesh: Any) -> tuple[PyTree, Reduction]:
+        """The data as it is to lie, and how a mean over it is taken."""
+        if data is None and (chunk is not None or mesh is not None):
+            name = "batch_chunk" if mesh is None else "mesh"
+            raise ValueError(f"{name}= splits the examples of data=, and there is none")
+        if chunk is not None:
+            chunk = positive_integer("batch_chunk", chunk, "a number of examples")
+        if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
+            raise TypeError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}")
+        mesh = mesh or mesh_of(data)
+        if mesh is not None:
+            data = spread(data, mesh)
+        return data, Reduction(rows_of(data), chunk, mesh)
 
     def _other_data(self, data: PyTree) -> PyTree:
         """Other examples, of the same structure and shapes as the objective's own."""

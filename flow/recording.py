@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from flow.checks import positive, positive_integer
@@ -29,6 +30,11 @@ class Meter:
         )
         self._max_steps = np.inf if max_steps is None else positive_integer("max_steps", max_steps)
         self._max_seconds = np.inf if max_seconds is None else positive("max_seconds", max_seconds)
+        if self._max_seconds < np.inf and jax.process_count() > 1:
+            raise ValueError(
+                f"max_seconds={max_seconds} would end {jax.process_count()} processes at different "
+                "steps, as their clocks differ; give max_gradients or max_steps"
+            )
         self._deadline = np.inf
         self.limited = min(self._most, self._max_steps, self._max_seconds) < np.inf
 

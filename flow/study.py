@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from flow.checks import positive
@@ -188,6 +189,11 @@ def study(
     """
     if not isinstance(objective, Objective):
         raise TypeError(f"study needs a flow.Objective, got {objective!r}")
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"study runs in threads, whose order differs between {jax.process_count()} processes; "
+            "there use integrate, descend and compare one after the other"
+        )
     t = positive("t", t)
     save = number_of_times(save)
     if unknown := [name for name in integrator if name not in INTEGRATOR]:

@@ -74,7 +74,14 @@ class Network:
         return self.chain.forward(params, jnp.moveaxis(X, 0, -1))[0].T
 
     def objective(
-        self, X: Any, y: Any, loss: str | Loss = "mse", seed: int = 0, dtype: str = "float64"
+        self,
+        X: Any,
+        y: Any,
+        loss: str | Loss = "mse",
+        seed: int = 0,
+        dtype: str = "float64",
+        batch_chunk: int | None = None,
+        mesh: Any = None,
     ) -> Objective:
         """Return the loss on rows X (examples, ...) and y (examples, outputs).
 
@@ -88,8 +95,8 @@ class Network:
             maximised (``ascent=True``); or a `flow.backprop.Loss`. Each is a mean over examples.
         seed
             Of the initial weights.
-        dtype
-            Precision of the computation, see `flow.Objective`.
+        dtype, batch_chunk, mesh
+            Precision of the computation, and how the examples are split, see `flow.Objective`.
 
         Raises
         ------
@@ -113,6 +120,8 @@ class Network:
             conserved=self._conserved(),
             smooth=all(getattr(layer, "smooth", True) for layer in self.chain.layers),
             dtype=dtype,
+            batch_chunk=batch_chunk,
+            mesh=mesh,
         )
         objective.backprop = self.chain, function
         return objective
