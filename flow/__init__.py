@@ -48,6 +48,7 @@ from flow.dynamics import (
     StochasticFlow,
 )
 from flow.explain import Explanation, explain
+from flow.host_batches import HostBatches
 from flow.integration import integrate
 from flow.networks import MLP, Network
 from flow.objective import Objective
@@ -78,6 +79,7 @@ __all__ = [
     "GradientCheck",
     "GradientFlow",
     "HeavyBall",
+    "HostBatches",
     "KinkWarning",
     "LangevinFlow",
     "LinearizedFlow",

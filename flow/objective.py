@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Float64
 
 from flow.checks import choice, positive_integer
+from flow.host_batches import HostBatches
 from flow.precision import PrecisionWarning, coarsest_float, double_precision
 from flow.pytrees import PyTree, as_data, as_parameters, path_name, to_numpy
 from flow.reduction import Reduction, check_is_mean, mesh_of, rows_of, spread
@@ -50,7 +51,8 @@ class Objective:
         θ₀, a pytree of floating-point arrays. Partition an equinox module first:
         ``params, static = equinox.partition(model, equinox.is_inexact_array)``.
     data
-        A pytree of arrays with one leading axis of examples in common, (X, y) for instance.
+        A pytree of arrays with one leading axis of examples in common, (X, y) for instance; or
+        `flow.HostBatches` where memory does not hold them.
     outputs, output_loss
         Instead of `loss`, where the network's outputs matter: ``outputs(params, X)`` is
         (examples, ...) and ``output_loss(outputs, y)`` their mean loss; `data` is then (X, y).
@@ -136,7 +138,7 @@ class Objective:
         self.smooth = smooth
         self.tally = Tally()
         with double_precision():
-            self.data, self._reduction = self._split(as_data(data, self._dtype), batch_chunk, mesh)
+            self.data, self._reduction = self._split(data, batch_chunk, mesh)
             theta, self._unravel = ravel_pytree(params64)
         self.theta: Theta = np.array(theta)
         self.size: int = self.theta.size
@@ -148,10 +150,7 @@ class Objective:
         )
         self._check_hand_gradient(params64)
         self.resolution = self._check_precision(params64)
-        if batch_chunk is not None or self._reduction.mesh is not None:
-            with double_precision():
-                loss = jax.jit(lambda p, d: self._loss(self._inside(p), d))
-                check_is_mean(loss, params64, self.data, 1e4 * self.resolution)
+        self._check_is_mean(params64)
         _check_finite(self.value(params))
         self.tally = Tally()
 
@@ -524,9 +523,15 @@ class Objective:
 
     def _split(self, data: PyTree, chunk: Any, mesh: Any) -> tuple[PyTree, Reduction]:
         """The data as it is to lie, and how a mean over it is taken."""
+        if isinstance(data, HostBatches):
+            if chunk is not None or mesh is not None:
+                raise ValueError("HostBatches are chunks already, read in one process; leave "
+                                 "batch_chunk= and mesh= out")  # fmt: skip
+            return None, Reduction(data.examples, source=data)
         if data is None and (chunk is not None or mesh is not None):
             name = "batch_chunk" if mesh is None else "mesh"
             raise ValueError(f"{name}= splits the examples of data=, and there is none")
+        data = as_data(data, self._dtype)
         if chunk is not None:
             chunk = positive_integer("batch_chunk", chunk, "a number of examples")
         if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
@@ -555,9 +560,14 @@ class Objective:
             )
         return other
 
+    @property
+    def _example(self) -> PyTree:
+        """Data, or what a batch of it is like."""
+        return self.data if self._reduction.source is None else self._reduction.source.like
+
     def _check_loss(self, params: PyTree) -> None:
         with double_precision():
-            J = jax.eval_shape(lambda p, d: self._loss(self._inside(p), d), params, self.data)
+            J = jax.eval_shape(lambda p, d: self._loss(self._inside(p), d), params, self._example)
         shape, dtype = getattr(J, "shape", None), getattr(J, "dtype", None)
         if shape != ():
             met = "a pytree" if shape is None else f"an array of shape {shape}"
@@ -565,12 +575,21 @@ class Objective:
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"loss must return a real floating-point number, got {dtype}")
 
+    def _check_is_mean(self, params: PyTree) -> None:
+        split = self._reduction
+        if split == Reduction(split.examples):
+            return
+        with double_precision():
+            loss = jax.jit(lambda p, d: self._loss(self._inside(p), d))
+            some = self.data if split.source is None else split.source.read(0)
+            check_is_mean(loss, params, some, 1e4 * self.resolution)
+
     def _check_hand_gradient(self, params: PyTree) -> None:
         if self._hand_gradient is None:
             return
         with double_precision():
             g = jax.eval_shape(
-                lambda p, d: self._hand_gradient(self._inside(p), d), params, self.data
+                lambda p, d: self._hand_gradient(self._inside(p), d), params, self._example
             )
         try:
             self._check_structure(g)
@@ -613,6 +632,7 @@ def _loss_of(
         return loss
     if outputs is None or output_loss is None:
         raise ValueError("give a loss, or both outputs= and output_loss=")
-    if not (isinstance(data, tuple | list) and len(data) == 2):  # noqa: PLR2004
+    pair = data.like if isinstance(data, HostBatches) else data
+    if not (isinstance(pair, tuple | list) and len(pair) == 2):  # noqa: PLR2004
         raise ValueError("outputs= and output_loss= need data=(X, y)")
     return lambda params, batch: output_loss(outputs(params, batch[0]), batch[1])

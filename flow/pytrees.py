@@ -52,6 +52,12 @@ def as_data(data: PyTree, dtype: Any) -> PyTree:
     return arrays
 
 
+def rows_of(data: PyTree) -> int:
+    """The length of the leading axis, that of the examples; 0 without data."""
+    leaves = jax.tree.leaves(data)
+    return leaves[0].shape[0] if leaves else 0
+
+
 def to_numpy(tree: PyTree) -> PyTree:
     """The same pytree with numpy float64 leaves of its own."""
     return jax.tree.map(lambda x: np.array(x, np.float64), tree)

@@ -11,7 +11,8 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from flow.pytrees import PyTree
+from flow.host_batches import HostBatches
+from flow.pytrees import PyTree, rows_of
 
 Mean = Callable[[PyTree, PyTree], PyTree]
 
@@ -28,11 +29,14 @@ class Reduction:
         Rows that are computed at once, on each device; None for all.
     mesh
         Devices that each hold a part of the rows; None where one holds them all.
+    source
+        What the rows are read from as they are needed, in place of data.
     """
 
     examples: int
     chunk: int | None = None
     mesh: Mesh | None = None
+    source: HostBatches | None = None
 
     def mean(self, of: Mean, params: PyTree, data: PyTree) -> PyTree:
         """Mean of `of`(params, batch) over all rows of the data, traced by JAX.
@@ -40,6 +44,8 @@ class Reduction:
         On a mesh, where the rows of each device have been averaged, there is one all-reduce of as
         many numbers as `of` returns, whatever the number of rows.
         """
+        if data is None and self.source is not None:
+            return self._of_batches(of, params, self.source)
         if data is None or rows_of(data) != self.examples:
             return of(params, data)
         if self.mesh is None:
@@ -63,23 +69,36 @@ class Reduction:
 
         def share(start: Any, length: int) -> PyTree:
             part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, length), data)
-            return jax.tree.map(lambda m: m * (length / rows), of(params, part))
+            return _times(length / rows, of(params, part))
 
         if whole == 1 and rest == 0:
             return of(params, data)
-        add = lambda total, part: jax.tree.map(jnp.add, total, part)  # noqa: E731
-        total, _ = jax.lax.scan(
-            lambda total, k: (add(total, share(k * size, size)), None),
-            share(0, size),
-            jnp.arange(1, whole),
-        )
-        return add(total, share(whole * size, rest)) if rest else total
+        total = _sum(lambda k: share(k * size, size), whole)
+        return _add(total, share(whole * size, rest)) if rest else total
+
+    @staticmethod
+    def _of_batches(of: Mean, params: PyTree, source: HostBatches) -> PyTree:
+        """The same, of batches that are read one by one."""
+        most, rest = (rows_of(like) / source.examples for like in (source.like, source.last_like))
+        whole = len(source) if most == rest else len(source) - 1
+        total = _sum(lambda k: _times(most, of(params, source.traced(k))), whole)
+        if whole == len(source):
+            return total
+        return _add(total, _times(rest, of(params, source.traced(whole, last=True))))
 
 
-def rows_of(data: PyTree) -> int:
-    """The length of the leading axis, that of the examples; 0 without data."""
-    leaves = jax.tree.leaves(data)
-    return leaves[0].shape[0] if leaves else 0
+def _times(share: float, mean: PyTree) -> PyTree:
+    return jax.tree.map(lambda m: m * share, mean)
+
+
+def _add(total: PyTree, part: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, total, part)
+
+
+def _sum(share: Callable[[Any], PyTree], count: int) -> PyTree:
+    """Σ share(k) in order, in a loop that is compiled once and keeps one term at a time."""
+    add = lambda total, k: (_add(total, share(k)), None)  # noqa: E731
+    return jax.lax.scan(add, share(jnp.asarray(0)), jnp.arange(1, count))[0]
 
 
 def mesh_of(data: PyTree) -> Mesh | None:

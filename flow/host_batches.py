@@ -1,0 +1,121 @@
+"""Data that no memory holds: batches that are read on the host whenever they are needed."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flow.pytrees import PyTree, rows_of
+
+
+class HostBatches:
+    """A sequence of batches in place of arrays, ``flow.Objective(loss, params, data=...)``.
+
+    Each gradient of all the data reads every batch once, in order, and keeps one at a time on the
+    device; J, ∇J and ∇²J·v are the same as of the batches put together, but for rounding, and the
+    same from run to run.
+
+    Parameters
+    ----------
+    batches
+        ``batches[i]`` is a pytree of numpy arrays with a leading axis of examples, (X, y) for
+        instance, the same at each reading: memory-mapped arrays, or an object of yours with
+        ``__len__`` and ``__getitem__`` that reads a file. All of one shape, but for the last, which
+        may have fewer rows.
+
+    Raises
+    ------
+    TypeError
+        It has no length or can't be read twice, a generator.
+    ValueError
+        It is empty, or the shapes of its batches differ.
+
+    Examples
+    --------
+    >>> import flow, jax.numpy as jnp, numpy as np
+    >>> X = np.arange(10.0)
+    >>> halves = flow.HostBatches([X[:6], X[6:]])
+    >>> loss = lambda c, x: jnp.mean((x - c) ** 2)
+    >>> objective = flow.Objective(loss, np.array(0.0), data=halves)
+    >>> bool(np.isclose(objective.gradient(objective.params), -2 * X.mean()))
+    True
+    """
+
+    def __init__(self, batches: Sequence[PyTree]) -> None:
+        if not (hasattr(batches, "__len__") and hasattr(batches, "__getitem__")):
+            raise TypeError(
+                f"batches must be a sequence, with a length and batches[i], as each gradient reads "
+                f"them again; got {batches!r}"
+            )
+        if len(batches) == 0:
+            raise ValueError("batches is empty; it needs at least one")
+        self._batches = batches
+        first, last = self.read(0), self.read(len(batches) - 1)
+        inner, of_last = ([x.shape[1:] for x in jax.tree.leaves(b)] for b in (first, last))
+        if inner != of_last or rows_of(last) > rows_of(first):
+            raise ValueError(
+                f"batches[0] has shapes {[x.shape for x in jax.tree.leaves(first)]} and the last "
+                f"{[x.shape for x in jax.tree.leaves(last)]}; all but the last are to have as many "
+                "rows as the first, and the last no more"
+            )
+        # Shape and type of a batch, and of the last one.
+        self.like, self.last_like = (
+            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), b) for b in (first, last)
+        )
+
+    def __len__(self) -> int:
+        """How many batches."""
+        return len(self._batches)
+
+    @property
+    def examples(self) -> int:
+        """Rows of all of them."""
+        return (len(self) - 1) * rows_of(self.like) + rows_of(self.last_like)
+
+    def read(self, i: int) -> PyTree:
+        """Batch i as numpy arrays, floats in double precision."""
+        return jax.tree.map(_double, self._batches[int(i)])
+
+    def traced(self, i: Any, *, last: bool = False) -> PyTree:
+        """Batch i, read while a compiled function runs."""
+        like = self.last_like if last else self.like
+
+        def read(i: Any) -> PyTree:
+            batch = self.read(i)
+            met, expected = (
+                [(x.shape, x.dtype.name) for x in jax.tree.leaves(b)] for b in (batch, like)
+            )
+            if met != expected:
+                raise ValueError(f"batches[{int(i)}] is {met}, expected {expected}")
+            return jax.tree.map(_words, batch)
+
+        words = jax.eval_shape(partial(jax.tree.map, _as_words), like)
+        found = jax.pure_callback(read, words, i, vmap_method="sequential")
+        return jax.tree.map(_from_words, found, like)
+
+
+# A callback runs in a thread in which JAX knows single precision alone, whatever the caller's: what
+# has eight bytes travels as two words.
+_WIDE = 8
+
+
+def _words(x: np.ndarray) -> np.ndarray:
+    if x.dtype.itemsize < _WIDE:
+        return x
+    return np.ascontiguousarray(x).view(np.uint32).reshape(*x.shape, 2)
+
+
+def _as_words(x: Any) -> Any:
+    return jnp.zeros((*x.shape, 2), jnp.uint32) if x.dtype.itemsize == _WIDE else x
+
+
+def _from_words(x: Any, like: Any) -> Any:
+    return jax.lax.bitcast_convert_type(x, like.dtype) if like.dtype.itemsize == _WIDE else x
+
+
+def _double(leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    return array.astype(np.float64) if array.dtype.kind == "f" else array

@@ -1,0 +1,201 @@
+"""Examples in chunks, read from the host, and spread over devices and processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flow
+
+ROOT = Path(__file__).parent.parent
+X, Y = flow.datasets.digits(60)
+NETWORK = flow.MLP([64, 4, 10])
+WHOLE = NETWORK.objective(X, Y, seed=0)
+
+
+def loss(params: Any, batch: Any) -> Any:
+    """The mean over a batch."""
+    return 0.5 * jnp.mean(jnp.sum((NETWORK.outputs(params, batch[0]) - batch[1]) ** 2, axis=1))
+
+
+def assert_alike(objective: flow.Objective, rtol: float = 1e-12) -> None:
+    """Assert J, ∇J and ∇²J·v of the whole."""
+    params, rng = WHOLE.params, np.random.default_rng(0)
+    v = jax.tree.map(lambda x: rng.standard_normal(x.shape), params)
+    assert objective.value(params) == pytest.approx(WHOLE.value(params), rel=rtol)
+    for name in ("gradient", "hvp"):
+        mine, whole = (
+            o.flatten(getattr(o, name)(params, *([v] if name == "hvp" else [])))
+            for o in (objective, WHOLE)
+        )
+        np.testing.assert_allclose(mine, whole, atol=rtol * np.linalg.norm(whole), rtol=0)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 20, 1000])
+def test_chunks_are_the_whole(chunk: int):
+    """Assert J, ∇J and ∇²J·v to 1e-12, where chunks divide the examples and where they don't."""
+    assert_alike(NETWORK.objective(X, Y, seed=0, batch_chunk=chunk))
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.integers(1, 60))
+def test_batches_of_the_host_are_the_whole(size: int):
+    """Assert the same of batches that are read one by one."""
+    batches = [(X[i : i + size], Y[i : i + size]) for i in range(0, 60, size)]
+    objective = flow.Objective(loss, WHOLE.params, data=flow.HostBatches(batches))
+    assert flow.HostBatches(batches).examples == 60
+    assert_alike(objective)
+
+
+def test_what_is_split_runs_as_the_whole():
+    """Assert flows by both engines, descent and sharpness, bit for bit from run to run."""
+    batches = flow.HostBatches([(X[:25], Y[:25]), (X[25:50], Y[25:50]), (X[50:], Y[50:])])
+    read = flow.Objective(loss, WHOLE.params, data=batches)
+    chunks = NETWORK.objective(X, Y, seed=0, batch_chunk=25)
+    for split, how in ((read, {}), (chunks, {"method": "RK4", "step": 0.05, "engine": "jax"})):
+        one, again, whole = (
+            flow.integrate(o, 1.0, save=3, progress=False, **how) for o in (split, split, WHOLE)
+        )
+        np.testing.assert_array_equal(one.theta, again.theta)
+        np.testing.assert_allclose(one.theta, whole.theta, rtol=0, atol=1e-11)
+        steps, whole = (flow.descend(o, 0.05, 20, save=2, progress=False) for o in (split, WHOLE))
+        np.testing.assert_allclose(steps.theta, whole.theta, rtol=0, atol=1e-13)
+    sharp = flow.sharpness(read, read.params)
+    assert sharp == pytest.approx(flow.sharpness(WHOLE, WHOLE.params), rel=1e-10)
+
+
+def test_only_one_chunk_is_in_memory():
+    """Assert the compiled gradient's temporaries: those of a chunk, not of all examples."""
+    data = np.zeros((4000, 64)), np.zeros((4000, 10))
+    network = flow.MLP([64, 64, 10])
+
+    def temporaries(chunk: int | None) -> int:
+        objective = network.objective(*data, batch_chunk=chunk)
+        with flow.precision.double_precision():
+            function = objective.compiled("g", objective._build_value_and_gradient)  # noqa: SLF001
+            program = function.lower(objective.theta, objective.data).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    whole, chunked = temporaries(None), temporaries(40)
+    assert whole > 4000 * 64 * 8  # the hidden layer's activations, at least
+    assert chunked < whole / 20
+
+
+def test_a_batch_that_is_no_such():
+    """Assert what is refused at the door, by name, and what a source that changes does later."""
+    layers = [
+        flow.backprop.Linear(64, 4),
+        flow.backprop.BatchNormalisation(4),
+        "tanh",
+        flow.backprop.Linear(4, 10),
+    ]
+    with pytest.raises(ValueError, match="batch normalisation, which looks at all of its batch"):
+        flow.Network(layers).objective(X, Y, batch_chunk=10)
+    variance = lambda p, x: jnp.var(x @ p)  # noqa: E731
+    for split in ({"data": X, "batch_chunk": 8}, {"data": flow.HostBatches([X[:30], X[30:]])}):
+        with pytest.raises(ValueError, match="need a loss that is a mean over examples"):
+            flow.Objective(variance, np.ones(64), **split)
+    for make, error, message in (
+        (lambda: NETWORK.objective(X, Y, batch_chunk=0), ValueError, "batch_chunk must be"),
+        (lambda: NETWORK.objective(X, Y, mesh="all"), TypeError, "must be a jax.sharding.Mesh"),
+        (
+            lambda: flow.Objective(lambda p: p @ p, np.ones(2), batch_chunk=3),
+            ValueError,
+            "splits the examples of data=, and there is none",
+        ),
+        (lambda: flow.HostBatches(iter([X])), TypeError, "as each gradient reads them again"),
+        (lambda: flow.HostBatches([]), ValueError, "batches is empty"),
+        (lambda: flow.HostBatches([X[:3], X[3:9]]), ValueError, "as many rows as the first"),
+        (
+            lambda: flow.Objective(
+                lambda p, x: jnp.mean(x @ p), np.ones(64), data=flow.HostBatches([X]), batch_chunk=2
+            ),
+            ValueError,
+            "HostBatches are chunks already",
+        ),
+    ):
+        with pytest.raises(error, match=message):
+            make()
+
+
+SHARDED = """
+import json, jax, numpy as np, flow
+X, y = flow.datasets.digits(60)
+network = flow.MLP([64, 4, 10])
+whole = network.objective(X, y, seed=0)
+mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("examples",))
+place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("examples"))
+with flow.precision.double_precision():
+    arrays = [jax.device_put(np.asarray(a, float), place) for a in (X, y)]
+split = {
+    "mesh": network.objective(X, y, seed=0, mesh=mesh),
+    "chunks": network.objective(X, y, seed=0, mesh=mesh, batch_chunk=4),
+    "arrays": flow.Objective(
+        outputs=network.outputs, output_loss=lambda A, y: 0.5 * ((A - y) ** 2).sum(1).mean(),
+        params=whole.params, data=tuple(arrays)),
+}
+v = jax.tree.map(np.ones_like, whole.params)
+found = {}
+for name, o in split.items():
+    pairs = [(o.gradient(o.params), whole.gradient(o.params))]
+    pairs.append((o.hvp(o.params, v), whole.hvp(o.params, v)))
+    gaps = [np.abs(whole.flatten(a) - whole.flatten(b)).max() for a, b in pairs]
+    runs = [flow.integrate(x, 1.0, save=2, progress=False) for x in (o, whole)]
+    gaps.append(np.abs(runs[0].theta - runs[1].theta).max())
+    found[name] = [float(g) for g in gaps]
+try:
+    network.objective(X[:58], y[:58], mesh=mesh)
+except ValueError as error:
+    found["error"] = str(error)
+print(json.dumps(found))
+"""
+
+
+def test_examples_on_several_devices(tmp_path: Path):
+    """Assert gradients and flows on a mesh, also in chunks, and of arrays that lie there."""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    answer = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        cwd=tmp_path,
+        env={**os.environ, **flags},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout.splitlines()[-1])
+    assert "58 examples do not divide; leave out 2 of them" in found.pop("error")
+    for gradient, product, run in found.values():
+        assert gradient < 1e-13
+        assert product < 1e-12
+        assert run < 1e-11
+
+
+def test_processes_on_loopback(tmp_path: Path):
+    """Assert that two processes do what one does, alike in both, with one all-reduce a gradient."""
+    script = ROOT / "experiments" / "scale_out.py"
+    small = ["--processes", "2", "--devices", "2", "--examples", "40", "--hidden", "3", "--t", "1"]
+    answer = subprocess.run(
+        [sys.executable, script, *small, "--quiet", "--out", tmp_path],
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    (file,) = tmp_path.glob("scale_out/*/table.csv")
+    table = pd.read_csv(file, index_col=0)
+    assert list(table.index) == ["1 process, 1 device", "1 process, 2 devices", "2 processes"]
+    assert table["alike in all processes"].all()
+    assert (table.filter(like="Δ") < 1e-10).all(axis=None)
+    assert len(set(table["gradients"])) == 1
+    # θ has 64·3 + 3 + 3·10 + 10 entries.
+    assert list(table["numbers in them"]) == [235, 235, 235]
+    assert list(table["all-reduces a gradient"]) == [1, 1, 1]
