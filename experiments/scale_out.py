@@ -141,10 +141,9 @@ def experiment(config: Configuration, record: Record) -> str | None:
     positive("--learning-rate", config.learning_rate)
     for value in (*config.processes, config.devices):
         positive_integer("--processes and --devices", value)
-    cases = {
-        "1 process, 1 device": (1, 1),
-        f"1 process, {config.devices} devices": (1, config.devices),
-    }
+    cases = {"1 process, 1 device": (1, 1)}
+    if config.devices > 1:
+        cases[f"1 process, {config.devices} devices"] = (1, config.devices)
     cases |= {f"{n} processes": (n, 1) for n in config.processes}
     found = {}
     for name, case in cases.items():

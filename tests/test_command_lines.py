@@ -3,7 +3,6 @@
 import ast
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -49,23 +48,28 @@ def test_no_option_is_parsed_and_ignored(script: Path):
         assert re.search("learning rate × steps|units of t|√|clock", script.read_text())
 
 
-def start(script: str, *arguments: str, out: Path, **options: object) -> subprocess.Popen:
-    """Start an experiment."""
-    command = [sys.executable, ROOT / "experiments" / f"{script}.py", *arguments, "--quiet"]
+# A test runner in the background ignores SIGINT, and so would what it starts.
+HEED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+# What is kept is at most 8 kB.
+SMALL_FILES = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))"
+
+
+def start(script: str, *arguments: str, out: Path, first: str = "pass") -> subprocess.Popen:
+    """Start an experiment, once something else is done."""
+    file = str(ROOT / "experiments" / f"{script}.py")
+    argv = [file, *arguments, "--quiet", "--out", str(out)]
+    code = f"{first}; import runpy, sys; sys.argv = {argv}; sys.path.insert(0, {str(ROOT)!r});"
     return subprocess.Popen(
-        [*command, "--out", out],
+        [sys.executable, "-c", f"{code} runpy.run_path({file!r}, run_name='__main__')"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=options.get("preexec"),  # noqa: PLW1509
     )
 
 
 def test_ctrl_c_leaves_a_valid_partial_run(tmp_path: Path):
     """Assert exit code 130, and a record of the run in progress, which can be read and drawn."""
-    # A test runner in the background ignores SIGINT, and so would what it starts.
-    heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
-    process = start("gd_vs_flow", "--t", "1e6", "--hidden", "3", out=tmp_path, preexec=heed)
+    process = start("gd_vs_flow", "--t", "1e6", "--hidden", "3", out=tmp_path, first=HEED)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("*/*/configuration.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -86,10 +90,8 @@ def test_ctrl_c_leaves_a_valid_partial_run(tmp_path: Path):
 
 def test_a_full_disk_is_told(tmp_path: Path):
     """Assert exit code 1, a sentence and no half-written file, where files may not grow."""
-    # What is kept is at most 8 kB: the first trajectory is not.
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))  # noqa: E731
     small = ["--examples", "30", "--test", "20", "--hidden", "8", "--t", "1"]
-    process = start("gd_vs_flow", *small, out=tmp_path, preexec=limit)
+    process = start("gd_vs_flow", *small, out=tmp_path, first=SMALL_FILES)
     _, told = process.communicate(timeout=120)
     assert process.returncode == 1, told
     assert "can't write to" in told

@@ -183,7 +183,18 @@ def test_examples_on_several_devices(tmp_path: Path):
 def test_processes_on_loopback(tmp_path: Path):
     """Assert that two processes do what one does, alike in both, with one all-reduce a gradient."""
     script = ROOT / "experiments" / "scale_out.py"
-    small = ["--processes", "2", "--devices", "2", "--examples", "40", "--hidden", "3", "--t", "1"]
+    small = [
+        "--processes",
+        "2",
+        "--devices",
+        "1",
+        "--examples",
+        "40",
+        "--hidden",
+        "3",
+        "--t",
+        "0.5",
+    ]
     answer = subprocess.run(
         [sys.executable, script, *small, "--quiet", "--out", tmp_path],
         capture_output=True,
@@ -192,10 +203,10 @@ def test_processes_on_loopback(tmp_path: Path):
     assert answer.returncode == 0, answer.stderr
     (file,) = tmp_path.glob("scale_out/*/table.csv")
     table = pd.read_csv(file, index_col=0)
-    assert list(table.index) == ["1 process, 1 device", "1 process, 2 devices", "2 processes"]
+    assert list(table.index) == ["1 process, 1 device", "2 processes"]
     assert table["alike in all processes"].all()
     assert (table.filter(like="Δ") < 1e-10).all(axis=None)
     assert len(set(table["gradients"])) == 1
     # θ has 64·3 + 3 + 3·10 + 10 entries.
-    assert list(table["numbers in them"]) == [235, 235, 235]
-    assert list(table["all-reduces a gradient"]) == [1, 1, 1]
+    assert list(table["numbers in them"]) == [235, 235]
+    assert list(table["all-reduces a gradient"]) == [1, 1]

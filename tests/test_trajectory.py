@@ -201,7 +201,7 @@ def test_the_whole_file_is_read(content: bytes, path: flow.Trajectory, tmp_path:
 def test_missing_files(tmp_path: Path):
     """Assert that what is no file is named."""
     for absent in (tmp_path / "run.nc", tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"is not a file; flow\.load reads what"):
+        with pytest.raises(FileNotFoundError, match=r"is not a file; give one that flow saved"):
             flow.load(absent)
 
 
@@ -215,7 +215,9 @@ def test_foreign_files(tmp_path: Path):
     with pytest.raises(ValueError, match=r"other\.h5 (cannot be read|is netCDF, but not a run)"):
         flow.load(tmp_path / "other.h5")
     xarray.Dataset({"a": ("x", [1.0, 2.0])}).to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
-    with pytest.raises(ValueError, match=r"other\.nc is netCDF, but not a run that flow saved"):
+    with pytest.raises(
+        ValueError, match=r"other\.nc is netCDF, but not a flow trajectory; it is nothing of flow's"
+    ):
         flow.load(tmp_path / "other.nc")
 
 
