@@ -368,7 +368,9 @@ def problem(objective: Objective, loss: float, gradient_norm: float) -> dict[str
 @cache
 def current_versions() -> dict[str, str]:
     """Versions of what computes a run, kept with it; looking them up takes milliseconds."""
-    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    # What may change a number: not the kernel, but the C library and the processor's kind.
+    system = "-".join([platform.system(), platform.machine(), *platform.libc_ver()])
+    versions = {"python": platform.python_version(), "platform": system}
     for package in _PACKAGES:
         try:
             versions[package] = version(package)
