@@ -77,15 +77,28 @@ def run_experiment(
             raise
         record.discard()
         _leave(name, str(error), WRONG)
+    except BrokenPipeError:  # `| head` has seen enough
+        _say_no_more()
+        record.close("finished; its output was not read to the end")
+        sys.exit(DONE)
     except OSError as error:
         _leave(name, f"can't write to {folder}: {error}; what is in there is whole", FELL_SHORT)
     except BaseException as error:
         record.close(f"failed: {type(error).__name__}: {error}")
         raise
-    print(f"{record.seconds:.0f} s in all; folder: {folder}")  # noqa: T201 - a command line
-    for figure in sorted(folder.glob("*.png")):
-        print(f"figure: {figure}")  # noqa: T201
+    try:
+        print(f"{record.seconds:.0f} s in all; folder: {folder}")  # noqa: T201 - a command line
+        for figure in sorted(folder.glob("*.png")):
+            print(f"figure: {figure}")  # noqa: T201
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _say_no_more()
     sys.exit(FELL_SHORT if short else DONE)
+
+
+def _say_no_more() -> None:
+    """Let what is still printed go nowhere, as nobody reads it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
