@@ -330,7 +330,9 @@ def _like(like: PyTree, size: int) -> Callable[[np.ndarray], PyTree]:
 
 
 def check_single(what: str, *runs: Trajectory) -> None:
-    """Refuse an ensemble where one run is asked for."""
+    """Refuse an ensemble where one run is asked for, and nothing where something is."""
+    if not runs:
+        raise ValueError(f"{what} needs at least one run")
     for run in runs:
         if run.members is not None:
             raise ValueError(

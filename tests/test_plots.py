@@ -257,6 +257,31 @@ def test_spectral_density(spectrum: list[float]):
     assert np.isfinite(top)
 
 
+@pytest.fixture(scope="module")
+def strangers() -> tuple[flow.Trajectory, flow.Trajectory]:
+    """A run and an ensemble of another problem."""
+    small = flow.Objective(lambda x: 0.5 * x @ x, np.ones(2))
+    two = {"engine": "jax", "ensemble": np.ones((2, 2))}
+    runs = [flow.integrate(small, 1.0, save=3, progress=False, **how) for how in ({}, two)]
+    return runs[0], runs[1]
+
+
+@pytest.mark.parametrize("name", OF_RUNS)
+def test_runs_that_have_nothing_in_common(
+    many: list[flow.Trajectory], strangers: tuple[flow.Trajectory, flow.Trajectory], name: str
+):
+    """Assert a sentence for no run, for an ensemble and, in one space, for another problem."""
+    draw, options = getattr(flow.plots, name), OF_RUNS[name][0]
+    with pytest.raises(ValueError, match=f"flow.plots.{name} needs at least one run"):
+        draw(**options)
+    other, ensemble = strangers
+    if name in ("weights", "plane", "surface"):
+        with pytest.raises(ValueError, match="of one problem, but .* has 20 parameters and .* 2"):
+            draw(many[0], other, **options)
+    with pytest.raises(ValueError, match=r"this is an ensemble of 2; take one by path\.member"):
+        draw(ensemble, **options)
+
+
 def test_without_axes_a_figure_is_whole(comparison: flow.Comparison):
     """Assert a legend where a function draws on its own, and none on axes that were given."""
     alone = flow.plots.loss(comparison.reference)

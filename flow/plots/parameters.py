@@ -50,7 +50,7 @@ def weights(*runs: Trajectory, entries: Sequence[int] | None = None, ax: Any = N
     ValueError
         There is no such entry.
     """
-    check_single("flow.plots.weights", *runs)
+    check_alike("flow.plots.weights", runs)
     moved = np.nan_to_num(np.abs(runs[0].theta - runs[0].theta[0])).max(axis=0)
     chosen = np.argsort(-moved, kind="stable")[:WEIGHTS] if entries is None else np.array(entries)
     size = runs[0].theta.shape[1]
@@ -88,6 +88,18 @@ def conserved(*runs: Trajectory, objective: Objective | None = None, ax: Any = N
     drawn = bundle(runs, later, ax)
     log_if_positive(drawn, [q for named in curves for q in named.values()])
     return finish(drawn, ax, xlabel=TIME_LABEL, ylabel="drift ‖Q(θ) − Q(θ₀)‖")
+
+
+def check_alike(what: str, runs: Sequence[Trajectory]) -> None:
+    """Refuse runs whose parameters are not as many, which have no common space to be drawn in."""
+    check_single(what, *runs)
+    first = runs[0]
+    for run in runs:
+        if run.theta.shape[1] != first.theta.shape[1]:
+            raise ValueError(
+                f"{what} is of runs of one problem, but {first.label!r} has "
+                f"{first.theta.shape[1]} parameters and {run.label!r} {run.theta.shape[1]}"
+            )
 
 
 def objective_of(runs: Sequence[Trajectory]) -> Objective:

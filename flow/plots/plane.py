@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from flow.plots.moving import moving
-from flow.plots.parameters import entry_name, leaves
+from flow.plots.parameters import check_alike, entry_name, leaves
 from flow.plots.style import axes, finish, look
-from flow.trajectory import Trajectory, check_single
+from flow.trajectory import Trajectory
 
 # A residual of so small a share of the distance from the origin is none.
 ROUNDING = 1e-12
@@ -145,7 +145,7 @@ def plane(*runs: Trajectory, ax: Any = None) -> Any:
     Each run is given the same weight. The axes carry the share of the variance they capture; of
     two parameters they are the parameters.
     """
-    check_single("flow.plots.plane", *runs)
+    check_alike("flow.plots.plane", runs)
     given, ax = ax, axes(ax)
     found = principal_plane(runs)
     for i, run in enumerate(runs):

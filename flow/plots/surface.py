@@ -10,11 +10,11 @@ import numpy as np
 from flow.checks import positive, positive_integer
 from flow.objective import Objective
 from flow.plots.moving import moving
-from flow.plots.parameters import objective_of
+from flow.plots.parameters import check_alike, objective_of
 from flow.plots.plane import Plane, mark_start, plane_of
 from flow.plots.style import MARKERS, POINTS, TIME_LABEL, axes, colour, finish, look
 from flow.precision import double_precision
-from flow.trajectory import Trajectory, check_single
+from flow.trajectory import Trajectory
 
 # The plane's points are evaluated so many at a time, side by side.
 BATCH = 64
@@ -68,7 +68,7 @@ def surface(
     >>> path = flow.integrate(objective, t=3.0)
     >>> ax = flow.plots.surface(path, flow.descend(objective, 0.2, 15), resolution=21)
     """
-    check_single("flow.plots.surface", *runs)
+    check_alike("flow.plots.surface", runs)
     positive_integer("resolution", resolution)
     positive("margin", margin)
     objective = objective or objective_of(runs)
