@@ -63,6 +63,7 @@ from flow.spectrum import (
     top_eigenvalues,
 )
 from flow.study import Study, load_study, study
+from flow.sweep import sweep
 from flow.trajectory import Trajectory, load
 
 __all__ = [
@@ -125,6 +126,7 @@ __all__ = [
     "spectrum",
     "stop",
     "study",
+    "sweep",
     "top_eigenvalues",
 ]
 

@@ -1,0 +1,229 @@
+"""`sweep`: a function over a grid, each cell kept as it is done, failures among them."""
+
+import io
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from flow.checks import positive_integer
+from flow.files import write_new
+
+if TYPE_CHECKING:
+    import xarray
+
+Cell = dict[str, Any]
+# What a cell came to: its arrays by name, its error or "", and its seconds.
+Outcome = tuple[dict[str, np.ndarray], str, float]
+OWN = {"error", "seconds"}
+
+
+def sweep(
+    function: Callable[..., Any],
+    grid: Mapping[str, Sequence[Any]],
+    *,
+    folder: str | os.PathLike | None = None,
+    jobs: int = 1,
+    progress: bool = True,
+) -> "xarray.Dataset":
+    """Call a function at every point of a grid, and put what it returns into one labelled dataset.
+
+    A cell that fails is recorded with its error, and the rest is kept. With a `folder` each cell is
+    written as it is done; calling again computes only what is missing or has failed.
+
+    Parameters
+    ----------
+    function
+        ``function(**cell)`` -> a number ("value"), an array, or a mapping of names to them, of the
+        same shapes in every cell. An array's own dimensions are called ``name_0``, ``name_1``.
+    grid
+        Name -> values, numbers or strings; all their combinations are cells.
+    folder
+        Where to keep the cells; made if it is missing.
+    jobs
+        Processes, by joblib: ``joblib.parallel_config("dask")`` around the call makes a Dask
+        cluster of them. Many initialisations of one problem are faster side by side in one
+        process, ``flow.integrate(..., ensemble=...)``.
+    progress
+        Show progress.
+
+    Returns
+    -------
+    xarray.Dataset
+        Each name over the grid, NaN where a cell failed; "error", empty where it did not, and
+        "seconds".
+
+    Raises
+    ------
+    ValueError
+        The grid is empty or has values that no file can name; or the folder holds cells of another
+        function or is not one of a sweep.
+
+    Examples
+    --------
+    >>> import flow, numpy as np
+    >>> def final_loss(curvature, t):
+    ...     objective = flow.Objective(lambda x: 0.5 * curvature * x @ x, np.ones(1))
+    ...     return flow.integrate(objective, t, rtol=1e-9, atol=1e-12).loss[-1]
+    >>> found = flow.sweep(final_loss, {"curvature": [1.0, 2.0], "t": [0.5, 1.0]}, progress=False)
+    >>> float(found["value"].sel(curvature=2.0, t=1.0)), float(np.exp(-4.0))
+    (0.0183156, 0.0183156)
+    """
+    axes = _axes(grid)
+    positive_integer("jobs", jobs if jobs != -1 else 1)
+    cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    files = None if folder is None else _files(Path(folder), function, cells)
+    found: dict[int, Outcome] = {}
+    if files is not None:
+        found = {i: _read(file, cells[i]) for i, file in enumerate(files) if file.is_file()}
+    todo = [i for i in range(len(cells)) if i not in found]
+    bar = tqdm(total=len(cells), initial=len(found), desc="cells", disable=not progress)
+    with bar:
+        for i, outcome in _outcomes(function, cells, todo, jobs):
+            found[i] = outcome
+            if files is not None and not outcome[1]:
+                _write(files[i], cells[i], outcome)
+            bar.update()
+    for i in todo:
+        found.setdefault(i, ({}, "not done: interrupted, or its worker died", np.nan))
+    return _dataset(axes, [found[i] for i in range(len(cells))])
+
+
+def _axes(grid: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """The grid with plain values, each axis without repetitions."""
+    axes = {str(name): [_plain(name, v) for v in values] for name, values in grid.items()}
+    for name, values in axes.items():
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"grid[{name!r}] must have values, each once; got {values}")
+        if name in OWN:
+            raise ValueError(f"grid[{name!r}]: every sweep records {name}; rename it")
+    if not axes:
+        raise ValueError("grid is empty; give {name: values}")
+    return axes
+
+
+def _plain(name: str, value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"grid[{name!r}] has the value {value!r}; values are numbers or strings")
+
+
+def _outcomes(
+    function: Callable[..., Any], cells: Sequence[Cell], todo: Sequence[int], jobs: int
+) -> Iterator[tuple[int, Outcome]]:
+    """Outcomes as they come; it ends early by Ctrl-C, or where a worker dies."""
+    if jobs == 1:
+        try:
+            for i in todo:
+                yield i, attempt(function, cells[i])
+        except KeyboardInterrupt:
+            return
+        return
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    work = Parallel(n_jobs=jobs, return_as="generator_unordered")
+    try:
+        yield from work(delayed(_numbered)(i, function, cells[i]) for i in todo)
+    except (KeyboardInterrupt, BrokenProcessPool):
+        return
+
+
+def _numbered(i: int, function: Callable[..., Any], cell: Cell) -> tuple[int, Outcome]:
+    return i, attempt(function, cell)
+
+
+def attempt(function: Callable[..., Any], cell: Cell) -> Outcome:
+    """What a cell came to, or its error."""
+    began = time.perf_counter()
+    try:
+        value = function(**cell)
+        named = dict(value) if isinstance(value, Mapping) else {"value": value}
+        arrays = {str(k): np.asarray(v) for k, v in named.items()}
+        for name, array in arrays.items():
+            if array.dtype.kind not in "fiub" or name in OWN | set(cell):
+                raise TypeError(f"function must return numbers under names of its own, got {name}="
+                                f"{value!r:.80}")  # fmt: skip
+    except Exception as error:  # noqa: BLE001 - recorded
+        return {}, f"{type(error).__name__}: {error}", time.perf_counter() - began
+    return arrays, "", time.perf_counter() - began
+
+
+def _files(folder: Path, function: Callable[..., Any], cells: Sequence[Cell]) -> list[Path]:
+    """A file for each cell, in a folder that belongs to this function."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told = json.dumps({"sweep of": getattr(function, "__qualname__", repr(function))}).encode()
+    mark = folder / "sweep.json"
+    if not mark.exists():
+        if any(folder.iterdir()):
+            raise ValueError(f"folder {folder} holds other files, and no sweep; choose another")
+        write_new(mark, told)
+    elif mark.read_bytes() != told:
+        raise ValueError(
+            f"folder {folder} has cells of another function, {mark.read_text()}; choose another"
+        )
+    names = [sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:16] for cell in cells]
+    return [folder / f"cell-{name}.npz" for name in names]
+
+
+def _write(file: Path, cell: Cell, outcome: Outcome) -> None:
+    arrays, _, seconds = outcome
+    content = io.BytesIO()
+    kept = {f"value:{name}": array for name, array in arrays.items()}
+    np.savez(content, cell=json.dumps(cell, sort_keys=True), seconds=seconds, **kept)
+    write_new(file, content.getvalue())
+
+
+def _read(file: Path, cell: Cell) -> Outcome:
+    """A cell that was done before; nothing in a file is executed."""
+    try:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as kept:
+            if str(kept["cell"]) != json.dumps(cell, sort_keys=True):
+                raise ValueError(f"it is of the cell {kept['cell']}")
+            names = [k for k in kept.files if k.startswith("value:")]
+            arrays = {k.removeprefix("value:"): kept[k] for k in names}
+            return arrays, "", float(kept["seconds"])
+    except Exception as error:
+        raise ValueError(
+            f"{file} can't be read as a cell ({error}); remove it, and it is computed again"
+        ) from error
+
+
+def _dataset(axes: Mapping[str, list[Any]], outcomes: Sequence[Outcome]) -> "xarray.Dataset":
+    import xarray
+
+    shape = [len(values) for values in axes.values()]
+    outcomes, like = _of_one_shape(outcomes)
+    variables: dict[str, Any] = {}
+    for name, first in like.items():
+        rows = np.full((len(outcomes), *first.shape), np.nan)
+        for i, (arrays, _, _) in enumerate(outcomes):
+            if name in arrays:
+                rows[i] = arrays[name]
+        own = [f"{name}_{i}" for i in range(first.ndim)]
+        variables[name] = ((*axes, *own), rows.reshape(*shape, *first.shape))
+    errors = np.array([error for _, error, _ in outcomes], dtype=object).reshape(shape)
+    seconds = np.array([s for _, _, s in outcomes]).reshape(shape)
+    variables |= {"error": (tuple(axes), errors), "seconds": (tuple(axes), seconds)}
+    return xarray.Dataset(variables, coords=dict(axes))
+
+
+def _of_one_shape(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], dict[str, np.ndarray]]:
+    """Outcomes, with an error where a shape is not the first one; and the first of each name."""
+    like: dict[str, np.ndarray] = {}
+    found = []
+    for arrays, error, seconds in outcomes:
+        for name, array in arrays.items():
+            first = like.setdefault(name, array)
+            if first.shape != array.shape:
+                error = f"{name} has shape {array.shape} here, but {first.shape} before"  # noqa: PLW2901
+        found.append(({} if error else arrays, error, seconds))
+    return found, like

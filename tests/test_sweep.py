@@ -1,0 +1,122 @@
+"""`flow.sweep`: every cell, failures among them, kept and not computed twice."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flow
+from flow.sweep import sweep
+
+GRID = {"curvature": [1.0, 3.0], "method": ["RK45", "DOP853", "none"]}
+
+
+def decayed(curvature: float, method: str) -> dict[str, Any]:
+    """θ(1) of θ̇ = −λθ, and three numbers."""
+    objective = flow.Objective(lambda x: 0.5 * curvature * x @ x, np.ones(2))
+    path = flow.integrate(objective, 1.0, method=method, rtol=1e-8, atol=1e-11, progress=False)
+    return {"theta": path.theta[-1], "gradients": path.stats["gradients"]}
+
+
+def test_every_cell_by_its_labels():
+    """Assert closed forms by label, dimensions of arrays, and the errors of those that failed."""
+    found = sweep(decayed, GRID, progress=False)
+    assert dict(found.sizes) == {"curvature": 2, "method": 3, "theta_0": 2}
+    for curvature in GRID["curvature"]:
+        for method in ("RK45", "DOP853"):
+            theta = found["theta"].sel({"curvature": curvature, "method": method})
+            np.testing.assert_allclose(theta, np.exp(-curvature), rtol=1e-7)
+    failed = found.sel({"method": "none"})
+    assert np.isnan(failed["theta"]).all()
+    assert np.isnan(failed["gradients"]).all()
+    assert all("ValueError: method 'none' is unknown" in e for e in failed["error"].to_numpy())
+    assert (found["error"].sel({"method": "RK45"}) == "").all()
+    assert (found["seconds"] > 0).all()
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path):
+    """Assert that only failed cells are called again, and the result is the same."""
+    calls, broken = [], [True]
+
+    def count(x: float) -> float:
+        calls.append(x)
+        if x == 2.0 and broken:
+            raise RuntimeError("not today")
+        return x**2
+
+    first = sweep(count, {"x": [1.0, 2.0, 3.0]}, folder=tmp_path / "s", progress=False)
+    assert list(first["error"].to_numpy()) == ["", "RuntimeError: not today", ""]
+    broken.clear()
+    calls.clear()
+    again = sweep(count, {"x": [1.0, 2.0, 3.0, 4.0]}, folder=tmp_path / "s", progress=False)
+    assert calls == [2.0, 4.0]
+    np.testing.assert_array_equal(again["value"], [1.0, 4.0, 9.0, 16.0])
+
+    def other(x: float) -> float:
+        return x
+
+    with pytest.raises(ValueError, match="has cells of another function"):
+        sweep(other, {"x": [1.0]}, folder=tmp_path / "s")
+    with pytest.raises(ValueError, match="holds other files, and no sweep"):
+        sweep(other, {"x": [1.0]}, folder=tmp_path)
+    (cell, *_) = (tmp_path / "s").glob("cell-*.npz")
+    cell.write_bytes(cell.read_bytes()[:50])
+    with pytest.raises(ValueError, match="can't be read as a cell .* it is computed again"):
+        sweep(count, {"x": [1.0, 2.0, 3.0, 4.0]}, folder=tmp_path / "s", progress=False)
+
+
+def test_ctrl_c_keeps_what_there_is():
+    """Assert that cells before it are there, and the others say why they are not."""
+
+    def press(x: int) -> int:
+        if x == 2:
+            raise KeyboardInterrupt
+        return x
+
+    found = sweep(press, {"x": [0, 1, 2, 3]}, progress=False)
+    np.testing.assert_array_equal(found["value"], [0, 1, np.nan, np.nan])
+    assert list(found["error"].to_numpy()[2:]) == ["not done: interrupted, or its worker died"] * 2
+
+
+def squared_or_dead(x: int) -> int:
+    """x², but the worker does not survive 3."""
+    if x == 3:
+        os._exit(1)
+    return x**2
+
+
+def test_processes_and_one_that_dies(tmp_path: Path):
+    """Assert the same in processes, and that a dead worker is told and hangs nobody."""
+    found = sweep(squared_or_dead, {"x": [0, 1, 2]}, jobs=2, progress=False)
+    np.testing.assert_array_equal(found["value"], [0, 1, 4])
+    found = sweep(squared_or_dead, {"x": [1, 3]}, jobs=2, folder=tmp_path / "s", progress=False)
+    assert "its worker died" in str(found["error"].sel(x=3).item())
+
+
+@pytest.mark.parametrize(
+    ("function", "grid", "message"),
+    [
+        (decayed, {}, "grid is empty"),
+        (decayed, {"x": []}, "must have values, each once"),
+        (decayed, {"x": [1, 1]}, "must have values, each once"),
+        (decayed, {"x": [np.ones(2)]}, "values are numbers or strings"),
+        (decayed, {"error": [1]}, "every sweep records error"),
+    ],
+)
+def test_what_makes_no_sense(function: Any, grid: dict, message: str):
+    """Assert the argument's name and the remedy."""
+    with pytest.raises(ValueError, match=message):
+        sweep(function, grid, progress=False)
+
+
+def test_what_is_no_number_is_the_cells_error():
+    """Assert that text and a name that is taken are recorded as errors."""
+    found = sweep(lambda x: "text", {"x": [1]}, progress=False)
+    assert "function must return numbers" in found["error"].item()
+    found = sweep(np.ones, {"shape": [1, 2]}, progress=False)
+    assert found["error"].to_numpy()[1] == "value has shape (2,) here, but (1,) before"
+    assert found["value"].sel(shape=1).item() == 1.0
+    found = sweep(lambda x: {"x": 1.0}, {"x": [1]}, progress=False)
+    assert "under names of its own" in found["error"].item()
