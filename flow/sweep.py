@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,7 +161,7 @@ def attempt(function: Callable[..., Any], cell: Cell) -> Outcome:
 def _files(folder: Path, function: Callable[..., Any], cells: Sequence[Cell]) -> list[Path]:
     """A file for each cell, in a folder that belongs to this function."""
     folder.mkdir(parents=True, exist_ok=True)
-    told = json.dumps({"sweep of": getattr(function, "__qualname__", repr(function))}).encode()
+    told = json.dumps({"sweep of": _named(function)}).encode()
     mark = folder / "sweep.json"
     if not mark.exists():
         if any(folder.iterdir()):
@@ -172,6 +173,13 @@ def _files(folder: Path, function: Callable[..., Any], cells: Sequence[Cell]) ->
         )
     names = [sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:16] for cell in cells]
     return [folder / f"cell-{name}.npz" for name in names]
+
+
+def _named(function: Callable[..., Any]) -> str:
+    """What a function is known by; of a `functools.partial` with what it fixes."""
+    if isinstance(function, partial):
+        return f"{_named(function.func)}{function.args}{sorted(function.keywords.items())}"
+    return getattr(function, "__qualname__", repr(function))
 
 
 def _write(file: Path, cell: Cell, outcome: Outcome) -> None:

@@ -1,10 +1,12 @@
 """`flow.sweep`: every cell, failures among them, kept and not computed twice."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import flow
@@ -120,3 +122,19 @@ def test_what_is_no_number_is_the_cells_error():
     assert found["value"].sel(shape=1).item() == 1.0
     found = sweep(lambda x: {"x": 1.0}, {"x": [1]}, progress=False)
     assert "under names of its own" in found["error"].item()
+
+
+def test_the_experiment(run_here: Any, tmp_path: Path):
+    """Assert a table of every cell, refusals among them, and that a second call reads them."""
+    small = ["--widths", "2", "28", "--methods", "TSRKC3", "Radau", "--examples", "20", "--t", "1"]
+    small += ["--cells", str(tmp_path / "cells")]
+    first = pd.read_csv(run_here("sweep", *small) / "table.csv", index_col=["width", "method"])
+    assert len(list((tmp_path / "cells").glob("cell-*.npz"))) == 3
+    assert "above 2000" in first["error"][28, "Radau"].replace(",", "")
+    # Both at a tolerance of 1e-5.
+    loss = first["loss"]
+    assert loss[2, "Radau"] == pytest.approx(loss[2, "TSRKC3"], rel=1e-4)
+    shutil.rmtree(tmp_path / "sweep")
+    again = pd.read_csv(run_here("sweep", *small) / "table.csv", index_col=["width", "method"])
+    done = first["error"].isna()
+    pd.testing.assert_frame_equal(first[done], again[done])

@@ -1,0 +1,130 @@
+"""Widths and integrators over a grid: what a flow costs, and how sharp it ends.
+
+Gradient flow of 64-width-10 networks on digits for every width and method, by `flow.sweep`: cells
+are written as they are done, those that fail are recorded with their error, and a second call with
+the same --cells computes only what is missing. Runs in this process, in several (--jobs), or on a
+Dask cluster (--workers on this machine; --scheduler for one that runs elsewhere). Prints a table of
+the cells and writes it with the figure.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+import flow
+from flow.checks import positive, positive_integer
+from flow.plots import COLOURS, MARKERS
+from flow.plots.style import label_log
+from flow.records import Options, Record, run_experiment
+
+
+@dataclass(frozen=True)
+class Configuration(Options):
+    """Widths and integrators over a grid."""
+
+    widths: tuple[int, ...] = (4, 8, 16, 32, 64)
+    """Hidden units of the networks."""
+    methods: tuple[str, ...] = ("DOP853", "TSRKC3", "RKC2", "Radau")
+    """Integrators; Radau is refused above 2,000 parameters, which the table tells."""
+    examples: int = 200
+    """Number of digits to train on."""
+    t: float = 100.0
+    """Flow time, learning rate × steps."""
+    rtol: float = 1e-5
+    """Relative tolerance; the absolute one is a thousandth of it."""
+    jobs: int = 1
+    """Processes of this machine."""
+    workers: int = 0
+    """Workers of a Dask cluster that is started on this machine; needs the extra "cluster"."""
+    scheduler: str | None = None
+    """Address of a Dask cluster that runs already, instead."""
+    cells: Path | None = None
+    """Folder that keeps the cells; by default one in the run folder."""
+    seed: int = 0
+    """Seed of the initial weights."""
+
+
+def cell(
+    width: int, method: str, *, examples: int, t: float, rtol: float, seed: int
+) -> dict[str, float]:
+    """One flow."""
+    network = flow.MLP([64, width, 10])
+    objective = network.objective(*flow.datasets.digits(examples), seed=seed)
+    path = flow.integrate(
+        objective, t, method=method, rtol=rtol, atol=1e-3 * rtol, save=2, progress=False
+    )
+    return {
+        "parameters": objective.size,
+        "loss": path.loss[-1],
+        "cost": path.stats["gradients"] + 2 * path.stats["hvps"],
+        "sharpness": flow.sharpness(objective, path.params(-1)),
+    }
+
+
+@contextmanager
+def cluster(config: Configuration) -> Iterator[None]:
+    """Let joblib's processes be the workers of a Dask cluster."""
+    import joblib
+    from distributed import Client
+
+    local = {"n_workers": config.workers, "threads_per_worker": 1}
+    where = {"address": config.scheduler} if config.scheduler else local
+    with Client(**where), joblib.parallel_config("dask"):
+        yield
+
+
+def draw(found: Any) -> Any:
+    """Cost and sharpness against the width."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    for ax, name in zip(axes, ("cost", "sharpness"), strict=True):
+        for i, method in enumerate(found["method"].to_numpy()):
+            of = found[name].sel({"method": method})
+            look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+            ax.semilogx(found["width"], of, label=str(method), **look)
+        ax.set(xlabel="hidden units", xticks=found["width"], xticklabels=found["width"].to_numpy())
+        ax.minorticks_off()
+        ax.grid(visible=True, alpha=0.3)
+    axes[0].set_yscale("log")
+    label_log(axes[0].yaxis)
+    axes[0].set_ylabel("cost, gradients + 2 × products")
+    axes[1].set_ylabel(r"sharpness $\lambda_{\max}$ at the end")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False
+    )
+    return figure
+
+
+def experiment(config: Configuration, record: Record) -> str | None:
+    """Every cell, a table and a figure."""
+    positive("--t", config.t)
+    positive_integer("--jobs", config.jobs)
+    if config.workers < 0 or (config.workers and config.scheduler):
+        raise ValueError("--workers starts a cluster, of at least one, and --scheduler names one")
+    on_dask = bool(config.workers or config.scheduler)
+    function = partial(
+        cell, examples=config.examples, t=config.t, rtol=config.rtol, seed=config.seed
+    )
+    with cluster(config) if on_dask else nullcontext():
+        found = flow.sweep(
+            function,
+            {"width": config.widths, "method": config.methods},
+            folder=config.cells or record.folder / "cells",
+            jobs=-1 if on_dask else config.jobs,
+            progress=not config.quiet,
+        )
+    table = found.to_dataframe()
+    record.table("table", table, timings=["seconds"])
+    record.figure("sweep", draw(found))
+    shown = table.assign(error=table["error"].str.slice(0, 60))
+    print(shown.to_string(float_format="{:.4g}".format, na_rep="–"))
+    undone = table["error"].str.startswith("not done").sum()
+    return f"{undone} cells were not done" if undone else None
+
+
+if __name__ == "__main__":
+    run_experiment(Configuration, experiment, lambda c: f"{len(c.widths)}x{len(c.methods)}")
