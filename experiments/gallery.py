@@ -6,7 +6,6 @@ line is run as it is printed in the README. Writes the pictures and one animatio
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -121,8 +120,9 @@ def experiment(config: Configuration, record: Record) -> None:
         record.figure(name, figure)
     record.table("study", known["study"].table())
     if config.animate:
-        file = Path(record.folder) / "study.gif"
+        file = record.folder / "study.gif"
         known["study"].animate(file, frames=48, dpi=56, progress=not config.quiet)
+        record.wrote(file)
     print(known["study"].table().to_string(float_format="{:.4g}".format))
 
 

@@ -60,6 +60,7 @@ def fresh(*arguments: str) -> float:
 def experiment(config: Configuration, record: Record) -> None:
     """Measure imports and --help, then the figure and the study."""
     positive_integer("--rounds", config.rounds)
+    positive_integer("--resolution", config.resolution)
     positive("--t", config.t)
     here = Path(__file__).parent
     starts = {"python": ("-c", ""), "import jax": ("-c", "import jax")}
@@ -81,6 +82,7 @@ def experiment(config: Configuration, record: Record) -> None:
     show = not config.quiet
     began = time.perf_counter()
     study = flow.study(objective, t=config.t, file=file, progress=show)
+    record.wrote(file)
     rows["study, four learning rates"] = time.perf_counter() - began
     figure = plt.figure(figsize=(7, 6), layout="constrained")
     ax = figure.add_subplot()

@@ -58,6 +58,9 @@ def show(
     from flow.records.overview import trajectories_of
     from flow.records.reading import read_run
 
+    _check_figure(figure)
+    if name is not None and figure is None:
+        raise ValueError(f"--name {name} is what --figure draws, and no --figure is given")
     if run.suffix != ".nc":
         found = read_run(run)
         _tell(found)
@@ -85,6 +88,7 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]], figure: Path | None = 
     from flow.records.provenance import differences
     from flow.records.reading import read_run
 
+    _check_figure(figure)
     if not runs:
         raise ValueError("compare needs run folders or .nc files; `python -m flow list` finds them")
     folders = [read_run(path) for path in runs if path.is_dir()]
@@ -166,12 +170,11 @@ def _draw(runs: list[Any], file: Path, name: str | None) -> None:
     import matplotlib.pyplot as plt
 
     from flow import plots
-    from flow.files import refuse_existing, write_new
+    from flow.files import write_new
 
     if not runs:
         raise ValueError("there are no single runs to draw; members of an ensemble are drawn one "
                          "by one, path.member(i)")  # fmt: skip
-    refuse_existing(file)
     alike = len({run.theta.shape[1] for run in runs}) == 1
     alike = alike and len({round(float(run.config["problem"]["norm"]), 9) for run in runs}) == 1
     kinds = [plots.loss, plots.gradient_norm, *([plots.plane] if alike else [])]
@@ -186,6 +189,14 @@ def _draw(runs: list[Any], file: Path, name: str | None) -> None:
     png = io.BytesIO()
     drawn.savefig(png, format="png", dpi=110)
     _say(f"figure: {write_new(file, png.getvalue())}")
+
+
+def _check_figure(file: Path | None) -> None:
+    """Refuse, before all work, what can't be written."""
+    from flow.files import refuse_existing
+
+    if file is not None and refuse_existing(file).suffix.lower() != ".png":
+        raise ValueError(f"--figure {file} must end in .png")
 
 
 def _say(line: str) -> None:

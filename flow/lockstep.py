@@ -50,6 +50,7 @@ class Lockstep:
         self._found: dict[str, Trajectory] = {}
         self._error: BaseException | None = None
         self._interrupted = False
+        self._started: set[str] = set()
         self._redraw = 0.0
 
     def run(self, runners: Mapping[str, Runner], t: float, *, show: bool) -> dict[str, Trajectory]:
@@ -67,19 +68,26 @@ class Lockstep:
         # Around all of them, as each would set the number of threads back while others need it.
         bar = bar_along(t, f"{len(runners)} runs", show=show)
         with single_blas_thread(), bar:
-            for thread, name in zip(threads, runners, strict=True):
-                thread.start()
-                # One after the other, so that what they share is compiled once.
-                self._watch(bar, lambda name=name: name in self._records or self._ended(name))
-            self._watch(bar, lambda: all(map(self._ended, runners)))
+            try:
+                for thread, name in zip(threads, runners, strict=True):
+                    thread.start()
+                    # One after the other, so that what they share is compiled once.
+                    self._watch(bar, lambda name=name: name in self._records or self._ended(name))
+                    if self._error is not None:
+                        break
+                self._watch(bar, lambda: all(self._ended(n) for n in runners if n in self._started))
+            finally:  # whatever has happened, no thread is left running
+                self._end_all()
             for thread in threads:
-                thread.join()
+                if thread.ident is not None:
+                    thread.join()
         if self._error is not None:
             raise self._error
         return self._found
 
     def _one(self, name: str, runner: Runner) -> None:
         """The thread of one run."""
+        self._started.add(name)
         try:
             self._found[name] = runner(
                 stop=lambda record: self._wait(name, record),
@@ -105,15 +113,21 @@ class Lockstep:
 
     def _watch(self, bar: tqdm, done: Callable[[], bool]) -> None:
         """Redraw until it is done; Ctrl-C, which only this thread hears of, is passed on."""
-        while not done():
+        while True:
             try:
+                if done():
+                    return
                 with self._changed:
                     self._changed.wait(ANSWER)
                 self._show(bar)
             except KeyboardInterrupt:
-                with self._changed:
-                    self._interrupted = True
-                    self._changed.notify_all()
+                self._end_all()
+
+    def _end_all(self) -> None:
+        """Tell every run to end where it is."""
+        with self._changed:
+            self._interrupted = True
+            self._changed.notify_all()
 
     def _show(self, bar: tqdm) -> None:
         """The slowest run's t; the first run's J, and its sharpness if it is observed."""

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,17 +71,21 @@ class Study:
                 "run": run.label,
                 "t": run.t[-1],
                 "loss": run.loss[-1],
-                "gradients": run.stats["gradients"] - run.stats["save_gradients"],
+                "gradients": run.units,
             }
+            | ({} if self.comparison is None else self._gaps(run))
             | ({"sharpness": run.observed["sharpness"][-1]} if _sharp(run) else {})
             | {"ended": run.result.split(" ")[0]}
             for run in runs
         ]
-        table = pandas.DataFrame(rows).set_index("run")
-        if self.comparison is None:
-            return table
-        gaps = self.comparison.table()[["loss gap", "distance", "± error bar", "relative"]]
-        return table.join(gaps)[[*list(table)[:2], *gaps, *list(table)[2:]]]
+        return pandas.DataFrame(rows).set_index("run")
+
+    def _gaps(self, run: Trajectory) -> dict[str, float]:
+        """What the table has of a run's distance to the flow."""
+        pair = next((pair for pair in self.comparison.pairs if pair.run is run), None)
+        gaps = ("loss_gap", "distance", "error_bar", "relative_distance")
+        values = [np.nan if pair is None else getattr(pair, gap)[-1] for gap in gaps]
+        return dict(zip(("loss gap", "distance", "± error bar", "relative"), values, strict=True))
 
     def animate(self, file: str | os.PathLike, **options: Any) -> Path:
         """The figure growing with t, as a GIF; options as in `flow.plots.animate`."""
@@ -114,15 +118,15 @@ class Study:
         if self.comparison is not None:
             gaps = self.comparison.to_xarray()
             parts["/comparison"] = gaps.drop_vars("run")
-            compared = [self._index(pair.run) for pair in self.comparison.pairs]
+            compared = [
+                next(i for i, run in enumerate(self.runs) if run is pair.run)
+                for pair in self.comparison.pairs
+            ]
         facts = {"runs": len(self.runs), "compared": compared}
         root = {"format": FORMAT, "format_version": FORMAT_VERSION, "facts": json.dumps(facts)}
         tree = xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=root), **parts})
         encoding = {name: dict.fromkeys(part.data_vars, PACKED) for name, part in parts.items()}
         return write_new(path, bytes(tree.to_netcdf(engine="h5netcdf", encoding=encoding)))
-
-    def _index(self, run: Trajectory) -> int:
-        return next(i for i, own in enumerate(self.runs) if own is run)
 
     def __repr__(self) -> str:
         """A line a run."""
@@ -151,8 +155,8 @@ def study(
     objective
         The loss, with θ₀.
     learning_rates
-        Of gradient descent; "auto" takes 0.1, 0.5, 0.9 and 1.1 of 2/λ_max(θ₀). Each is changed by
-        about η/2t of itself at most, so that t is a whole number of steps.
+        Of gradient descent, at most t; "auto" takes 0.1, 0.5, 0.9 and 1.1 of 2/λ_max(θ₀). Each is
+        changed by about η/2t of itself at most, so that t is a whole number of steps.
     optimizers
         Name -> (optax optimizer, time_step), the units of t in a step: its learning rate, or
         learning rate / (1 − β) for momentum beside the flow. These end at the last step up to t.
@@ -206,12 +210,8 @@ def study(
     times = np.unique(np.minimum(np.concatenate([[0.0, t], *times]), t))
     flow = partial(integrate, objective, t, save=times, **integrator, **common)
     found = Lockstep(window=t / (save - 1)).run({"gradient flow": flow} | runners, t, show=progress)
-    path, *runs = (found[name] for name in ("gradient flow", *runners))
-    # An interrupt may come before a run has left θ₀.
-    moved = [run for run in runs if len(run.t) > 1 and run.t[1] <= path.stats["t_end"]]
-    ended = path.result.startswith("reached")
-    compared = compare(path, *moved, error_bar=ended, progress=progress) if moved else None
-    made = Study(path, tuple(runs), compared)
+    path, *runs = _told_apart([found[name] for name in ("gradient flow", *runners)])
+    made = Study(path, tuple(runs), _compared(path, runs, progress=progress))
     if file is not None:
         made.save(file)
     return made
@@ -236,20 +236,50 @@ def load_study(path: str | os.PathLike, like: PyTree = None) -> Study:
     if not facts["compared"]:
         return Study(path, tuple(runs), None)
     gaps = tree["comparison"].to_dataset()
-    pairs = [_pair(path, runs[k], gaps.isel(run=i)) for i, k in enumerate(facts["compared"])]
+    pairs = [_saved_pair(path, runs[k], gaps.isel(run=i)) for i, k in enumerate(facts["compared"])]
     return Study(path, tuple(runs), Comparison(path, tuple(pairs)))
 
 
-def _pair(reference: Trajectory, run: Trajectory, gaps: Any) -> Pair:
-    """One run of a saved comparison."""
+def _told_apart(runs: Sequence[Trajectory]) -> list[Trajectory]:
+    """The runs, numbered where two would have one name."""
+    seen: dict[str, int] = {}
+    found = []
+    for run in runs:
+        seen[run.label] = seen.get(run.label, 0) + 1
+        again = seen[run.label] > 1
+        found.append(run.named(f"{run.label} ({seen[run.label]})") if again else run)
+    return found
+
+
+def _compared(path: Trajectory, runs: Sequence[Trajectory], *, progress: bool) -> Comparison | None:
+    """The comparison; by what is at hand where Ctrl-C ends the runs that it takes."""
+    # An interrupt may have come before a run has left θ₀.
+    moved = [run for run in runs if len(run.t) > 1 and run.t[1] <= path.stats["t_end"]]
+    if not moved:
+        return None
+    try:
+        ended = path.result.startswith("reached")
+        return compare(path, *moved, error_bar=ended, progress=progress)
+    except KeyboardInterrupt:
+        as_it_is = replace(path, dynamics=None)  # at the times that were saved, without a rerun
+        shared = [run for run in moved if np.isin(run.t[1:], path.t).any()]
+        if not shared:
+            return None
+        found = compare(as_it_is, *shared, error_bar=False, progress=False)
+        return Comparison(path, found.pairs)
+
+
+def _saved_pair(reference: Trajectory, run: Trajectory, gaps: Any) -> Pair:
+    """One run of a saved comparison; θ_ref is NaN where `compare` had repeated the reference."""
     gaps = gaps.isel(time=np.flatnonzero(np.isfinite(gaps["distance"].to_numpy())))
     t = gaps["t"].to_numpy()
     at, rows = (np.abs(path.t[:, None] - t).argmin(axis=0) for path in (reference, run))
+    saved = np.abs(reference.t[at] - t) <= 1e-9 * np.maximum(t, 1.0)
     return Pair(
         run=run,
         t=t,
         theta=run.theta[rows],
-        reference_theta=reference.theta[at],
+        reference_theta=np.where(saved[:, None], reference.theta[at], np.nan),
         loss=run.loss[rows],
         **{str(name): gap.to_numpy() for name, gap in gaps.data_vars.items()},
     )
@@ -264,14 +294,15 @@ def _descents(
     common: Mapping[str, Any],
 ) -> tuple[dict[str, Runner], list[np.ndarray]]:
     """A runner of each discrete run, and the times at which it saves."""
-    if isinstance(learning_rates, str):
-        if learning_rates != "auto":
-            raise ValueError(f"learning_rates must be numbers or 'auto', got {learning_rates!r}")
-        learning_rates = auto_learning_rates(objective)
+    rates = _rates(objective, learning_rates, t)
+    if not isinstance(optimizers, Mapping):
+        raise TypeError(
+            f"optimizers must be {{name: (optax optimizer, time_step)}}, got {optimizers!r:.80}"
+        )
     runners: dict[str, Runner] = {}
     clocks = []
-    for rate in learning_rates:
-        steps = max(1, round(t / positive("learning_rates", rate)))
+    for rate in rates:
+        steps = round(t / rate)
         clocks.append(Clock(steps, t / steps))
         runners[f"descent {len(runners)}"] = partial(
             _descend, objective, {"learning_rate": t / steps}, steps, save, common, None
@@ -296,6 +327,20 @@ def _descents(
     return runners, [
         np.array([clock.at(int(k)) for k in save_steps(save, "linear", clock)]) for clock in clocks
     ]
+
+
+def _rates(objective: Objective, learning_rates: Sequence[float] | str, t: float) -> list[float]:
+    """The learning rates that were asked for, checked."""
+    if isinstance(learning_rates, str):
+        if learning_rates != "auto":
+            raise ValueError(f"learning_rates must be numbers or 'auto', got {learning_rates!r}")
+        learning_rates = [min(rate, t) for rate in auto_learning_rates(objective)]
+    if np.ndim(learning_rates) != 1:
+        raise TypeError(f"learning_rates must be several numbers or 'auto', got {learning_rates!r}")
+    for rate in learning_rates:
+        if positive("learning_rates", rate) > t:
+            raise ValueError(f"learning_rates has {rate:g}, whose first step ends beyond t={t:g}")
+    return list(learning_rates)
 
 
 def _descend(

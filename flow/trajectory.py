@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = "flow trajectory"
 FORMAT_VERSION = 1
 TIME_UNIT = "learning rate × steps"
+_COSTS = {"gradients", "save_gradients", "hvps", "batch_gradients"}
 _PACKAGES = ["gradient-flow", "jax", "numpy", "scipy", "optax"]
 
 
@@ -92,6 +93,16 @@ class Trajectory:
     def label(self) -> str:
         """What tables and figures call it."""
         return self.config["label"]
+
+    @property
+    def units(self) -> int:
+        """What its motion cost: gradients, and two for each product; saves are left out.
+
+        Of mini-batches their gradients. Of an ensemble the sum.
+        """
+        totals = {k: np.sum(v) for k, v in self.stats.items() if k in _COSTS}
+        own = totals.get("batch_gradients", 0) or totals["gradients"] - totals["save_gradients"]
+        return int(own + 2 * totals["hvps"])
 
     @property
     def members(self) -> int | None:
@@ -333,6 +344,11 @@ def check_single(what: str, *runs: Trajectory) -> None:
     """Refuse an ensemble where one run is asked for, and nothing where something is."""
     if not runs:
         raise ValueError(f"{what} needs at least one run")
+    for run in runs:
+        if not isinstance(run, Trajectory):
+            raise TypeError(
+                f"{what} is of runs, of integrate or descend, given one by one; got {run!r:.80}"
+            )
     for run in runs:
         if run.members is not None:
             raise ValueError(

@@ -21,7 +21,7 @@ OF_ALL = {"out", "quiet"}  # read by `run_experiment`, and by every progress bar
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
 def test_no_option_is_parsed_and_ignored(script: Path):
-    """Assert that every option is read by more than a check, has a text, and tells its unit."""
+    """Assert that every option is read by name, has a text, and that the clock is told."""
     tree = ast.parse(script.read_text())
     (configuration,) = [
         node

@@ -198,14 +198,13 @@ def test_one_figure_of_four(comparison: flow.Comparison):
     assert not any(box.overlaps(ax.get_window_extent()) for ax in figure.axes)
 
 
-def test_runs_of_one_parameter_and_of_ten(comparison: flow.Comparison):
+def test_runs_of_one_parameter_and_of_ten():
     """Assert that one dimension, and more runs than colours, are drawn too."""
     objective = flow.Objective(lambda x: 0.5 * x @ x, np.ones(1))
     path = flow.integrate(objective, 1.0, save=3)
     runs = [flow.descend(objective, 1.0 / n, steps=n) for n in range(2, 12)]
     figure = flow.compare(path, *runs).plot()
     assert len(figure.axes[3].get_lines()) == 12
-    assert comparison.pairs
 
 
 def test_order_study_names_its_slope():
@@ -336,7 +335,7 @@ def test_layers_and_weights(many: list[flow.Trajectory]):
     (most, *_) = flow.plots.weights(path, ax=plt.figure().add_subplot()).get_lines()
     moved = np.abs(path.theta - path.theta[0]).max()
     assert np.abs(most.get_ydata() - most.get_ydata()[0]).max() == moved
-    with pytest.raises(ValueError, match="entries must lie in 0 to 19"):
+    with pytest.raises(ValueError, match="entries must be whole numbers in 0 to 19"):
         flow.plots.weights(path, entries=[20])
 
 
@@ -406,6 +405,28 @@ def test_paths_are_coloured_by_their_own_loss():
     np.testing.assert_allclose(line.get_array(), (path.loss[1:] + path.loss[:-1]) / 2)
     (dots,) = [c for c in ax.collections if isinstance(c, mpl.collections.PathCollection)]
     np.testing.assert_allclose(dots.get_array(), descent.loss)
+
+
+def test_runs_are_told_apart(many: list[flow.Trajectory], linear: flow.Objective):
+    """Assert that no two runs look alike, also where the first is discrete."""
+    one, two = many[1:3]
+    ax = flow.plots.surface(one, two, objective=linear, resolution=5, ax=plt.figure().add_subplot())
+    dots = [c for c in ax.collections if isinstance(c, mpl.collections.PathCollection)]
+    assert len({tuple(d.get_edgecolor()[0]) for d in dots}) == 2
+    for pair in ((one, two), (many[0], many[0].named("another"))):
+        lines = flow.plots.weights(*pair, entries=[0], ax=plt.figure().add_subplot()).get_lines()
+        assert len({(line.get_marker(), line.get_linestyle()) for line in lines[:2]}) == 2
+
+
+def test_a_star_where_the_runs_began(linear: flow.Objective, many: list[flow.Trajectory]):
+    """Assert θ₀ of a run that saved it, and no star where none did."""
+    late = flow.integrate(linear, 1.0, save=[0.5, 1.0], progress=False)
+    ax = flow.plots.plane(late, many[0], ax=plt.figure().add_subplot())
+    drawn = ax.get_lines()[0].get_xydata()
+    away = np.linalg.norm(late.theta[0] - many[0].theta[0])
+    assert 0.9 * away < np.linalg.norm(drawn[0]) <= away * (1 + 1e-12)
+    alone = flow.plots.plane(late, ax=plt.figure().add_subplot())
+    assert len(alone.get_lines()) == 1
 
 
 def test_a_plane_of_given_directions(many: list[flow.Trajectory], linear: flow.Objective):

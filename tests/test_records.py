@@ -120,6 +120,69 @@ def test_reproduce(folder: Path, tmp_path: Path, cli: Any):
     assert "ended, row 1: 'diverged' → 'reached'" in text
 
 
+def test_a_rerun_that_failed_does_not_agree(folder: Path, tmp_path: Path):
+    """Assert that neither a failure nor tables of nothing but timings count as agreement."""
+    old = read_run(folder)
+
+    def failed(facts: dict) -> None:
+        facts["result"] = "failed: RuntimeError: boom"
+
+    new = read_run(rewritten(folder / "figure.png", tmp_path / "new.png", failed))
+    text, agree = verdict(old, new, 1e-6)
+    assert not agree
+    assert "the rerun: failed: RuntimeError: boom" in text
+
+    def timings(facts: dict) -> None:
+        facts["tables"] = {"table": "what,seconds\nx,1.0\n"}
+
+    timed = read_run(rewritten(folder / "figure.png", tmp_path / "timed.png", timings))
+    timed.facts["timings"]["table"] = ["seconds"]
+    text, agree = verdict(timed, timed, 1e-6)
+    assert not agree
+    assert "no number was compared" in text
+
+
+def test_a_figure_that_cannot_be_drawn_costs_no_other(tmp_path: Path):
+    """Assert that the record is closed all the same, and the other figures are written."""
+    record = Record(new_run_folder("mine", "", tmp_path), "mine", Options())
+
+    class Broken:
+        def savefig(self, *_: Any, **__: Any) -> None:
+            raise ValueError("no such font")
+
+    objective = flow.Objective(lambda x: 0.5 * x @ x, np.ones(2))
+    record.figure("good", flow.plots.loss(flow.integrate(objective, 1.0, save=3)).figure)
+    record.figure("bad", Broken())
+    with pytest.raises(ValueError, match="no such font"):
+        record.close("finished")
+    record.close("failed: no such font")
+    assert read_run(record.folder).result == "failed: no such font"
+    assert (record.folder / "good.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"started": None}, {"result": 5}, {"files": []}, {"versions": []}, {"timings": "x"}],
+)
+def test_a_record_of_the_wrong_kind(copy: Path, cli: Any, change: dict):
+    """Assert that list goes on with the others, and names the record."""
+    record = copy / "record.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | change))
+    code, told = cli("list", copy.parent)
+    assert code == 1
+    assert f"left out: the record in {record} can't be read" in told
+
+
+def test_a_study_in_a_run_folder(copy: Path, cli: Any):
+    """Assert that its runs are among those of the folder; a file that is cut off is named."""
+    objective = flow.Objective(lambda x: 0.5 * x @ x, np.ones(2))
+    flow.study(objective, [0.1], t=1.0, save=5, file=copy / "study.nc", progress=False)
+    assert {"study/0", "study/1", "flow"} <= set(read_run(copy).trajectories())
+    assert cli("show", copy)[0] == 0
+    (copy / "empty.csv").write_text("")
+    assert f"table empty of {copy} can't be read" in cli("show", copy)[1]
+
+
 def test_agreement_of_tables():
     """Assert what counts as different: numbers beyond rtol, NaN, text, rows and columns."""
     old = pd.DataFrame({"run": ["a", "b"], "x": [1.0, np.nan], "seconds": [1.0, 2.0]})
@@ -256,6 +319,8 @@ def test_show_draws_and_tabulates(copy: Path, tmp_path: Path, cli: Any):
     code, told = cli("show", copy, "--figure", tmp_path / "a.png")
     assert code == 2
     assert "exists and is not overwritten" in told
+    assert "must end in .png" in cli("show", copy, "--figure", tmp_path / "a.pdf")[1]
+    assert "no --figure is given" in cli("show", copy, "--name", "test loss")[1]
     code, told = cli("show", copy / "flow.nc", "--figure", tmp_path / "b.png", "--name", "no")
     assert code == 2
     assert "has not recorded 'no'; run it with observe=" in told

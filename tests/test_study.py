@@ -167,6 +167,9 @@ def test_none_gets_further_ahead_than_a_window():
         ({"t": 1.0, "learning_rates": "all"}, ValueError, "learning_rates must be numbers or"),
         ({"t": 1.0, "learning_rates": []}, ValueError, "there is nothing to run"),
         ({"t": 1.0, "learning_rates": [-0.1]}, ValueError, "learning_rates must be positive"),
+        ({"t": 1.0, "learning_rates": 0.1}, TypeError, "learning_rates must be several numbers"),
+        ({"t": 1.0, "learning_rates": [3.0]}, ValueError, "whose first step ends beyond t=1"),
+        ({"t": 1.0, "optimizers": [1]}, TypeError, "optimizers must be {name"),
         ({"t": 1.0, "save": 1}, ValueError, "save must be at least 2"),
         ({"t": 1.0, "rtoll": 1e-3}, TypeError, "study has no argument 'rtoll'"),
         ({"t": 1.0, "method": "RK4"}, ValueError, "needs step="),
@@ -189,3 +192,37 @@ def test_a_failing_run_is_told(objective: flow.Objective):
     with pytest.raises(ZeroDivisionError):
         flow.study(objective, [0.05], t=1.0, observe={"x": lambda *_: 1 / 0}, progress=False)
     assert threading.active_count() == before
+
+
+def test_runs_of_one_name_are_told_apart(objective: flow.Objective, tmp_path: Path):
+    """Assert a row each, with the distance of its own, where learning rates print alike."""
+    twins = {"GD, η = 0.05": (optax.sgd(0.02), 0.02)}
+    study = flow.study(objective, [0.05, 0.05001], twins, t=1.0, save=5, progress=False)
+    table = study.table()
+    assert list(table.index) == [
+        "gradient flow",
+        *(f"GD, η = 0.05{n}" for n in ("", " (2)", " (3)")),
+    ]
+    last = [pair.distance[-1] for pair in study.comparison.pairs]
+    np.testing.assert_array_equal(table["distance"][1:], last)
+    assert last[2] < 0.7 * last[0]
+    again = flow.load_study(study.save(tmp_path / "s.nc"))
+    assert again.table().equals(table)
+
+
+def test_ctrl_c_in_the_comparison_loses_no_run(
+    objective: flow.Objective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Assert a whole study and its file where the tighter run of the error bar is interrupted."""
+
+    def press(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flow.comparison.error_bars", press)
+    file = tmp_path / "s.nc"
+    study = flow.study(objective, [0.05], t=1.0, save=5, file=file, progress=False)
+    assert study.flow.result == "reached t = 1"
+    assert np.all(np.isnan(study.comparison.error_bar))
+    alone = np.linalg.norm(study.flow.theta[-1] - study.runs[0].theta[-1])
+    assert study.comparison.distance[-1] == pytest.approx(alone, rel=1e-12)
+    assert flow.load_study(file).table().equals(study.table())

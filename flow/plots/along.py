@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from flow.comparison import Comparison
 
 
+# Of flows whose colour tells something else.
+LINES = ["-", "--", ":", "-."]
+
+
 def loss(*runs: Trajectory, ax: Any = None) -> Any:
     """J against t."""
     return _along("loss", runs, lambda run: (run.t, run.loss), "loss J", ax)
@@ -40,7 +44,10 @@ def step_size(*runs: Trajectory, ax: Any = None) -> Any:
 
 
 def stages(*runs: Trajectory, ax: Any = None) -> Any:
-    """What a step costs along t: gradients, and twice the products, a step between saves."""
+    """What a step costs along t: gradients, and twice the products, a step between saves.
+
+    Up to the first save it counts the gradient at θ₀ as well, which no step spends.
+    """
     ax = _along("stages", runs, lambda run: _per_step(run, "units"), "gradients a step", ax)
     ax.set_yscale("linear")
     return ax
@@ -81,15 +88,10 @@ def sharpness(
         A run has not recorded it; or there are more limits than runs.
     """
     check_single("flow.plots.sharpness", *runs)
+    limits = np.atleast_1d(np.array(limits, object))
     if len(limits) > len(runs):
         raise ValueError(f"{len(limits)} limits for {len(runs)} runs; give each its own, or None")
-    given, ax = ax, axes(ax)
-    for i, run in enumerate(runs):
-        values = recorded(run, name).reshape(len(run.t), -1)
-        style = look(i, run, len(run.t))
-        for k in range(values.shape[1]):
-            (line,) = ax.plot(run.t, values[:, k], **style | ({"label": None} if k else {}))
-            moving(line, run.t)
+    given, ax = ax, _vectors(runs, name, axes(ax))
     for i, limit in enumerate(limits):
         if limit is not None:
             ax.axhline(limit, color=look(i, runs[i], 2)["color"], linestyle=":", zorder=1)
@@ -97,9 +99,20 @@ def sharpness(
 
 
 def observable(*runs: Trajectory, name: str, ax: Any = None) -> Any:
-    """Any observed number against t, by the name that `observe=` gave it."""
-    ax = _along("observable", runs, lambda run: (run.t, recorded(run, name)), name, ax)
-    ax.set_yscale("linear")
+    """An observed number, or each entry of a vector, against t, by its name in `observe=`."""
+    check_single("flow.plots.observable", *runs)
+    drawn = _vectors(runs, name, axes(ax))
+    return finish(drawn, ax, xlabel=TIME_LABEL, ylabel=name)
+
+
+def _vectors(runs: Sequence[Trajectory], name: str, ax: Any) -> Any:
+    """An observable of every run, (times,) or (times, ...), one curve an entry."""
+    for i, run in enumerate(runs):
+        values = recorded(run, name).reshape(len(run.t), -1)
+        style = look(i, run, len(run.t))
+        for k in range(values.shape[1]):
+            (line,) = ax.plot(run.t, values[:, k], **style | ({"label": None} if k else {}))
+            moving(line, run.t)
     return ax
 
 
@@ -128,8 +141,9 @@ def distance(comparison: "Comparison", ax: Any = None) -> Any:
         longest = max(comparison.pairs, key=lambda pair: len(pair.t))
         style = {"color": "0.5", "linewidth": 1, "linestyle": "--"}
         name = "the flow's own error"
-        (line,) = ax.plot(longest.t[1:], longest.error_bar[1:], label=name, **style)
-        moving(line, longest.t[1:])
+        later = longest.t > 0
+        (line,) = ax.plot(longest.t[later], longest.error_bar[later], label=name, **style)
+        moving(line, longest.t[later])
     log_if_positive(ax, [pair.distance for pair in comparison.pairs])
     return finish(ax, given, xlabel=TIME_LABEL, ylabel="distance ‖θ − θ_flow‖")
 
@@ -153,8 +167,10 @@ def bundle(runs: Sequence[Trajectory], curves: Sequence[dict[str, np.ndarray]], 
         style = look(i, run, len(run.t))
         for k, (name, values) in enumerate(named.items()):
             own = {"color": colour(k), "label": name if i == 0 else None}
+            own |= {"linestyle": LINES[i % len(LINES)]} if run.config["kind"] == "flow" else {}
             (line,) = ax.plot(run.t, values, **style | own)
             moving(line, run.t)
     for i, run in enumerate(runs if len(runs) > 1 else ()):
-        ax.plot([], [], **look(i, run, 2) | {"color": "0.3"})
+        dashes = {"linestyle": LINES[i % len(LINES)]} if run.config["kind"] == "flow" else {}
+        ax.plot([], [], **look(i, run, 2) | {"color": "0.3"} | dashes)
     return ax

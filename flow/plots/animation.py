@@ -12,6 +12,7 @@ from tqdm import tqdm
 from flow.checks import positive, positive_integer
 from flow.files import refuse_existing, write_new
 from flow.plots.moving import times_of
+from flow.plots.style import TIME_LABEL
 
 # Of a frame's palette; figures have few colours, and a GIF of more is larger.
 PALETTE = 128
@@ -65,6 +66,9 @@ def animate(
     from PIL import Image
 
     figure = getattr(figure, "figure", figure)
+    if not hasattr(figure, "findobj"):
+        raise TypeError(f"figure must be a matplotlib figure, or axes of one, got {figure!r:.80}")
+    positive_integer("dpi", dpi)
     positive_integer("frames", frames)
     positive("seconds", seconds)
     file = refuse_existing(file)
@@ -78,11 +82,10 @@ def animate(
         )
     pictures = []
     stamp = figure.text(0.995, 0.005, "", ha="right", va="bottom", fontsize="small")
-    before = figure.dpi
+    before, engine = figure.dpi, figure.get_layout_engine()
     try:
         figure.set_dpi(dpi)
         figure.canvas.draw()  # so that limits and places are settled before anything is cut
-        engine = figure.get_layout_engine()
         figure.set_layout_engine("none")
         for now in tqdm(_frame_times(figure, t, frames), "frames", disable=not progress):
             for cut in cuts:
@@ -95,12 +98,15 @@ def animate(
         stamp.remove()
         figure.set_dpi(before)
         figure.set_layout_engine(engine)
-    pause = 1000.0 * seconds / frames
+    # A GIF counts in hundredths of a second, and viewers slow down below two of them.
+    ends = np.rint(100.0 * seconds * np.arange(frames + 1) / frames)
+    pauses = [10 * max(2, int(pause)) for pause in np.diff(ends)]
+    pauses[-1] += 1000
     gif = BytesIO()
     first, *rest = [p.quantize(PALETTE, method=Image.Quantize.MEDIANCUT) for p in pictures]
     first.save(
         gif, "GIF", save_all=True, append_images=rest, loop=0,
-        duration=[round(pause)] * len(rest) + [round(pause) + 1000],
+        duration=pauses,
     )  # fmt: skip
     return write_new(file, gif.getvalue())
 
@@ -148,7 +154,11 @@ def _cut(artist: Any, t: np.ndarray) -> Callable[[float], None]:
 
 
 def _frame_times(figure: Any, t: np.ndarray, frames: int) -> np.ndarray:
-    logarithmic = any(ax.get_xscale() == "log" and "t" in ax.get_xlabel() for ax in figure.axes)
+    if frames == 1:
+        return t[-1:]
+    logarithmic = any(
+        ax.get_xscale() == "log" and ax.get_xlabel() == TIME_LABEL for ax in figure.axes
+    )
     if logarithmic and np.any(t > 0):
         return np.geomspace(t[t > 0].min(), t[-1], frames)
     return np.linspace(t[0], t[-1], frames)

@@ -51,10 +51,11 @@ def study(study: "Study", figure: Any = None) -> Any:
         limits = [None if eta is None else 2.0 / eta for eta in rates]
         sharpness(*runs, limits=limits, ax=axes[1, 0])
         met = np.concatenate([np.ravel(run.observed["sharpness"]) for run in runs])
-        top = float(np.nanmax(met, initial=0.0))
+        met = met[np.isfinite(met)]
+        top = float(met.max(initial=0.0))
         near = [limit for limit in limits if limit is not None and limit < LIMITS_IN_VIEW * top]
         if top > 0:
-            axes[1, 0].set_ylim(min(0.0, float(np.nanmin(met))), 1.05 * max([top, *near]))
+            axes[1, 0].set_ylim(min(0.0, float(met.min())), 1.05 * max([top, *near]))
     else:
         gradient_norm(*runs, ax=axes[1, 0])
     plane(*runs, ax=axes[1, 1])

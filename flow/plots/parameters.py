@@ -52,10 +52,15 @@ def weights(*runs: Trajectory, entries: Sequence[int] | None = None, ax: Any = N
     """
     check_alike("flow.plots.weights", runs)
     moved = np.nan_to_num(np.abs(runs[0].theta - runs[0].theta[0])).max(axis=0)
-    chosen = np.argsort(-moved, kind="stable")[:WEIGHTS] if entries is None else np.array(entries)
+    most = np.argsort(-moved, kind="stable")[:WEIGHTS]
+    chosen = most if entries is None else np.atleast_1d(np.array(entries))
     size = runs[0].theta.shape[1]
-    if chosen.size == 0 or chosen.min() < 0 or chosen.max() >= size:
-        raise ValueError(f"entries must lie in 0 to {size - 1}, got {list(entries)}")
+    if (
+        chosen.dtype.kind not in "iu"
+        or chosen.size == 0
+        or not np.all((chosen >= 0) & (chosen < size))
+    ):
+        raise ValueError(f"entries must be whole numbers in 0 to {size - 1}, got {entries}")
     curves = [{entry_name(run, int(i)): run.theta[:, i] for i in chosen} for run in runs]
     return finish(bundle(runs, curves, ax), ax, xlabel=TIME_LABEL, ylabel="weight")
 

@@ -51,13 +51,18 @@ class Plane:
         return np.where(off > ROUNDING * scale, off, 0.0 * off)
 
 
+def start_of(runs: Sequence[Trajectory]) -> np.ndarray:
+    """θ₀, where a run has saved it; else where the first run begins."""
+    return next((run.theta[0] for run in runs if run.t[0] == 0), runs[0].theta[0])
+
+
 def principal_plane(runs: Sequence[Trajectory]) -> Plane:
     """The plane of the first two principal components of all points of all runs about θ₀.
 
     θ₀ is the one point that all runs share; each run is given the same weight. Two parameters are
     themselves the plane's coordinates.
     """
-    origin = runs[0].theta[0]
+    origin = start_of(runs)
     if origin.size == 2:  # noqa: PLR2004
         names = tuple(entry_name(runs[0], i) for i in range(2))
         return Plane(np.zeros(2), np.eye(2), names, tuple(origin))
@@ -85,8 +90,7 @@ def given_plane(runs: Sequence[Trajectory], directions: Any, *, filter_normalise
     ValueError
         They are not two, not of θ's size, not finite, or one is a multiple of the other.
     """
-    run = runs[0]
-    origin = run.theta[0]
+    run, origin = runs[0], start_of(runs)
     if len(directions) != 2:  # noqa: PLR2004
         raise ValueError(f"directions must be two, got {len(directions)}")
     flat = [
@@ -104,7 +108,7 @@ def given_plane(runs: Sequence[Trajectory], directions: Any, *, filter_normalise
             "directions span no plane: one is zero or a multiple of the other"
             + (" once they are filter-normalised" if filter_normalised else "")
         )
-    moved = np.concatenate([r.theta - origin for r in runs])
+    moved = np.concatenate([(r.theta - origin) / np.sqrt(len(r.theta)) for r in runs])
     whole = max(np.nansum(moved**2), np.finfo(float).tiny)
     shares = [np.nansum((moved @ d) ** 2) / (d @ d) / whole * 100 for d in rows]
     names = tuple(
@@ -152,11 +156,13 @@ def plane(*runs: Trajectory, ax: Any = None) -> Any:
         x, y = found.coordinates(run.theta).T
         (line,) = ax.plot(x, y, **look(i, run, len(x)))
         moving(line, run.t)
-    mark_start(ax, found)
+    mark_start(ax, found, runs)
     return finish(ax, given, xlabel=found.names[0], ylabel=found.names[1])
 
 
-def mark_start(ax: Any, plane: Plane) -> None:
-    """A star at θ₀."""
+def mark_start(ax: Any, plane: Plane, runs: Sequence[Trajectory]) -> None:
+    """A star at θ₀, if it is known."""
+    if all(run.t[0] > 0 for run in runs):
+        return
     ax.plot(*plane.start, marker="*", markersize=9, color="black", linestyle="none", zorder=5)
     ax.annotate("θ₀", plane.start, textcoords="offset points", xytext=(5, 6), zorder=5)

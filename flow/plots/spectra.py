@@ -31,6 +31,8 @@ def spectrum(eigenvalues: Mapping[str, Any], ax: Any = None) -> Any:
     """
     from matplotlib.ticker import MaxNLocator
 
+    if not isinstance(eigenvalues, Mapping):
+        raise TypeError(f"eigenvalues must be {{name: eigenvalues}}, got {eigenvalues!r:.80}")
     given, ax = ax, axes(ax)
     for i, (name, values) in enumerate(eigenvalues.items()):
         ordered = -np.sort(-np.ravel(np.asarray(values, float)))

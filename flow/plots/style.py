@@ -84,11 +84,11 @@ def look(i: int, run: Trajectory, points: int) -> dict[str, Any]:
         # A line of one point is none.
         dot = {"marker": "o", "markersize": 3.5} if points == 1 else {}
         return style | {"linewidth": width, "zorder": 3 if i == 0 else 2} | dot
-    return style | {"linestyle": "none"} | marks(max(i - 1, 0), points)
+    return style | {"linestyle": "none"} | marks(i - 1, points)
 
 
 def marks(i: int, points: int) -> dict[str, Any]:
-    """Markers of the i-th discrete run, at most twice `POINTS` of them."""
+    """Markers of the i-th run after the first, at most twice `POINTS` of them; −1 is the first."""
     every = max(1, points // POINTS)
     return {
         "marker": MARKERS[i % len(MARKERS)],

@@ -12,7 +12,7 @@ from flow.objective import Objective
 from flow.plots.moving import moving
 from flow.plots.parameters import check_alike, objective_of
 from flow.plots.plane import Plane, mark_start, plane_of
-from flow.plots.style import MARKERS, POINTS, TIME_LABEL, axes, colour, finish, look
+from flow.plots.style import POINTS, TIME_LABEL, axes, finish, look
 from flow.precision import double_precision
 from flow.trajectory import Trajectory
 
@@ -21,6 +21,7 @@ BATCH = 64
 # Contours, at 1, 2 and 5 of each decade, span so many below the largest loss at most; where these
 # are fewer than so many, there are as many in between.
 DECADES, FEWEST = 8, 7
+HIGHEST = 1e150
 COLOURMAP = "cividis"  # as colour-blind readers see it, it is for everybody
 
 
@@ -69,7 +70,8 @@ def surface(
     >>> ax = flow.plots.surface(path, flow.descend(objective, 0.2, 15), resolution=21)
     """
     check_alike("flow.plots.surface", runs)
-    positive_integer("resolution", resolution)
+    if positive_integer("resolution", resolution) < 2:  # noqa: PLR2004
+        raise ValueError("resolution must be at least 2 points along each axis, got 1")
     positive("margin", margin)
     objective = objective or objective_of(runs)
     if objective.size != runs[0].theta.shape[1]:
@@ -79,7 +81,8 @@ def surface(
     found = plane_of(runs, directions, filter_normalised=filter_normalised)
     points = [found.coordinates(run.theta) for run in runs]
     x, y = _extent(np.concatenate(points), resolution, margin)
-    heights = evaluate(objective, found, x, y)
+    # Squares of what is drawn must be numbers, too.
+    heights = np.clip(evaluate(objective, found, x, y), -HIGHEST, HIGHEST)
     given, ax = ax, axes(ax)
     ax.grid(visible=False)
     band = _below(ax)
@@ -88,7 +91,7 @@ def surface(
     ax.contour(x, y, heights, levels, norm=norm, colors="white", linewidths=0.4, alpha=0.5)
     for i, (run, at) in enumerate(zip(runs, points, strict=True)):
         _path(ax, i, run, at, norm)
-    mark_start(ax, found)
+    mark_start(ax, found, runs)
     ax.figure.colorbar(filled, ax=[ax, band], label="loss J", ticks=levels[::2], format="%.2g")
     _residuals(band, runs, found)
     return finish(ax, given, xlabel=found.names[0], ylabel=found.names[1])
@@ -132,7 +135,7 @@ def _levels(heights: np.ndarray, runs: Sequence[Trajectory]) -> tuple[np.ndarray
     from matplotlib.colors import LogNorm, Normalize
 
     met = np.concatenate([heights.ravel(), *(run.loss for run in runs)])
-    met = met[np.isfinite(met)]
+    met = np.clip(met[np.isfinite(met)], -HIGHEST, HIGHEST)
     low, high = met.min(), met.max()
     if low < 0 or high <= 0:
         high = high if high > low else low + 1.0
@@ -169,7 +172,7 @@ def _path(ax: Any, i: int, run: Trajectory, at: np.ndarray, norm: Any) -> None:
     every = max(1, len(at) // POINTS)
     dots = ax.scatter(
         *at[::every].T, c=true[::every], cmap=COLOURMAP, norm=norm, s=26, zorder=4 + i,
-        marker=MARKERS[max(i - 1, 0) % len(MARKERS)], edgecolors=colour(max(i - 1, 0)),
+        marker=style["marker"], edgecolors=shade,
         linewidths=1.2, label=style["label"],
     )  # fmt: skip
     moving(dots, run.t[::every])

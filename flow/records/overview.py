@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flow.comparison import compare
-from flow.records.reading import Run, read_run
+from flow.records.reading import Run, read_run, trajectories
 from flow.records.record import CONFIGURATION, RECORD
-from flow.study import load_study
-from flow.trajectory import Trajectory, load
+from flow.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import pandas
@@ -83,13 +82,7 @@ def trajectories_of(path: Path) -> dict[str, Trajectory]:
         if not found:
             raise ValueError(f"{path} holds no trajectories, only its tables and figures")
         return found
-    try:
-        return {path.stem: load(path)}
-    except ValueError as error:
-        if "load_study" not in str(error):
-            raise
-        study = load_study(path)
-        return {run.label: run for run in (study.flow, *study.runs)}
+    return trajectories(path)
 
 
 def side_by_side(paths: Sequence[Path]) -> tuple[Trajectory, list[Trajectory], "pandas.DataFrame"]:
@@ -101,16 +94,19 @@ def side_by_side(paths: Sequence[Path]) -> tuple[Trajectory, list[Trajectory], "
     """
     import pandas
 
-    found = [(path, name, run) for path in paths for name, run in trajectories_of(path).items()]
     found = [
-        (path, name, run.member(i) if run.members else run)
-        for path, name, run in found
+        (
+            f"{path}/{name}" + (f", member {i}" if run.members else ""),
+            run.member(i) if run.members else run,
+        )
+        for path in paths
+        for name, run in trajectories_of(path).items()
         for i in range(run.members or 1)
     ]
-    labels = [run.label for _, _, run in found]
+    labels = [run.label for _, run in found]
     runs = [
-        run if labels.count(run.label) == 1 else run.named(f"{run.label} ({path.name}/{name})")
-        for path, name, run in found
+        run if labels.count(run.label) == 1 else run.named(f"{run.label} ({where})")
+        for where, run in found
     ]
     reference = next((run for run in runs if run.config["kind"] == "flow"), runs[0])
     others = [run for run in runs if run is not reference]
@@ -119,7 +115,7 @@ def side_by_side(paths: Sequence[Path]) -> tuple[Trajectory, list[Trajectory], "
             "run": run.label,
             "t": run.t[-1],
             "loss": run.loss[-1],
-            "gradients": run.stats["gradients"],
+            "gradients": run.units,
         }
         | _gap(reference, run)
         for run in (reference, *others)
@@ -134,7 +130,11 @@ def _gap(reference: Trajectory, run: Trajectory) -> dict[str, Any]:
     try:
         gap = compare(reference, run, error_bar=False, progress=False)
     except ValueError as error:
-        known = {"different problems": "another problem", "share no": "no saved time in common"}
+        known = {
+            "different problems": "another problem",
+            "share no": "no saved time in common",
+            "climbs J": "of descent and ascent one each",
+        }
         found = [note for phrase, note in known.items() if phrase in str(error)]
         return {"distance": np.nan, "at t": np.nan, "note": found[0] if found else str(error)}
     return {"distance": gap.distance[-1], "at t": gap.t[-1], "note": ""}

@@ -4,17 +4,22 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flow.records.provenance import FORMAT, FORMAT_VERSION
 from flow.records.record import CONFIGURATION, METADATA, RECORD, digest
+from flow.study import load_study
 from flow.trajectory import Trajectory, load
 
 if TYPE_CHECKING:
     import pandas
 
+# What a record may have, and of which kind.
+_KINDS = {"started": str, "result": str, "versions": dict, "files": dict, "tables": dict,
+          "timings": dict, "source": dict}  # fmt: skip
 UNFINISHED = "unfinished: it was killed, or is still running"
 
 
@@ -28,16 +33,38 @@ class Run:
         The folder, or the figure.
     facts
         Experiment, configuration, versions, checkout, cost and result.
-    tables
-        Name -> pandas table.
-    edited
-        Files that have changed, or gone, since they were written.
+    texts
+        Name -> table, as CSV.
     """
 
     source: Path
     facts: Mapping[str, Any]
-    tables: Mapping[str, "pandas.DataFrame"]
-    edited: tuple[str, ...] = ()
+    texts: Mapping[str, str]
+
+    @cached_property
+    def tables(self) -> dict[str, "pandas.DataFrame"]:
+        """Its tables; one that can't be read is an error that names it."""
+        import pandas
+
+        found = {}
+        for name, text in self.texts.items():
+            try:
+                found[name] = pandas.read_csv(StringIO(text))
+            except ValueError as error:
+                raise ValueError(f"table {name} of {self.source} can't be read: {error}") from error
+        return found
+
+    @cached_property
+    def edited(self) -> tuple[str, ...]:
+        """Files that have changed, or gone, since they were written."""
+        if not self.source.is_dir():
+            return ()
+        files = {self.source / name: known for name, known in self.facts.get("files", {}).items()}
+        return tuple(
+            file.name
+            for file, known in files.items()
+            if not file.is_file() or digest(file.read_bytes()) != known
+        )
 
     @property
     def result(self) -> str:
@@ -54,7 +81,11 @@ class Run:
         """
         if not self.source.is_dir():
             return {}
-        return {file.stem: load(file) for file in sorted(self.source.glob("*.nc"))}
+        return {
+            name: run
+            for file in sorted(self.source.glob("*.nc"))
+            for name, run in trajectories(file).items()
+        }
 
 
 def read_run(path: str | os.PathLike) -> Run:
@@ -78,9 +109,25 @@ def read_run(path: str | os.PathLike) -> Run:
     raise ValueError(f"{path} is neither a run folder nor a PNG figure of a run")
 
 
-def _read_folder(folder: Path) -> Run:
-    import pandas
+def trajectories(file: Path) -> dict[str, Trajectory]:
+    """The runs of a netCDF file by name: one, or those of a study.
 
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        It is missing, truncated, of a newer flow, or nothing of flow's.
+    """
+    try:
+        return {file.stem: load(file)}
+    except ValueError as error:
+        if "load_study" not in str(error):
+            raise
+    study = load_study(file)
+    runs = (study.flow, *study.runs)
+    return {f"{file.stem}/{i}": run for i, run in enumerate(runs)}
+
+
+def _read_folder(folder: Path) -> Run:
     finished = (folder / RECORD).is_file()
     file = folder / (RECORD if finished else CONFIGURATION)
     if not file.is_file():
@@ -88,18 +135,12 @@ def _read_folder(folder: Path) -> Run:
             f"{folder} has no {CONFIGURATION}, so it is no run folder; `python -m flow list` finds "
             "those in a folder"
         )
-    facts = _checked(file.read_text(), file)
-    tables = {t.stem: pandas.read_csv(t) for t in sorted(folder.glob("*.csv"))}
-    edited = tuple(
-        name
-        for name, known in facts.get("files", {}).items()
-        if not (folder / name).is_file() or digest((folder / name).read_bytes()) != known
-    )
-    return Run(folder, facts, tables, edited)
+    facts = _checked(file.read_text(errors="replace"), file)
+    texts = {t.stem: t.read_text(errors="replace") for t in sorted(folder.glob("*.csv"))}
+    return Run(folder, facts, texts)
 
 
 def _read_figure(file: Path) -> Run:
-    import pandas
     from PIL import Image
 
     try:
@@ -113,8 +154,7 @@ def _read_figure(file: Path) -> Run:
             "editor has stripped their metadata"
         )
     facts = _checked(told, file)
-    tables = {n: pandas.read_csv(StringIO(t)) for n, t in facts.get("tables", {}).items()}
-    return Run(file, facts, tables)
+    return Run(file, facts, facts.get("tables", {}))
 
 
 def _checked(text: str, file: Path) -> dict[str, Any]:
@@ -123,6 +163,9 @@ def _checked(text: str, file: Path) -> dict[str, Any]:
         known = facts["format"] == FORMAT and isinstance(facts["experiment"], str)
         known = known and isinstance(facts["configuration"], dict)
         version = int(facts["format_version"])
+        for name, kind in _KINDS.items():
+            if not isinstance(facts.get(name, kind()), kind):
+                raise TypeError(f"{name} is {facts[name]!r:.40}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"the record in {file} can't be read ({type(error).__name__}: {error}); was it edited, "

@@ -18,7 +18,7 @@ CONFIGURATION, RECORD = "configuration.json", "record.json"
 # The key of a figure's facts in its PNG's metadata.
 METADATA = "flow"
 # Columns of a table that a machine's speed decides.
-TIMING = re.compile(r"second|µs|\btime taken\b")
+TIMING = re.compile(r"^seconds|\bseconds$|^µs ")
 
 
 def new_run_folder(script: str, slug: str, root: str | os.PathLike = "results") -> Path:
@@ -85,7 +85,11 @@ class Record:
         file = self.folder / f"{name}.nc"
         run.save(file)
         self._digests[file.name] = digest(file.read_bytes())
-        costs = ("gradients", "hvps", "steps", "seconds")
+        costs = [
+            name
+            for name in ("gradients", "batch_gradients", "hvps", "steps", "seconds")
+            if name in run.stats
+        ]
         self._runs[name] = {"label": run.label, "result": run.result} | {
             cost: run.stats[cost] for cost in costs
         }
@@ -103,8 +107,12 @@ class Record:
         """Write a figure to ``name.png`` when the record is closed, with all it is known of."""
         self._figures[name] = figure
 
+    def wrote(self, file: Path) -> None:
+        """Note a file that something else has written into the folder, a study or an animation."""
+        self._digests[file.name] = digest(file.read_bytes())
+
     def close(self, result: str) -> None:
-        """Write the figures, and the record itself."""
+        """Write the figures, and the record itself; a figure that can't be drawn costs no other."""
         facts = self._facts | {
             "result": result,
             "seconds": time.perf_counter() - self._began,
@@ -112,7 +120,8 @@ class Record:
             "timings": self._timings,
         }
         embedded = json.dumps(facts | {"tables": self._tables})
-        for name, figure in self._figures.items():
+        while self._figures:  # so that a second call goes on with the next
+            name, figure = self._figures.popitem()
             png = BytesIO()
             told = {"Source": str(self.folder), METADATA: embedded}
             figure.savefig(png, format="png", dpi=110, metadata=told)
@@ -128,7 +137,7 @@ class Record:
     @property
     def empty(self) -> bool:
         """Whether nothing was kept yet."""
-        return not (self._runs or self._tables or self._figures)
+        return not self._figures and [p.name for p in self.folder.iterdir()] == [CONFIGURATION]
 
     def discard(self) -> None:
         """Remove the folder of a run that never began."""

@@ -129,6 +129,8 @@ def agreements(old: Run, new: Run, rtol: float) -> dict[str, Agreement]:
 def verdict(old: Run, new: Run, rtol: float) -> tuple[str, bool]:
     """What agrees and what differs, in words, and whether all numbers agree."""
     lines = [f"made {old.facts.get('started', 'at an unknown time')}: {old.result}"]
+    if new.result != old.result:
+        lines.append(f"the rerun: {new.result}")
     changed = differences(old.facts, new.facts)
     lines += ["since then", *(f"  {line}" for line in changed)] if changed else ["nothing changed"]
     if missing := sorted({*old.facts["configuration"]} ^ {*new.facts["configuration"]}):
@@ -149,4 +151,8 @@ def verdict(old: Run, new: Run, rtol: float) -> tuple[str, bool]:
     lines += [f"{name}: the rerun has no such table" for name in gone]
     if not found:
         lines.append("there is no table to compare")
-    return "\n".join(lines), bool(found) and not gone and not any(of.lines for of in found.values())
+    compared = sum(of.numbers for of in found.values())
+    alike = not gone and not any(of.lines for of in found.values())
+    if found and not compared:
+        lines.append("no number was compared: all of them are timings")
+    return "\n".join(lines), alike and compared > 0 and new.result == old.result
