@@ -85,7 +85,7 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]], figure: Path | None = 
         Where to write a figure of all of them, a new PNG.
     """
     from flow.records.overview import side_by_side
-    from flow.records.provenance import differences
+    from flow.records.provenance import differences, options
     from flow.records.reading import read_run
 
     _check_figure(figure)
@@ -93,11 +93,11 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]], figure: Path | None = 
         raise ValueError("compare needs run folders or .nc files; `python -m flow list` finds them")
     folders = [read_run(path) for path in runs if path.is_dir()]
     for other in folders[1:]:
-        own, theirs = (r.facts["configuration"] for r in (folders[0], other))
+        own, theirs = (options(r.facts["configuration"]) for r in (folders[0], other))
         _say(f"{folders[0].source} → {other.source}")
         changed = [
-            f"--{k.replace('_', '-')}: {own.get(k)} → {theirs.get(k)}"
-            for k in sorted({*own, *theirs} - {"out", "quiet"})
+            f"{k}: {own.get(k)} → {theirs.get(k)}"
+            for k in sorted({*own, *theirs})
             if own.get(k) != theirs.get(k)
         ]
         for line in [*changed, *differences(folders[0].facts, other.facts)] or ["made alike"]:

@@ -75,7 +75,7 @@ class DescentLoop:
     save_gradients: int = field(init=False, default=0)
     batch_gradients: int = field(init=False, default=0)
 
-    def run(self, show: bool | Progress) -> Trajectory:
+    def run(self, show: Any) -> Trajectory:
         """Compile, run, and return what there is, however it ended."""
         started = time.perf_counter()
         first = self._prepare()

@@ -116,7 +116,7 @@ class Driver:
         """What repeats the run, where its name does not."""
         return self.method.solver
 
-    def run(self, show: bool | Progress) -> Trajectory:
+    def run(self, show: Any) -> Trajectory:
         """Set up, compile, drive, and return what there is, however it ended."""
         started = time.perf_counter()
         self.flat = flatten(self.dynamics)

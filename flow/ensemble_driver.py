@@ -108,7 +108,7 @@ class EnsembleDriver:
     loop: Kernel = field(init=False)
     carry: Any = field(init=False)
 
-    def run(self, show: bool | Progress) -> Trajectory:
+    def run(self, show: Any) -> Trajectory:
         """Set up, compile, drive, and return what there is, however each member ended."""
         started = time.perf_counter()
         flat, firsts = flatten(self.dynamics), []

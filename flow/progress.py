@@ -17,7 +17,7 @@ def pace() -> float:
     return _LIVE_SECONDS if live else _LOG_SECONDS
 
 
-def bar_along(total: float, label: str, *, show: bool) -> tqdm:
+def bar_along(total: float, label: str, *, show: Any) -> tqdm:
     """A bar along t, up to `total`, that comes up after a second; infinite where t has no end."""
     endless = total == float("inf")
     return tqdm(
@@ -34,9 +34,9 @@ def bar_along(total: float, label: str, *, show: bool) -> tqdm:
     )
 
 
-def progress_of(total: float, label: str, show: "bool | Progress") -> "Progress":
+def progress_of(total: float, label: str, show: Any) -> "Progress":
     """A bar of one's own, or the one that a caller shows for several runs."""
-    return Progress(total, label, show) if isinstance(show, bool) else show
+    return show if isinstance(show, Progress) else Progress(total, label, show)
 
 
 class Progress:
@@ -52,7 +52,7 @@ class Progress:
         False for silence.
     """
 
-    def __init__(self, total: float, label: str, show: bool) -> None:
+    def __init__(self, total: float, label: str, show: Any) -> None:
         self._bar = bar_along(total, label, show=show)
         self._interval = pace()
         self._next = time.perf_counter() + self._interval

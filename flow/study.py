@@ -62,7 +62,10 @@ class Study:
         return plots.study(self, figure)
 
     def table(self) -> "pandas.DataFrame":
-        """One row a run: where it ended, how far from the flow, and what it cost."""
+        """One row a run: where it ended, how far from the flow, and what it cost.
+
+        "gradients" counts a Hessian-vector product as two, and leaves out what saving took.
+        """
         import pandas
 
         runs = (self.flow, *self.runs)

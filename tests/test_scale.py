@@ -74,6 +74,18 @@ def test_what_is_split_runs_as_the_whole():
     assert sharp == pytest.approx(flow.sharpness(WHOLE, WHOLE.params), rel=1e-10)
 
 
+def test_batches_are_computed_in_the_precision_asked_for():
+    """Assert that a single batch in float32 is, to the bit, what the array is in float32."""
+    read, array = (
+        flow.Objective(loss, WHOLE.params, data=data, dtype="float32")
+        for data in (flow.HostBatches([(X, Y)]), (X, Y))
+    )
+    assert read.value(read.params) == array.value(array.params) != WHOLE.value(WHOLE.params)
+    np.testing.assert_array_equal(
+        read.flatten(read.gradient(read.params)), array.flatten(array.gradient(array.params))
+    )
+
+
 def test_only_one_chunk_is_in_memory():
     """Assert the compiled gradient's temporaries: those of a chunk, not of all examples."""
     data = np.zeros((4000, 64)), np.zeros((4000, 10))
@@ -102,7 +114,9 @@ def test_a_batch_that_is_no_such():
     with pytest.raises(ValueError, match="batch normalisation, which looks at all of its batch"):
         flow.Network(layers).objective(X, Y, batch_chunk=10)
     variance = lambda p, x: jnp.var(x @ p)  # noqa: E731
-    for split in ({"data": X, "batch_chunk": 8}, {"data": flow.HostBatches([X[:30], X[30:]])}):
+    small = flow.HostBatches([X[i : i + 2] for i in range(0, 60, 2)])
+    large = flow.HostBatches([X[:30], X[30:]])
+    for split in ({"data": X, "batch_chunk": 8}, {"data": large}, {"data": small}):
         with pytest.raises(ValueError, match="need a loss that is a mean over examples"):
             flow.Objective(variance, np.ones(64), **split)
     for make, error, message in (

@@ -51,6 +51,12 @@ def test_runs_are_those_of_integrate_and_descend(study: flow.Study, objective: f
     assert [run.t[-1] for run in study.runs[:2]] == [2.0, 2.0]
 
 
+def test_progress_is_anything_true_or_false(objective: flow.Objective):
+    """Assert that 0 is silence, as False is."""
+    assert flow.integrate(objective, 0.1, save=2, progress=0).result == "reached t = 0.1"
+    assert flow.descend(objective, 0.1, 2, save=2, progress=np.False_).stats["steps"] == 2
+
+
 def test_the_table_has_all_runs(study: flow.Study):
     """Assert ends, distances and costs of every run, from the runs themselves."""
     table = study.table()

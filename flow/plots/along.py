@@ -48,9 +48,8 @@ def stages(*runs: Trajectory, ax: Any = None) -> Any:
 
     Up to the first save it counts the gradient at θ₀ as well, which no step spends.
     """
-    ax = _along("stages", runs, lambda run: _per_step(run, "units"), "gradients a step", ax)
-    ax.set_yscale("linear")
-    return ax
+    pick = lambda run: _per_step(run, "units")  # noqa: E731
+    return _along("stages", runs, pick, "gradients a step", ax, log=False)
 
 
 def _per_step(run: Trajectory, quantity: str) -> tuple[np.ndarray, np.ndarray]:
@@ -148,15 +147,24 @@ def distance(comparison: "Comparison", ax: Any = None) -> Any:
     return finish(ax, given, xlabel=TIME_LABEL, ylabel="distance ‖θ − θ_flow‖")
 
 
-def _along(name: str, runs: Sequence[Trajectory], pick: Callable, label: str, given: Any) -> Any:
-    """One curve a run, by `pick`: run ↦ times and values there."""
+def _along(
+    name: str,
+    runs: Sequence[Trajectory],
+    pick: Callable,
+    label: str,
+    given: Any,
+    *,
+    log: bool = True,
+) -> Any:
+    """One curve a run, by `pick`: run ↦ times and values there; `log` where they are positive."""
     check_single(f"flow.plots.{name}", *runs)
     picked = [pick(run) for run in runs]
     ax = axes(given)
     for i, (run, (t, values)) in enumerate(zip(runs, picked, strict=True)):
         (line,) = ax.plot(t, values, **look(i, run, len(t)))
         moving(line, t)
-    log_if_positive(ax, [values for _, values in picked])
+    if log:
+        log_if_positive(ax, [values for _, values in picked])
     return finish(ax, given, xlabel=TIME_LABEL, ylabel=label)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flow.comparison import compare
+from flow.records.provenance import options
 from flow.records.reading import Run, read_run, trajectories
 from flow.records.record import CONFIGURATION, RECORD
 from flow.trajectory import Trajectory
@@ -51,18 +52,14 @@ def listing(runs: Sequence[Run]) -> "pandas.DataFrame":
 
 def telling(run: Run, runs: Sequence[Run]) -> str:
     """The options of a run in which runs of its experiment are not all alike."""
-    own = run.facts["configuration"]
+    own = options(run.facts["configuration"])
     alike = [
-        r.facts["configuration"] for r in runs if r.facts["experiment"] == run.facts["experiment"]
+        options(r.facts["configuration"])
+        for r in runs
+        if r.facts["experiment"] == run.facts["experiment"]
     ]
-    differing = [
-        k
-        for k in own
-        if k not in {"out", "quiet"} and any(other.get(k) != own[k] for other in alike)
-    ]
-    return (
-        " ".join(f"--{k.replace('_', '-')} {_typed(own[k])}" for k in differing) or "as the others"
-    )
+    differing = [k for k in own if any(other.get(k) != own[k] for other in alike)]
+    return " ".join(f"{k} {_typed(own[k])}" for k in differing) or "as the others"
 
 
 def _typed(value: Any) -> str:

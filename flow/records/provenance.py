@@ -37,6 +37,15 @@ def provenance(experiment: str, configuration: Any) -> dict[str, Any]:
     }
 
 
+def options(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Flag -> value of what decides the numbers: not where they are written, nor what is shown."""
+    return {
+        f"--{name.replace('_', '-')}": value
+        for name, value in configuration.items()
+        if name not in {"out", "quiet"}
+    }
+
+
 def plain(value: Any) -> Any:
     """A configuration's value as JSON has it."""
     if isinstance(value, tuple | list):

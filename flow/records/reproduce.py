@@ -11,7 +11,7 @@ from typing import Any
 from flow.checks import choice
 from flow.records.agreement import Agreement, agreement
 from flow.records.experiment import DONE, FELL_SHORT
-from flow.records.provenance import EXPERIMENTS, differences, plain
+from flow.records.provenance import EXPERIMENTS, differences, options, plain
 from flow.records.reading import Run, read_run
 
 # Lines of what differs that are shown of a table.
@@ -91,15 +91,15 @@ def command_line(module: ModuleType, values: dict[str, Any]) -> list[str]:
             f"{module.__name__} of this checkout has no option {unknown[0]!r}, which the record "
             "has; check out the commit that it names"
         )
-    own = {k: v for k, v in values.items() if v != defaults[k] and k not in {"out", "quiet"}}
+    usual = options(defaults)
+    own = {flag: v for flag, v in options(values).items() if v != usual[flag]}
     found: list[str] = []
-    for k, v in own.items():
+    for flag, v in own.items():
         entries = v if isinstance(v, list) else [v]
         if any(not isinstance(x, bool | int | float | str) for x in entries if x is not None):
-            raise CannotReproduce(f"the record's {k}={v!r} is no option's value")
+            raise CannotReproduce(f"the record's {flag}={v!r} is no option's value")
         if any(isinstance(x, str) and x.startswith("-") for x in entries):
-            raise CannotReproduce(f"the record's {k}={v!r} is an option and no value")
-        flag = f"--{k.replace('_', '-')}"
+            raise CannotReproduce(f"the record's {flag}={v!r} is an option and no value")
         if isinstance(v, bool):
             found.append(flag if v else f"--no-{flag.removeprefix('--')}")
         else:
@@ -110,9 +110,9 @@ def command_line(module: ModuleType, values: dict[str, Any]) -> list[str]:
         raise CannotReproduce(
             f"the record's configuration is not valid for {module.__name__}: {' '.join(found)}"
         ) from None
-    asdict = {k: plain(v) for k, v in dataclasses.asdict(made).items()}
-    if off := [k for k, v in own.items() if asdict[k] != v]:
-        raise CannotReproduce(f"the record's {off[0]}={values[off[0]]!r} is no valid value of it")
+    read = options({k: plain(v) for k, v in dataclasses.asdict(made).items()})
+    if off := [flag for flag, v in own.items() if read[flag] != v]:
+        raise CannotReproduce(f"the record's {off[0]}={own[off[0]]!r} is no valid value of it")
     return found
 
 
