@@ -26,6 +26,7 @@ from flow import (
 from flow.action import Action, action
 from flow.audit import Audit, audit
 from flow.check_gradient import GradientCheck, check_gradient
+from flow.checkpoints import Checkpoint, CheckpointWarning
 from flow.comparison import Comparison, ErrorBarWarning, compare
 from flow.descent import descend
 from flow.dynamics import (
@@ -54,6 +55,7 @@ from flow.networks import MLP, Network
 from flow.objective import Objective
 from flow.order import OrderStudy, auto_learning_rates, order_study
 from flow.precision import PrecisionWarning
+from flow.resume import resume
 from flow.spectrum import (
     EigenvaluesNotConverged,
     bottom_eigenvalues,
@@ -72,6 +74,8 @@ __all__ = [
     "AdamFlow",
     "Audit",
     "CentralFlow",
+    "Checkpoint",
+    "CheckpointWarning",
     "Comparison",
     "Dynamics",
     "EigenvaluesNotConverged",
@@ -121,6 +125,7 @@ __all__ = [
     "order_study",
     "plots",
     "preconditioned_sharpness",
+    "resume",
     "sharpness",
     "spectral_density",
     "spectrum",

@@ -1,6 +1,6 @@
 """`method="auto"`: a run that changes its integrator on the way, and says when and why."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,19 @@ class AutoDriver(Driver):
     @property
     def _stabilised(self) -> str:
         return "RKC2" if self.settings["rtol"] >= LOOSE else "TSRKC3"
+
+    def books(self) -> dict[str, Any]:
+        """Those of any run, and what the policy has learnt."""
+        own = {"policy": asdict(self.policy), "choices": self.choices, "units": self.spent}
+        return super().books() | own
+
+    def take_up(self, books: dict[str, Any]) -> None:
+        """Go on from such books."""
+        super().take_up(books)
+        self.policy, self.spent = Auto(**books["policy"]), books["units"]
+
+    def _choose_again(self, books: dict[str, Any]) -> None:
+        self.method, self.choices = METHODS[books["method"]], list(books["choices"])
 
     def _solver(self, start: Point) -> OdeSolver:
         if not self.choices:

@@ -4,8 +4,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 
+from flow.checkpoints.values import leaves, like
 from flow.driver import ENDINGS, Driver, Point
 from flow.methods.compiled_loop import Found
 from flow.methods.kernel import Kernel
@@ -59,10 +61,10 @@ class CompiledDriver(Driver):
 
     def _drive(self, progress: Progress) -> str:
         try:
-            self.check_affords_start()
-            self.begin(self.loop.start(self.tolerance(), self._limits(0), 0.0, self.flat.initial))
+            self._start_or_go_on()
             steps = FIRST_CHUNK
             while True:
+                self._keep(leaves, self.carry)
                 began, before = time.perf_counter(), self.steps
                 limits, due = self.request(steps)
                 carry, found = self.loop.chunk(self.tolerance(), limits, due, self.carry)
@@ -72,6 +74,17 @@ class CompiledDriver(Driver):
                 steps = paced(steps, self.steps - before, time.perf_counter() - began)
         except ENDINGS as ending:
             return self._cut_short(ending)
+
+    def _start_or_go_on(self) -> None:
+        """What the loop starts with, or what was kept of it."""
+        arguments = self.tolerance(), self._limits(0), 0.0, self.flat.initial
+        if self.keeper is None or (books := self.keeper.resumed) is None:
+            self.check_affords_start()
+            self.begin(self.loop.start(*arguments))
+            return
+        made = jax.eval_shape(lambda: self.loop.start(*arguments))
+        self.carry = like(made, books["carried"])
+        self.take_up(books)
 
     def begin(self, carry: Any) -> None:
         """Take what the loop starts with."""
@@ -148,8 +161,6 @@ class CompiledDriver(Driver):
 
 def fetch(tree: Any) -> Any:
     """The device's arrays as numpy's."""
-    import jax
-
     return jax.tree.map(np.asarray, tree)
 
 

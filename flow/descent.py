@@ -1,12 +1,13 @@
 """`descend`: discrete optimizers, recorded on the flow's time axis."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flow.checkpoints.keeper import keeper
 from flow.checks import choice, positive, positive_integer
 from flow.clock import Clock
 from flow.descent_loop import DescentLoop, Rule
@@ -18,6 +19,11 @@ from flow.sampling import batches
 from flow.saving import SPACINGS, save_steps
 from flow.stop import Condition, conditions
 from flow.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from flow.checkpoints.keeper import Checkpoint, Keeper
 
 
 def descend(
@@ -36,6 +42,7 @@ def descend(
     observe: Mapping[str, Callable | Observer] | None = None,
     stop: Condition | Iterable[Condition] | None = None,
     max_seconds: float | None = None,
+    checkpoint: "str | PathLike | Checkpoint | Keeper | None" = None,
     progress: bool = True,
 ) -> Trajectory:
     """Run gradient descent θ_{k+1} = θ_k − η∇J(θ_k), or any optax optimizer, from θ₀.
@@ -64,7 +71,7 @@ def descend(
         it, leaving out the last examples of an epoch where `batch_size` does not divide them.
     seed
         Of the mini-batches.
-    save, spacing, observe, stop, max_seconds, progress
+    save, spacing, observe, stop, max_seconds, checkpoint, progress
         As in `flow.integrate`; a time between two steps is saved at the nearer one. Losses and
         gradient norms are of all the data; with mini-batches, which do not know them, stop
         conditions are tested at the saved steps.
@@ -96,6 +103,11 @@ def descend(
     clock = _clock(learning_rate, optimizer, time_step, steps)
     fixed = learning_rate is not None and not callable(learning_rate)
     drawn = batches(objective, batch_size, sampling)
+    stops = conditions(stop, ascent=ascent)
+    label = _label(objective, learning_rate, optimizer, time_step, batch_size, ascent)
+    asked = {"steps": steps, "time_step": time_step, "save": save, "spacing": spacing}
+    asked |= {"batch_size": batch_size, "sampling": sampling, "seed": seed, "ascent": bool(ascent)}
+    asked |= {"learning_rate": learning_rate if fixed else None}
     loop = DescentLoop(
         objective=objective,
         ascent=bool(ascent),
@@ -104,12 +116,12 @@ def descend(
         batches=drawn,
         seed=int(seed),
         saves=save_steps(save, spacing, clock),
-        stops=conditions(stop, ascent=ascent),
+        stops=stops,
         meter=Meter(None, None, max_seconds),
         recorder=Recorder(objective, observe),
         config={
             "kind": "descent",
-            "label": _label(objective, learning_rate, optimizer, time_step, batch_size, ascent),
+            "label": label,
             "ascent": bool(ascent),
             "learning_rate": float(learning_rate) if fixed else None,
             "time_step": None if time_step is None else float(time_step),
@@ -118,6 +130,7 @@ def descend(
             "sampling": None if drawn is None else sampling,
             "seed": int(seed),
         },
+        keeper=keeper(checkpoint, "descent", asked, {"optimizer": label}, observe, stops),
     )
     with double_precision():
         return loop.run(progress)

@@ -1,6 +1,7 @@
 """The compiled loop of a discrete optimizer, run in chunks from save to save."""
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from flow.checkpoints import CheckpointWarning, Keeper
+from flow.checkpoints.values import leaves, like
 from flow.clock import Clock
 from flow.objective import Objective
 from flow.pace import paced
@@ -30,6 +33,8 @@ from flow.structure import describe
 from flow.trajectory import Trajectory, current_versions, problem
 
 RUNNING, STOPPED, DIVERGED = range(3)
+# A step taken again is the same to so much of itself, and to so many units of roundoff of θ.
+STEP, AGAIN = 1e-6, 10.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class DescentLoop:
     meter: Meter
     recorder: Recorder
     config: dict[str, Any]
+    keeper: Keeper | None = None
     advance: Callable[[int], Carry] = field(init=False)
     carry: Carry = field(init=False)
     save_gradients: int = field(init=False, default=0)
@@ -79,13 +85,16 @@ class DescentLoop:
         """Compile, run, and return what there is, however it ended."""
         started = time.perf_counter()
         first = self._prepare()
-        result = self._save() if self.saves[0] == 0 else None
+        resumed = self._begin_keeping(first)
+        result = self._save() if self.saves[0] == 0 and not resumed else None
         compile_seconds = time.perf_counter() - started
         self.meter.start()
         with progress_of(self.clock.end, self.config["label"], show) as progress:
             ended = result or self._drive(progress)
         self._save_end(ended)
         seconds = time.perf_counter() - started - compile_seconds
+        if self.keeper is not None:
+            seconds += self.keeper.seconds
         return self._trajectory(ended, first, seconds, compile_seconds)
 
     @property
@@ -125,11 +134,69 @@ class DescentLoop:
         self.carry = self.advance(0)  # no steps: this compiles
         return first
 
+    def _begin_keeping(self, first: tuple[float, float]) -> bool:
+        """Note in the folder of checkpoints where the run starts, or go on from what is there."""
+        if self.keeper is None:
+            return False
+        theta = self.objective.theta
+        slope = -self.objective.counted().flat_value_and_gradient(theta)[1]
+        start = {"initial": theta, "slope": slope, "loss": first[0], "gradient_norm": first[1]}
+        self.keeper.begin(start, self.objective.resolution)
+        if (books := self.keeper.resumed) is None:
+            return False
+        self._take_up(books)
+        return True
+
+    def _keep(self) -> None:
+        """Write a checkpoint where one is due."""
+        units = self.meter.units + self.batch_gradients
+        if self.keeper is None or not self.keeper.due(units):
+            return
+        state = {
+            "carried": leaves(self.carry),
+            "spent": [self.meter.gradients, self.save_gradients, self.batch_gradients],
+            "recorder": self.recorder.state(),
+        }
+        self.keeper.keep(state, self.recorder.rows, units)
+
+    def _take_up(self, books: dict[str, Any]) -> None:
+        """Go on from a checkpoint, once its last step has been taken again."""
+        carry = jax.tree.map(jnp.asarray, like(self.carry, books["carried"]))
+        if carry.k > 0:
+            params, state = carry.before
+            self.carry = carry._replace(k=carry.k - 1, params=params, state=state)
+            self._check_same(carry, self.advance(int(carry.k)))
+        self.carry = carry
+        self.meter.gradients, self.save_gradients, self.batch_gradients = books["spent"]
+        self.recorder.take_up(books["recorder"], self.keeper.rows)
+        self.keeper.taken_up(self.meter.units + self.batch_gradients)
+
+    def _check_same(self, kept: Carry, again: Carry) -> None:
+        """Refuse an optimizer or batches by which the last step would have been another."""
+        before, moved, mine = map(
+            _flat, (kept.before, (kept.params, kept.state), (again.params, again.state))
+        )
+        if np.array_equal(moved, mine, equal_nan=True):
+            return
+        rounding = AGAIN * self.objective.resolution * np.linalg.norm(moved)
+        if not np.linalg.norm(mine - moved) <= STEP * np.linalg.norm(moved - before) + rounding:
+            raise ValueError(
+                f"{self.keeper.folder} holds another run: its last step can't be taken again; "
+                "give the optimizer, schedule and data that it began with"
+            )
+        warnings.warn(
+            f"the last step kept in {self.keeper.folder} differs by rounding when it is taken "
+            "again: the run goes on, but not to the bit; machine or versions are others",
+            CheckpointWarning,
+            stacklevel=2,
+        )
+
     def _drive(self, progress: Progress) -> str:
         chunk, total = 1, self.clock.steps
-        due = [int(k) for k in self.saves if k > 0]
+        due = [int(k) for k in self.saves if k > self.k]
         try:
             while self.k < total:
+                self._keep()
                 self.meter.check_seconds()
                 k, began = self.k, time.perf_counter()
                 end = min(k + chunk, due[0] if due else total)
@@ -301,6 +368,11 @@ def moments(state: Any, params: PyTree) -> dict[str, np.ndarray]:
     if isinstance(state, tuple):
         visit(state)
     return found
+
+
+def _flat(tree: PyTree) -> np.ndarray:
+    """All numbers of it in one vector."""
+    return np.concatenate([np.ravel(x).astype(float) for x in leaves(tree)])
 
 
 def _compile(

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.integrate import OdeSolver
 
+from flow.checkpoints.keeper import Keeper
+from flow.checkpoints.solver import carried, restore
 from flow.dynamics import Dynamics
 from flow.dynamics.flat import FlatDynamics, flatten
 from flow.methods.catalogue import Method
@@ -39,6 +41,8 @@ KINK_REMEDY = (
 # At its stability limit an explicit method is rejected about once in five attempts; one that is
 # rejected twice as often is held up by something else.
 STALLED = 0.4
+# What is known of a run beside its state, its rows and its solver.
+BOOKS = ("loss", "save_gradients", "steps", "rejected", "dissipated", "largest_rise", "looks")
 # What may end a run at any moment; what there is then is kept.
 ENDINGS = (BudgetSpent, ObserverFailed, KeyboardInterrupt)
 
@@ -90,6 +94,7 @@ class Driver:
     meter: Meter
     recorder: Recorder
     path: int = 0  # of the paths of an SDE, which
+    keeper: Keeper | None = None
     flat: FlatDynamics = field(init=False)
     reached: Point = field(init=False)
     latest: Point = field(init=False)  # the last evaluation of the right-hand side
@@ -122,14 +127,70 @@ class Driver:
         self.flat = flatten(self.dynamics)
         first = self._first_look()
         self._compile()
-        result = self._save_up_to(self.reached, None)
+        self._begin_keeping(first)
+        resumed = self.keeper is not None and self.keeper.resumed is not None
+        result = None if resumed else self._save_up_to(self.reached, None)
         compile_seconds = time.perf_counter() - started
         self.meter.start()
         with progress_of(self.t, self.name, show) as progress:
             ended = result or self._drive(progress)
         self._save_end(ended)
         seconds = time.perf_counter() - started - compile_seconds
+        if self.keeper is not None:
+            seconds += self.keeper.seconds
         return self._trajectory(ended, first, seconds, compile_seconds)
+
+    def _begin_keeping(self, first: np.ndarray) -> None:
+        """Note in the folder of checkpoints where the run starts, or look whether it does there."""
+        if self.keeper is None:
+            return
+        slope = np.asarray(self.flat.derivative(0.0, self.flat.initial)[0])
+        loss, norm = map(float, first)
+        start = {"initial": self.flat.initial, "slope": slope, "loss": loss, "gradient_norm": norm}
+        self.keeper.begin(start, self.dynamics.objective.resolution)
+
+    def _keep(self, carried: Callable, method: Any) -> None:
+        """Write a checkpoint where one is due, with what the method's loop or solver carries."""
+        if self.keeper is not None and self.keeper.due(self.meter.units):
+            state = self.books() | {"carried": carried(method)}
+            self.keeper.keep(state, self.recorder.rows, self.meter.units)
+
+    def books(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the run beside its rows and what the method carries."""
+        point = self.reached
+        measures = None if point.measures is None else np.asarray(point.measures)
+        return {name: getattr(self, name) for name in BOOKS} | {
+            "method": self.method.name,
+            "reached": {"t": point.t, "y": point.y, "measures": measures},
+            "spent": [self.meter.gradients, self.meter.hvps],
+            "recorder": self.recorder.state(),
+            "cap": None if self.cap is None else self.cap.state(),
+        }
+
+    def take_up(self, books: dict[str, Any]) -> None:
+        """Go on from such books."""
+        for name in BOOKS:
+            setattr(self, name, books[name])
+        self.looks = [tuple(look) for look in books["looks"]]
+        self.reached = self.latest = Point(**books["reached"])
+        self.meter.gradients, self.meter.hvps = books["spent"]
+        self.recorder.take_up(books["recorder"], self.keeper.rows)
+        if self.cap is not None:
+            self.cap.take_up(books["cap"])
+        self.keeper.taken_up(self.meter.units)
+
+    def _choose_again(self, books: dict[str, Any]) -> None:
+        """The method that ran; there is one alone."""
+
+    def _solver_to_go_on(self) -> OdeSolver:
+        """The solver at the start, or as it was kept."""
+        if self.keeper is None or (books := self.keeper.resumed) is None:
+            return self._solver(self.reached)
+        self._choose_again(books)
+        solver = self._solver(self.reached)
+        restore(solver, books["carried"])
+        self.take_up(books)
+        return solver
 
     def _first_look(self) -> np.ndarray:
         """J and ‖∇J‖ where the run starts."""
@@ -163,8 +224,9 @@ class Driver:
 
     def _drive(self, progress: Progress) -> str:
         try:
-            solver = self._solver(self.reached)
+            solver = self._solver_to_go_on()
             while True:
+                self._keep(carried, solver)
                 self.meter.check_steps(self.steps)
                 message = self._step(solver)
                 # LSODA does not fail when it can go no further: it stands still.
@@ -219,7 +281,8 @@ class Driver:
             self.cap = StepCap(self.method.real_limit, self._rhs, resolution)
         if self.method.stabilised:
             self.spent_by_kernel(0, solver.carry)
-            self.check_spectrum(solver.carry)
+            if self.keeper is None or self.keeper.resumed is None:
+                self.check_spectrum(solver.carry)
         self.before = None
         return solver
 

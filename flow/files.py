@@ -2,11 +2,23 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
+
+# What a file is called while it is written: hidden, and with a random part behind the name.
+UNFINISHED = ".{name}"
 
 
-def write_new(path: str | os.PathLike, content: bytes) -> Path:
+def write_new(path: str | os.PathLike, content: bytes | Callable[[BinaryIO], object]) -> Path:
     """Write a new file: it appears under its name when it is complete.
+
+    Parameters
+    ----------
+    path
+        Its name, where nothing is yet.
+    content
+        Bytes, or a function that writes them to an open file.
 
     Raises
     ------
@@ -16,11 +28,11 @@ def write_new(path: str | os.PathLike, content: bytes) -> Path:
         The folder is missing or not writable, or the disk is full; nothing is left behind.
     """
     path = refuse_existing(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f"{UNFINISHED.format(name=path.name)}.", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.write(content) if isinstance(content, bytes) else content(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flow.checkpoints.keeper import keeper
 from flow.checks import choice, positive, positive_integer, real
 from flow.dynamics import Dynamics, GradientFlow
 from flow.dynamics.log_clock import LogClock
@@ -21,8 +22,11 @@ from flow.threads import single_blas_thread
 from flow.trajectory import Trajectory, uninterrupted
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from scipy.integrate import OdeSolver
 
+    from flow.checkpoints.keeper import Checkpoint, Keeper
     from flow.driver import Driver
     from flow.methods.catalogue import Method
 
@@ -47,7 +51,7 @@ def integrate(
     max_gradients: int | None = None,
     max_steps: int | None = None,
     max_seconds: float | None = None,
-    checkpoint: None = None,
+    checkpoint: "str | PathLike | Checkpoint | Keeper | None" = None,
     progress: bool = True,
     engine: str | None = None,
     ensemble: Any = None,
@@ -94,7 +98,10 @@ def integrate(
     max_gradients, max_steps, max_seconds
         Budgets; a Hessian-vector product counts as two gradients. The run ends with what it has.
     checkpoint
-        Not available yet; only None is accepted.
+        A folder, or a `flow.Checkpoint`: every 60 seconds, or as often as that says, all that the
+        run needs is kept there, from which `flow.resume` goes on to the same bits after a crash.
+        The first is written before the first step. Not for LSODA, whose state is out of reach, nor
+        for an ensemble.
     progress
         Show a bar with an estimate if it takes more than a second.
     engine
@@ -160,16 +167,16 @@ def integrate(
     from flow.compiled_driver import CompiledDriver
     from flow.driver import Driver
     from flow.ensemble_driver import EnsembleDriver, Member
-    from flow.methods.catalogue import check_dense, find_method
+    from flow.methods.catalogue import METHODS, check_dense, find_method
 
+    asked = {"t": t, "spacing": spacing, "clock": clock, "save": save, "seed": seed}
+    asked |= {"max_gradients": max_gradients, "max_steps": max_steps}
     if isinstance(dynamics, Objective):
         dynamics = GradientFlow(dynamics)
     if not isinstance(dynamics, Dynamics):
         raise TypeError(f"integrate needs a flow.Objective or a dynamics, got {dynamics!r}")
     engine = check_engine(engine, dynamics, ensemble, paths)
     choice("spacing", spacing, SPACINGS)
-    if checkpoint is not None:
-        raise ValueError("checkpoint is not available yet; leave it None")
     chosen = find_method(method, engine, dynamics)
     check_dense(chosen, dynamics.objective.size)
     meter = Meter(max_gradients, max_steps, max_seconds)
@@ -196,8 +203,16 @@ def integrate(
 
     if ensemble is None and paths is None:
         plain = Driver if engine == "scipy" else CompiledDriver
-        run = driver(AutoDriver if chosen.name == "auto" else plain, dynamics)
+        asked |= {"method": chosen.name, "engine": engine, **settings}
+        made_of = f"{type(dynamics.in_flow_time).__name__} {dynamics.in_flow_time.constants}"
+        again = {"dynamics": made_of, "method": None if chosen.name in METHODS else chosen.name}
+        kept = keeper(checkpoint, "flow", asked, again, observe, stops)
+        run = driver(AutoDriver if chosen.name == "auto" else plain, dynamics, keeper=kept)
     else:
+        if checkpoint is not None:
+            raise ValueError(
+                "checkpoint= is for a single run; give each member of an ensemble one of its own"
+            )
         own = _members(dynamics, ensemble, paths)
         members = [driver(Member, moved, members=len(own), path=i) for i, moved in enumerate(own)]
         run = EnsembleDriver(dynamics, chosen, members)

@@ -51,9 +51,14 @@ class Meter:
         self.hvps += hvps
 
     @property
+    def units(self) -> int:
+        """What was spent."""
+        return self.gradients + 2 * self.hvps
+
+    @property
     def left(self) -> float:
         """Units that may still be spent."""
-        return self._most - self.gradients - 2 * self.hvps
+        return self._most - self.units
 
     @property
     def max_steps(self) -> float:
@@ -114,7 +119,7 @@ class Recorder:
             if not isinstance(name, str) or not name or "/" in name:
                 raise ValueError(f"observe[{name!r}]: a file can't hold this name; rename it")
         self._states: dict[str, Any] = {}
-        self._most, self._stride, self._offered = most, 1, 0
+        self._most, self._stride, self._offered, self._added = most, 1, 0, 0
         self.rows: list[dict[str, Any]] = []
 
     @property
@@ -162,11 +167,28 @@ class Recorder:
         }
         if self.rows and not t > self.rows[-1]["t"]:
             return row
-        self.rows.append(row)
+        self.rows.append(row | {"serial": self._added})
+        self._added += 1
         if self._most is not None and len(self.rows) > 2 * self._most:
             self.rows = self.rows[::2]
             self._stride *= 2
         return row
+
+    def state(self) -> dict[str, Any]:
+        """What it carries beside its rows, for a checkpoint."""
+        tally = self._objective.tally
+        return {
+            "thinning": [self._stride, self._offered, self._added],
+            "observers": self._states,
+            "spent": [tally.gradients, tally.hvps],
+        }
+
+    def take_up(self, state: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
+        """Go on from such a state, with the rows that there were."""
+        self._stride, self._offered, self._added = state["thinning"]
+        self._states, self.rows = dict(state["observers"]), list(rows)
+        tally = self._objective.tally
+        tally.gradients, tally.hvps = state["spent"]
 
     def columns(self) -> dict[str, Any]:
         """Rows as arrays, the first axis being the saved times."""

@@ -1,7 +1,7 @@
 """A cap on the step of scipy's explicit methods, just under their stability limit."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ BOUNCING = 0.1
 # Attempts over which rejections are counted, and evaluations between two looks: doubled, up to the
 # longest, while the radius stays within 2 %.
 WINDOW, INTERVAL, LONGEST = 60, 150, 1200
+_GIVEN = {"limit", "rhs", "resolution"}
 
 
 @dataclass
@@ -47,6 +48,17 @@ class StepCap:
     evaluations: int = 0
     interval: int = INTERVAL
     asleep: int = 0  # attempts to let pass
+
+    def state(self) -> dict[str, Any]:
+        """What it has learnt, for a checkpoint."""
+        kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _GIVEN}
+        return kept | {"watch": None if self.watch is None else list(self.watch)}
+
+    def take_up(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.watch = None if self.watch is None else radius.Watch(*self.watch)
 
     def update(self, solver: OdeSolver, attempts: int) -> Any:
         """After a step that took so many attempts; the eigenvalue if it was looked at."""

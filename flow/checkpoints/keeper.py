@@ -1,0 +1,432 @@
+"""When a run's checkpoints are due, and the folder that they lie in."""
+
+import os
+import re
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flow.checkpoints.file import Unreadable, read, write
+from flow.checks import positive, positive_integer
+from flow.files import UNFINISHED
+
+SECONDS = 60.0
+KEPT = 2
+HEADER = "run.npz"
+_NAMES = re.compile(r"(state|rows)-(\d{12})(?:-(\d{12}))?\.npz")
+# J and the slope at θ₀ are the same on another machine but for so many units of roundoff.
+_SAME = 1e4
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint could not be written or read, or the run goes on to other bits than before."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where and how often a run is kept, ``checkpoint=flow.Checkpoint("folder", seconds=600)``.
+
+    ``checkpoint="folder"`` is short for one every 60 seconds.
+
+    Parameters
+    ----------
+    folder
+        Of this run alone; it is made if it is not there.
+    seconds
+        Between two checkpoints; 60 unless anything is given.
+    gradients
+        Gradient units between two, beside or instead of seconds.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument is off.
+
+    Examples
+    --------
+    >>> import flow, numpy as np, tempfile
+    >>> objective = flow.Objective(lambda x: 0.5 * x @ x, np.array([1.0]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     often = flow.Checkpoint(folder, gradients=20)
+    ...     path = flow.integrate(objective, t=5.0, checkpoint=often)
+    ...     again = flow.resume(folder, objective)  # after a power cut, say
+    >>> np.array_equal(again.theta, path.theta)
+    True
+    """
+
+    folder: str | os.PathLike
+    seconds: float | None = None
+    gradients: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.folder, str | os.PathLike) or not os.fspath(self.folder):
+            raise TypeError(
+                f"checkpoint must be a folder or a flow.Checkpoint, got {self.folder!r}"
+            )
+        if self.seconds is not None:
+            positive("seconds", self.seconds)
+        if self.gradients is not None:
+            positive_integer("gradients", self.gradients)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Seconds and gradient units between two checkpoints."""
+        neither = self.seconds is None and self.gradients is None
+        seconds = SECONDS if neither else self.seconds
+        return seconds or np.inf, self.gradients or np.inf
+
+
+def keeper(
+    checkpoint: Any,
+    kind: str,
+    asked: dict[str, Any],
+    again: dict[str, Any],
+    observe: Any,
+    stops: Any,
+) -> "Keeper | None":
+    """What keeps a run by a user's `checkpoint`, a folder or how often; None if it is None.
+
+    Parameters
+    ----------
+    kind
+        "flow" or "descent".
+    asked
+        Arguments of the run, which a file can hold.
+    again
+        What names those that it can't, and that are to be given again.
+    observe, stops
+        The run's.
+
+    Raises
+    ------
+    TypeError, FileExistsError, FileNotFoundError
+        It is no folder, or holds a run already, or lies in none.
+    ValueError
+        It is a keeper, of a resumed run, and something is not given again as it was.
+    """
+    if checkpoint is None:
+        return None
+    again = again | {
+        "observe": list(observe or {}),
+        "stop": [_name(condition) for condition in (*stops.each_step, *stops.each_save)],
+    }
+    if isinstance(checkpoint, Keeper):
+        checkpoint.check_given(again)
+        return checkpoint
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint(checkpoint)
+    asked = {k: v if np.ndim(v) == 0 else np.asarray(v, np.float64) for k, v in asked.items()}
+    return Keeper(checkpoint, {"kind": kind, "asked": asked, "again": again})
+
+
+def _name(condition: Any) -> str:
+    """A stop condition in words: thresholds with their numbers, functions by name."""
+    return getattr(condition, "__name__", None) or repr(condition)
+
+
+class Keeper:
+    """Keeps one run: a header once, new rows and the state whenever they are due.
+
+    A row of θ is written once, however many checkpoints there are; of the states the last two are
+    kept, so that there is one whatever happens while the next is written. Of several processes the
+    first writes.
+
+    Parameters
+    ----------
+    checkpoint
+        Where and how often.
+    facts
+        What the run was asked for, plain data: "kind", "asked" and "again" of `keeper`.
+    resumed, rows
+        A state to go on from, None for a new run; and the rows that were saved by then.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        facts: dict[str, Any],
+        resumed: dict[str, Any] | None = None,
+        rows: list[dict[str, Any]] | None = None,
+    ) -> None:
+        self.folder = Path(checkpoint.folder)
+        self.facts, self.resumed, self.rows = facts, resumed, rows or []
+        self._every = checkpoint
+        self._seconds, self._gradients = checkpoint.interval
+        self._written = 0 if resumed is None else resumed["written"]
+        self._segments = [] if resumed is None else list(resumed["segments"])
+        self._next_time = self._next_gradients = -np.inf
+        self._before = 0.0 if resumed is None else resumed["seconds"]
+        self._began = time.perf_counter()
+        if not self._exists and self._writes:
+            _refuse_used(self.folder)
+
+    @property
+    def _exists(self) -> bool:
+        """Whether the folder holds the run already."""
+        return "start" in self.facts
+
+    @property
+    def _writes(self) -> bool:
+        return jax.process_index() == 0
+
+    def check_given(self, again: dict[str, Any]) -> None:
+        """Refuse to go on with other things than the run began with.
+
+        Raises
+        ------
+        ValueError
+            Something is not what it was.
+        """
+        for name, mine in again.items():
+            if mine != (kept := self.facts["again"].get(name)):
+                raise ValueError(
+                    f"{self.folder} holds a run with {name} {kept!r}, and here it is {mine!r}; "
+                    "give flow.resume what the run began with"
+                )
+
+    def begin(self, start: dict[str, Any], resolution: float) -> None:
+        """Note where the run starts, or that it starts where the one of the folder did.
+
+        Parameters
+        ----------
+        start
+            "initial", the flat state at t = 0, "slope" there, "loss" and "gradient_norm".
+        resolution
+            Unit roundoff of what is computed.
+
+        Raises
+        ------
+        ValueError
+            It does not start there.
+        OSError
+            The folder can't be made or written to.
+        """
+        if self._exists:
+            _check_start(self.folder, self.facts["start"], start, resolution)
+            if self._writes:
+                self._discard_unfinished()
+        elif self._writes:
+            self.folder.mkdir(exist_ok=True)
+            every = {"seconds": self._every.seconds, "gradients": self._every.gradients}
+            write(self.folder / HEADER, self.facts | {"start": start, "every": every})
+
+    def due(self, gradients: float) -> bool:
+        """Whether to write, now that so many gradient units are spent."""
+        return gradients >= self._next_gradients or time.perf_counter() >= self._next_time
+
+    def taken_up(self, gradients: float) -> None:
+        """The run goes on from what was kept; the next is due an interval from there."""
+        self.resumed, self.rows = None, []
+        self._schedule(gradients)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the run took before it was resumed."""
+        return self._before
+
+    def keep(self, state: dict[str, Any], rows: list[dict[str, Any]], gradients: float) -> None:
+        """Write the rows that are new, and the state.
+
+        Raises
+        ------
+        OSError
+            The first could not be written; any later failure is a `CheckpointWarning`, as the run
+            itself can go on, and as the earlier files are intact.
+        """
+        first = self._next_time == -np.inf
+        self._schedule(gradients)
+        if not self._writes:
+            return
+        try:
+            self._write(state, rows)
+        except OSError as error:
+            if first:
+                raise
+            warnings.warn(
+                f"the checkpoint after {gradients:,.0f} gradients could not be written ({error}); "
+                f"the run goes on, and the last one in {self.folder} is intact",
+                CheckpointWarning,
+                stacklevel=2,
+            )
+
+    def _schedule(self, gradients: float) -> None:
+        self._next_time = time.perf_counter() + self._seconds
+        self._next_gradients = gradients + self._gradients
+
+    def _write(self, state: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        known = self._segments[-1][1] if self._segments else 0
+        new = [row for row in rows if row["serial"] >= known]
+        if new:
+            segment = [known, new[-1]["serial"] + 1]
+            write(_rows_file(self.folder, *segment), _columns(new))
+            self._segments.append(segment)
+        seconds = self._before + time.perf_counter() - self._began
+        kept = {"rows": [row["serial"] for row in rows], "segments": self._segments}
+        number = self._written + 1
+        file = _state_file(self.folder, number)
+        write(file, state | kept | {"written": number, "seconds": seconds})
+        self._written = number
+        for old in _states(self.folder)[KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def _discard_unfinished(self) -> None:
+        """Remove what was not yet whole, or can't be read, beyond the state that is gone on from.
+
+        Its rows will be computed again, to the same bits.
+        """
+        whole = {_rows_file(self.folder, *segment) for segment in self._segments}
+        states = [file for file in _states(self.folder) if file.stem > _stem(self._written)]
+        rows = [file for file in _files(self.folder, "rows") if file not in whole]
+        begun = [UNFINISHED.format(name=name) for name in (HEADER, "state-", "rows-")]
+        hidden = [f for f in self.folder.iterdir() if f.name.startswith(tuple(begun))]
+        for file in (*states, *rows, *hidden):
+            file.unlink(missing_ok=True)
+
+
+def header(folder: Path) -> dict[str, Any]:
+    """What the run of a folder was asked for, and where it started.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    ValueError
+        It can't be read.
+    """
+    file = folder / HEADER
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no run: there is no {HEADER}; integrate and descend make one by "
+            "checkpoint="
+        )
+    return read(file)
+
+
+def latest(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """The last state that can be read, None where none was written, and the rows that it has.
+
+    Raises
+    ------
+    ValueError
+        There are some, and none can be read.
+    """
+    states = _states(folder)
+    for file in states:
+        try:
+            state = read(file)
+            return state, _rows(folder, state)
+        except (Unreadable, FileNotFoundError, KeyError) as error:
+            failed = error
+            warnings.warn(f"{error}; the one before is tried", CheckpointWarning, stacklevel=3)
+    if states:
+        raise ValueError(f"no checkpoint in {folder} can be read: {failed}") from failed
+    return None, []
+
+
+def _files(folder: Path, kind: str) -> list[Path]:
+    """Files of that kind, sorted."""
+    found = ((f, _NAMES.fullmatch(f.name)) for f in folder.iterdir())
+    return sorted(f for f, match in found if match and match[1] == kind)
+
+
+def _states(folder: Path) -> list[Path]:
+    """Files of states, the last first."""
+    return _files(folder, "state")[::-1]
+
+
+def _stem(number: int) -> str:
+    return f"state-{number:012d}"
+
+
+def _state_file(folder: Path, number: int) -> Path:
+    return folder / f"{_stem(number)}.npz"
+
+
+def _rows_file(folder: Path, first: int, end: int) -> Path:
+    return folder / f"rows-{first:012d}-{end:012d}.npz"
+
+
+def _refuse_used(folder: Path) -> None:
+    """Refuse a folder that holds a run."""
+    if folder.is_dir() and any(
+        f.name == HEADER or _NAMES.fullmatch(f.name) for f in folder.iterdir()
+    ):
+        raise FileExistsError(
+            f"{folder} holds the checkpoints of a run; go on with flow.resume({str(folder)!r}, "
+            "dynamics), or choose another folder"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"checkpoint={str(folder)!r} is a file; give a folder")
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(f"folder {folder.parent} does not exist; create it first")
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows as one array for each of their entries; entries of entries by name."""
+    first = rows[0]
+    return {
+        name: {inner: np.array([row[name][inner] for row in rows]) for inner in entry}
+        if isinstance(entry, dict)
+        else np.array([row[name] for row in rows])
+        for name, entry in first.items()
+    }
+
+
+def _rows(folder: Path, state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that a state names, from their files."""
+    wanted, found = set(state["rows"]), []
+    for first, end in state["segments"]:
+        columns = read(_rows_file(folder, int(first), int(end)))
+        for i, serial in enumerate(columns["serial"].tolist()):
+            if serial in wanted:
+                found.append(_row(columns, i))
+    if len(found) != len(wanted):
+        raise Unreadable(f"{folder} has {len(found)} of {len(wanted)} saved rows")
+    return found
+
+
+def _row(columns: dict[str, Any], i: int) -> dict[str, Any]:
+    return {
+        name: {inner: np.array(a[i]) for inner, a in entry.items()}
+        if isinstance(entry, dict)
+        else (entry[i].item() if entry.ndim == 1 else np.array(entry[i]))
+        for name, entry in columns.items()
+    }
+
+
+def _check_start(
+    folder: Path, kept: dict[str, Any], start: dict[str, Any], resolution: float
+) -> None:
+    """Refuse a run that does not start where the kept one did; warn if only the bits differ."""
+    what = {
+        "initial": "initial state",
+        "slope": "right-hand side at t = 0",
+        "loss": "initial loss",
+        "gradient_norm": "initial gradient norm",
+    }
+    for name, meaning in what.items():
+        mine, other = np.asarray(start[name]), np.asarray(kept[name])
+        if mine.shape != other.shape:
+            raise ValueError(
+                f"{folder} holds a run with {other.size} parameters or state variables, and this "
+                f"one has {mine.size}"
+            )
+        if np.array_equal(mine, other):
+            continue
+        apart = np.linalg.norm(mine - other) / max(np.linalg.norm(other), np.finfo(float).tiny)
+        if name == "initial" or not apart <= _SAME * resolution:
+            raise ValueError(
+                f"{folder} holds another run: its {meaning} differs, by {apart:.1e} of itself; "
+                "give the dynamics, data and parameters that it started with"
+            )
+        warnings.warn(
+            f"the {meaning} differs from that in {folder} by rounding ({apart:.1e}): the run goes "
+            "on, but not to the bit as where it began; machine or versions are others",
+            CheckpointWarning,
+            stacklevel=3,
+        )

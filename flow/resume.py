@@ -1,0 +1,100 @@
+"""`resume`: go on with a run from its checkpoints, to the same bits."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flow.checkpoints.keeper import Checkpoint, Keeper, header, latest
+from flow.descent import descend
+from flow.dynamics import Dynamics
+from flow.integration import integrate
+from flow.objective import Objective
+from flow.observe import Observer
+from flow.stop import Condition
+from flow.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from scipy.integrate import OdeSolver
+
+
+def resume(
+    folder: str | os.PathLike,
+    dynamics: Dynamics | Objective,
+    *,
+    observe: Mapping[str, Callable | Observer] | None = None,
+    stop: Condition | Iterable[Condition] | None = None,
+    method: "type[OdeSolver] | None" = None,
+    learning_rate: Callable[[Any], Any] | None = None,
+    optimizer: Any = None,
+    max_seconds: float | None = None,
+    progress: bool = True,
+) -> Trajectory:
+    """Go on with a run of `integrate` or `descend` from the last of its checkpoints.
+
+    On the same machine, with the same versions, what comes out is what the undisturbed run would
+    have returned, to the last bit, but for the seconds; it goes on to keep checkpoints, as often as
+    before. A run that has ended is gone on with from its last checkpoint, to the same end. To know
+    that it is the same run, the right-hand side at t = 0 is evaluated once more, and of a descent
+    the last step is taken again, beside what is counted.
+
+    Parameters
+    ----------
+    folder
+        What was given as ``checkpoint=``.
+    dynamics
+        That of the run, or its objective; of a descent the objective.
+    observe, stop
+        What the run was given; functions can't be kept in a file.
+    method
+        A user's own OdeSolver class, if the run had one.
+    learning_rate, optimizer
+        A descent's schedule or optax optimizer, if it had one.
+    max_seconds
+        Budget of this call; the other budgets are those of the whole run, kept with it.
+    progress
+        As in `integrate`.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder holds no run.
+    ValueError
+        No checkpoint in it can be read; or θ₀, the data, the dynamics or its settings are not
+        those of the run. A single file that can't be read is a `flow.CheckpointWarning`, and the
+        checkpoint before it is gone on from.
+    TypeError
+        The folder holds a descent and a dynamics was given, or an argument goes with the other
+        kind of run.
+
+    Examples
+    --------
+    >>> import flow, numpy as np, tempfile
+    >>> objective = flow.Objective(lambda x: 0.5 * x @ x, np.array([1.0]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     steps = flow.descend(objective, 0.1, 30, checkpoint=folder)
+    ...     again = flow.resume(folder, objective)
+    >>> np.array_equal(again.theta, steps.theta)
+    True
+    """
+    folder = Path(folder)
+    facts = header(folder)
+    state, rows = latest(folder)
+    keeper = Keeper(Checkpoint(folder, **facts["every"]), facts, state, rows)
+    given = {"observe": observe, "stop": stop, "max_seconds": max_seconds, "progress": progress}
+    asked = facts["asked"]
+    if facts["kind"] == "flow":
+        _refuse(folder, "a flow", learning_rate=learning_rate, optimizer=optimizer)
+        asked = asked if method is None else asked | {"method": method}
+        return integrate(dynamics, **asked, **given, checkpoint=keeper)
+    _refuse(folder, "a descent", method=method)
+    if not isinstance(dynamics, Objective):
+        raise TypeError(f"{folder} holds a descent; give its flow.Objective, got {dynamics!r}")
+    asked = asked if learning_rate is None else asked | {"learning_rate": learning_rate}
+    return descend(dynamics, **asked, **given, optimizer=optimizer, checkpoint=keeper)
+
+
+def _refuse(folder: Path, what: str, **arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise TypeError(f"{folder} holds {what}, to which {name}={value!r} does not belong")
