@@ -11,7 +11,7 @@ from flow.checkpoints.values import leaves, like
 from flow.driver import ENDINGS, Driver, Point
 from flow.methods.compiled_loop import Found
 from flow.methods.kernel import Kernel
-from flow.methods.stepping import BUDGET, FAILED, FINISHED, Limits
+from flow.methods.stepping import BUDGET, FAILED, FINISHED, RUNNING, Limits
 from flow.pace import paced
 from flow.progress import Progress
 
@@ -142,8 +142,10 @@ class CompiledDriver(Driver):
             due = moved and self.steps % self.recorder.stride == 0
             return self._save(point) if due else None
         gradients, hvps = self.dynamics.cost
+        # J is known where the loop has ended; where a chunk happens to, it must not be cheaper.
+        ended = int(self.carry.status) != RUNNING
         for t, y, work in zip(due[: int(found.saved)], found.states, found.work, strict=False):
-            at = point if t == point.t else Point(float(t), y)
+            at = point if ended and t == point.t else Point(float(t), y)
             end, steps, evaluations = work.tolist()
             at.work = {
                 "t": end,

@@ -47,7 +47,7 @@ def read(path: Path) -> Any:
         It is truncated or corrupted, or no checkpoint, or of a newer format.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}  # reading checks each CRC
         facts = json.loads(found.pop(_TREE).tobytes())
         kind, version = facts["format"], facts["version"]
