@@ -175,7 +175,7 @@ def _draw(runs: list[Any], file: Path, name: str | None) -> None:
     if not runs:
         raise ValueError("there are no single runs to draw; members of an ensemble are drawn one "
                          "by one, path.member(i)")  # fmt: skip
-    alike = len({run.theta.shape[1] for run in runs}) == 1
+    alike = len({run.theta.shape[1] for run in runs}) == 1 and all(r.keeps_theta for r in runs)
     alike = alike and len({round(float(run.config["problem"]["norm"]), 9) for run in runs}) == 1
     kinds = [plots.loss, plots.gradient_norm, *([plots.plane] if alike else [])]
     if name is not None:

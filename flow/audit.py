@@ -10,7 +10,7 @@ from flow.dynamics import Dynamics, GradientFlow
 from flow.integration import rerun
 from flow.objective import Objective
 from flow.precision import double_precision
-from flow.trajectory import Trajectory, check_single
+from flow.trajectory import Trajectory, check_keeps_theta, check_single
 
 _TIGHTER = 10.0
 
@@ -92,7 +92,7 @@ def audit(
     >>> abs(report.energy_residual) < 1e-6, report.conserved["balancedness 1-2"] < 1e-6
     (True, True)
     """
-    check_single("flow.audit", path)
+    (check_keeps_theta if error_bar else check_single)("flow.audit", path)
     if isinstance(objective, Dynamics):
         path, objective = replace(path, dynamics=objective), None
     if objective is None and path.dynamics is not None:

@@ -10,7 +10,7 @@ from flow.audit import error_bars
 from flow.checks import positive
 from flow.curve import Curve
 from flow.integration import rerun
-from flow.trajectory import TIME_UNIT, Trajectory, check_single
+from flow.trajectory import TIME_UNIT, Trajectory, check_keeps_theta
 
 if TYPE_CHECKING:
     import pandas
@@ -41,7 +41,7 @@ class Pair:
     t
         Matched times (times,), units of learning rate × steps.
     theta, reference_theta
-        Parameters of both there (times, n).
+        Parameters of both there (times, n); (times, 0) where they were not kept.
     distance
         ‖θ_run(t) − θ_ref(t)‖.
     relative_distance
@@ -216,7 +216,7 @@ def compare(
     """
     if not runs:
         raise ValueError("compare needs a reference and at least one other run")
-    check_single("flow.compare", reference, *runs)
+    check_keeps_theta("flow.compare", reference, *runs)
     for run in runs:
         _check_same_problem(reference, run)
     matched = _match(reference, runs)

@@ -39,6 +39,7 @@ def descend(
     seed: int = 0,
     save: Any = 200,
     spacing: str = "linear",
+    keep: str = "theta",
     observe: Mapping[str, Callable | Observer] | None = None,
     stop: Condition | Iterable[Condition] | None = None,
     max_seconds: float | None = None,
@@ -71,7 +72,7 @@ def descend(
         it, leaving out the last examples of an epoch where `batch_size` does not divide them.
     seed
         Of the mini-batches.
-    save, spacing, observe, stop, max_seconds, checkpoint, progress
+    save, spacing, keep, observe, stop, max_seconds, checkpoint, progress
         As in `flow.integrate`; a time between two steps is saved at the nearer one. Losses and
         gradient norms are of all the data; with mini-batches, which do not know them, stop
         conditions are tested at the saved steps.
@@ -107,7 +108,7 @@ def descend(
     label = _label(objective, learning_rate, optimizer, time_step, batch_size, ascent)
     asked = {"steps": steps, "time_step": time_step, "save": save, "spacing": spacing}
     asked |= {"batch_size": batch_size, "sampling": sampling, "seed": seed, "ascent": bool(ascent)}
-    asked |= {"learning_rate": learning_rate if fixed else None}
+    asked |= {"keep": keep, "learning_rate": learning_rate if fixed else None}
     loop = DescentLoop(
         objective=objective,
         ascent=bool(ascent),
@@ -118,7 +119,7 @@ def descend(
         saves=save_steps(save, spacing, clock),
         stops=stops,
         meter=Meter(None, None, max_seconds),
-        recorder=Recorder(objective, observe),
+        recorder=Recorder(objective, observe, keep=keep),
         config={
             "kind": "descent",
             "label": label,

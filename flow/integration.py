@@ -46,6 +46,7 @@ def integrate(
     step: float | None = None,
     save: Any = 200,
     spacing: str = "linear",
+    keep: str = "theta",
     observe: Mapping[str, Callable | Observer] | None = None,
     stop: Condition | Iterable[Condition] | None = None,
     max_gradients: int | None = None,
@@ -88,6 +89,11 @@ def integrate(
         output.
     spacing
         "linear", or "log": 0, then evenly in log t over five decades.
+    keep
+        "theta" keeps θ at all saved times, (times, n) numbers. For large models "last" keeps the
+        last alone, and "projection" beside it a random projection on 1,024 numbers at every time,
+        ``path.observed["projection"]``, in which distances are right to a few percent
+        (`flow.observe.projection`).
     observe
         Name -> function of (objective, params), or a `flow.observe.Observer`; evaluated at the
         saved times.
@@ -169,7 +175,7 @@ def integrate(
     from flow.ensemble_driver import EnsembleDriver, Member
     from flow.methods.catalogue import METHODS, check_dense, find_method
 
-    asked = {"t": t, "spacing": spacing, "clock": clock, "save": save, "seed": seed}
+    asked = {"t": t, "keep": keep, "spacing": spacing, "clock": clock, "save": save, "seed": seed}
     asked |= {"max_gradients": max_gradients, "max_steps": max_steps}
     if isinstance(dynamics, Objective):
         dynamics = GradientFlow(dynamics)
@@ -197,7 +203,7 @@ def integrate(
     most = number_of_times(save) if thinned else None
 
     def driver(make: "type[Driver]", dynamics: Dynamics, **options: Any) -> "Driver":
-        recorder = Recorder(dynamics.objective, observe, most)
+        recorder = Recorder(dynamics.objective, observe, most, keep)
         meter = Meter(max_gradients, max_steps, max_seconds)
         return make(dynamics, chosen, t, settings, times, stops, meter, recorder, **options)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from flow.gaps import Gaps
 from flow.progress import Progress, bar_along, pace
 from flow.threads import single_blas_thread
 from flow.trajectory import Trajectory
@@ -40,10 +41,12 @@ class Lockstep:
     ----------
     window
         Units of t.
+    gaps
+        Told of every save, if given.
     """
 
-    def __init__(self, window: float) -> None:
-        self._window = window
+    def __init__(self, window: float, gaps: Gaps | None = None) -> None:
+        self._window, self._gaps = window, gaps
         self._changed = threading.Condition()
         self._records: dict[str, Mapping[str, Any]] = {}
         self._at: dict[str, float] = {}
@@ -97,12 +100,16 @@ class Lockstep:
             self._error, self._interrupted = self._error or error, True
         with self._changed:
             self._at[name] = np.inf
+            if self._gaps is not None:
+                self._gaps.leave(name)
             self._changed.notify_all()
 
     def _wait(self, name: str, record: Mapping[str, Any]) -> bool:
         """At a save: tell where the run is, and wait for those behind. Never stops it."""
         with self._changed:
             self._records[name], self._at[name] = record, record["t"]
+            if self._gaps is not None:
+                self._gaps.meet(name, record)
             self._changed.notify_all()
             while record["t"] > min(self._at.values()) + self._window and not self._interrupted:
                 self._changed.wait()

@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from flow.checks import positive, positive_integer
+from flow.checks import choice, positive, positive_integer
 from flow.objective import Objective
-from flow.observe import Observer, as_observer
+from flow.observe import Observer, as_observer, projection
+
+KEEPS = ["theta", "projection", "last"]
 
 
 class BudgetSpent(Exception):  # noqa: N818 - a message to the driver, no error
@@ -93,6 +95,8 @@ class Recorder:
         Handed to observers as a view with a tally of its own, so that what they spend is known.
     observe
         Name -> function of (objective, params), or an `Observer`.
+    keep
+        "theta" in every row, or of the last alone: "projection" and "last".
     most
         If given, keep at most twice so many rows: every other one is dropped whenever there are
         more, for runs whose end is not known.
@@ -103,11 +107,16 @@ class Recorder:
         objective: Objective,
         observe: Any,
         most: int | None = None,
+        keep: str = "theta",
     ) -> None:
+        self._keeps_theta = choice("keep", keep, KEEPS) == "theta"
+        self._last: np.ndarray | None = None
         self._objective = objective.counted()
         if not (observe is None or isinstance(observe, Mapping)):
             raise TypeError(f"observe must be a mapping, {{name: function}}, got {observe!r}")
         self._observers = {name: as_observer(f) for name, f in (observe or {}).items()}
+        if keep == "projection":
+            self._observers = {"projection": projection()} | self._observers
         for name, observer in self._observers.items():
             if not (callable(observer) or isinstance(observer, Observer)):
                 raise TypeError(
@@ -158,7 +167,7 @@ class Recorder:
             observed = {k: np.full_like(known.get(k, np.nan), np.nan) for k in self._observers}
         row = {
             "t": t,
-            "theta": np.array(theta),
+            "theta": (theta := np.array(theta)),
             "loss": float(loss),
             "gradient_norm": float(gradient_norm),
             "state": dict(state),
@@ -167,7 +176,9 @@ class Recorder:
         }
         if self.rows and not t > self.rows[-1]["t"]:
             return row
-        self.rows.append(row | {"serial": self._added})
+        self._last = theta
+        kept = row if self._keeps_theta else {k: v for k, v in row.items() if k != "theta"}
+        self.rows.append(kept | {"serial": self._added})
         self._added += 1
         if self._most is not None and len(self.rows) > 2 * self._most:
             self.rows = self.rows[::2]
@@ -180,6 +191,7 @@ class Recorder:
         return {
             "thinning": [self._stride, self._offered, self._added],
             "observers": self._states,
+            "last": None if self._keeps_theta else self._last,
             "spent": [tally.gradients, tally.hvps],
         }
 
@@ -187,6 +199,7 @@ class Recorder:
         """Go on from such a state, with the rows that there were."""
         self._stride, self._offered, self._added = state["thinning"]
         self._states, self.rows = dict(state["observers"]), list(rows)
+        self._last = state["last"]
         tally = self._objective.tally
         tally.gradients, tally.hvps = state["spent"]
 
@@ -200,10 +213,14 @@ class Recorder:
                 for name in rows[0][group]
             }
 
-        flat = ("t", "theta", "loss", "gradient_norm")
-        return {k: np.array([row[k] for row in rows]) for k in flat} | {
-            group: stacked(group) for group in ("state", "observed", "work")
-        }
+        theta = [row["theta"] for row in rows] if self._keeps_theta else [self._last]
+        flat = ("t", "loss", "gradient_norm")
+        columns = {k: np.array([row[k] for row in rows]) for k in flat}
+        return (
+            columns
+            | {"theta": np.array(theta)}
+            | {group: stacked(group) for group in ("state", "observed", "work")}
+        )
 
     def _observe(self, name: str, params: Any, run: Mapping[str, Any]) -> np.ndarray:
         try:
@@ -245,5 +262,5 @@ def check_start(loss: float, gradient_norm: float) -> None:
 
 def flat_record(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as stop conditions see it: observables beside t, loss and gradient_norm."""
-    record = {k: row[k] for k in ("t", "loss", "gradient_norm")}
+    record = {k: row[k] for k in ("t", "theta", "loss", "gradient_norm")}
     return record | {"gradients": row["work"]["gradients"]} | row["observed"]

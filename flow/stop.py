@@ -1,9 +1,9 @@
 """Stop conditions: ``stop=flow.stop.gradient_norm(1e-8)``, or a list, of which any one stops.
 
 Conditions on the loss and the gradient's norm are tested at every accepted step. Any function of
-a record (a mapping with "t", "loss", "gradient_norm", "gradients" spent, and the observables by
-name) may stand beside them, ``lambda record: record["accuracy"] > 0.95``; it is tested at the saved
-times, where observables are known.
+a record (a mapping with "t", "theta", "loss", "gradient_norm", "gradients" spent, and the
+observables by name) may stand beside them, ``lambda record: record["accuracy"] > 0.95``; it is
+tested at the saved times, where observables are known.
 """
 
 from collections.abc import Callable, Iterable, Mapping

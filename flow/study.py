@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from flow.checks import positive
+from flow.checks import choice, positive
 from flow.clock import Clock
 from flow.comparison import Comparison, Pair, compare
 from flow.descent import descend
 from flow.files import refuse_existing, write_new
+from flow.gaps import Gaps
 from flow.integration import integrate
 from flow.lockstep import Lockstep, Runner
 from flow.objective import Objective
 from flow.observe import Observer
 from flow.order import auto_learning_rates
 from flow.pytrees import PyTree
+from flow.recording import KEEPS
 from flow.saving import number_of_times, save_steps
 from flow.spectrum import sharpness
 from flow.trajectory import Trajectory, from_xarray, open_netcdf
@@ -34,6 +36,7 @@ FORMAT_VERSION = 1
 # Lossless; neighbouring rows of θ share their leading bytes.
 PACKED = {"zlib": True, "complevel": 4, "shuffle": True}
 # What `integrate` takes that is not common to all runs.
+FLOW = "gradient flow"
 INTEGRATOR = ("method", "rtol", "atol", "step", "engine")
 
 
@@ -143,6 +146,7 @@ def study(
     *,
     t: float,
     save: int = 33,
+    keep: str = "theta",
     observe: Mapping[str, Callable | Observer] | None = None,
     file: str | os.PathLike | None = None,
     progress: bool = True,
@@ -167,6 +171,10 @@ def study(
         Flow time, learning rate × steps.
     save
         Number of times that each discrete run saves; the flow is saved at all of theirs.
+    keep
+        As in `flow.integrate`. Unless it is "theta", no trajectory is stored: the runs wait for
+        each other at every save, where distances are computed, and losses compared, of the θ that
+        both then have; the nearest distance, the angle and the flow's own error are NaN.
     observe
         As in `flow.integrate`; the sharpness unless given, and ``{}`` for nothing.
     file
@@ -208,13 +216,22 @@ def study(
         raise TypeError(f"study has no argument {unknown[0]!r}; of the flow it takes {INTEGRATOR}")
     file = None if file is None else refuse_existing(file)
     watched = {"sharpness": sharpness} if observe is None else observe
-    common = {"observe": watched}
-    runners, times = _descents(objective, learning_rates, optimizers or {}, t, save, common)
-    times = np.unique(np.minimum(np.concatenate([[0.0, t], *times]), t))
+    common = {"observe": watched, "keep": choice("keep", keep, KEEPS)}
+    runners, own = _descents(objective, learning_rates, optimizers or {}, t, save, common)
+    times = np.unique(np.minimum(np.concatenate([[0.0, t], *own]), t))
     flow = partial(integrate, objective, t, save=times, **integrator, **common)
-    found = Lockstep(window=t / (save - 1)).run({"gradient flow": flow} | runners, t, show=progress)
-    path, *runs = _told_apart([found[name] for name in ("gradient flow", *runners)])
-    made = Study(path, tuple(runs), _compared(path, runs, progress=progress))
+    gaps = None
+    if keep != "theta":
+        gaps = Gaps(FLOW, objective.theta, t)
+        gaps.expect(dict(zip(runners, own, strict=True)))
+    window = t / (save - 1) if gaps is None else 0.0
+    found = Lockstep(window, gaps).run({FLOW: flow} | runners, t, show=progress)
+    path, *runs = _told_apart([found[name] for name in (FLOW, *runners)])
+    if gaps is None:
+        compared = _compared(path, runs, progress=progress)
+    else:
+        compared = _met(path, dict(zip(runners, runs, strict=True)), gaps)
+    made = Study(path, tuple(runs), compared)
     if file is not None:
         made.save(file)
     return made
@@ -272,17 +289,42 @@ def _compared(path: Trajectory, runs: Sequence[Trajectory], *, progress: bool) -
         return Comparison(path, found.pairs)
 
 
+def _met(path: Trajectory, runs: Mapping[str, Trajectory], gaps: Gaps) -> Comparison | None:
+    """The comparison of what was met in lockstep; None where nothing was."""
+    pairs = []
+    for name, run in runs.items():
+        found = gaps.of(name)
+        unknown = np.full(len(found["t"]), np.nan)
+        rows = np.abs(run.t[:, None] - found["t"]).argmin(axis=0)
+        nowhere = np.empty((len(rows), 0))
+        pair = Pair(
+            run=run,
+            theta=nowhere,
+            reference_theta=nowhere,
+            nearest_distance=unknown,
+            loss=run.loss[rows],
+            angle=unknown,
+            error_bar=unknown,
+            **found,
+        )
+        if np.any(pair.t > 0):
+            pairs.append(pair)
+    return Comparison(path, tuple(pairs)) if pairs else None
+
+
 def _saved_pair(reference: Trajectory, run: Trajectory, gaps: Any) -> Pair:
     """One run of a saved comparison; θ_ref is NaN where `compare` had repeated the reference."""
     gaps = gaps.isel(time=np.flatnonzero(np.isfinite(gaps["distance"].to_numpy())))
     t = gaps["t"].to_numpy()
     at, rows = (np.abs(path.t[:, None] - t).argmin(axis=0) for path in (reference, run))
     saved = np.abs(reference.t[at] - t) <= 1e-9 * np.maximum(t, 1.0)
+    nowhere = np.empty((len(rows), 0))
+    kept = run.keeps_theta and reference.keeps_theta
     return Pair(
         run=run,
         t=t,
-        theta=run.theta[rows],
-        reference_theta=np.where(saved[:, None], reference.theta[at], np.nan),
+        theta=run.theta[rows] if kept else nowhere,
+        reference_theta=np.where(saved[:, None], reference.theta[at], np.nan) if kept else nowhere,
         loss=run.loss[rows],
         **{str(name): gap.to_numpy() for name, gap in gaps.data_vars.items()},
     )

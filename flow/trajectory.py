@@ -42,7 +42,8 @@ class Trajectory:
     t
         Saved times (times,), in units of learning rate × steps.
     theta
-        Flat parameters (times, n), in `jax.flatten_util.ravel_pytree` order.
+        Flat parameters (times, n), in `jax.flatten_util.ravel_pytree` order; of a run that kept
+        less, ``keep="projection"`` or "last", those at the last time alone (1, n).
     loss, gradient_norm
         J and ‖∇J‖ on all the data (times,).
     state
@@ -72,7 +73,7 @@ class Trajectory:
     """
 
     t: Float64[np.ndarray, "*members times"]
-    theta: Float64[np.ndarray, "*members times n"]
+    theta: Float64[np.ndarray, "*members kept n"]
     loss: Float64[np.ndarray, "*members times"]
     gradient_norm: Float64[np.ndarray, "*members times"]
     state: Mapping[str, np.ndarray]
@@ -110,6 +111,11 @@ class Trajectory:
         return None if self.t.ndim == 1 else len(self.t)
 
     @property
+    def keeps_theta(self) -> bool:
+        """Whether θ is there at every saved time."""
+        return self.theta.shape[:-1] == self.t.shape
+
+    @property
     def noisy(self) -> bool:
         """Whether noise moved it: a flow of one seed."""
         return self.config["kind"] == "flow" and "seed" in self.config
@@ -142,7 +148,7 @@ class Trajectory:
         return replace(
             self,
             t=self.t[i][kept],
-            theta=self.theta[i][kept],
+            theta=self.theta[i][kept if self.keeps_theta else slice(None)],
             loss=self.loss[i][kept],
             gradient_norm=self.gradient_norm[i][kept],
             state={name: a[i][kept] for name, a in self.state.items()},
@@ -160,10 +166,18 @@ class Trajectory:
         Raises
         ------
         ValueError
+            The run has kept θ at its last time alone, and this is another.
             The run was loaded and its parameters are in containers that no file can restore;
             ``flow.load(path, like=params)`` restores them. Or this is an ensemble.
         """
         check_single("path.params", self)
+        if not self.keeps_theta:
+            if i not in (-1, len(self.t) - 1):
+                raise ValueError(
+                    f"path.params({i}) is not kept, only θ at the last time, path.params(-1); run "
+                    'with keep="theta"'
+                )
+            i = -1
         if self.unflatten is not None:
             return self.unflatten(self.theta[i])
         if self.structure is None:
@@ -196,8 +210,9 @@ class Trajectory:
         import xarray
 
         time = ("time",) if self.members is None else ("member", "time")
+        kept = time if self.keeps_theta else (*time[:-1], "last")
         variables: dict[str, Any] = {
-            "theta": ((*time, "parameter"), self.theta, {"long_name": "parameters, flat"}),
+            "theta": ((*kept, "parameter"), self.theta, {"long_name": "parameters, flat"}),
             "loss": (time, self.loss, {"long_name": "J, mean over examples"}),
             "gradient_norm": (time, self.gradient_norm, {"long_name": "‖∇J‖"}),
         }
@@ -354,6 +369,18 @@ def check_single(what: str, *runs: Trajectory) -> None:
             raise ValueError(
                 f"{what} is of one run, but this is an ensemble of {run.members}; take one by "
                 "path.member(i)"
+            )
+
+
+def check_keeps_theta(what: str, *runs: Trajectory) -> None:
+    """Refuse what `check_single` does, and runs that have not kept θ where it is asked for."""
+    check_single(what, *runs)
+    for run in runs:
+        if not run.keeps_theta:
+            raise ValueError(
+                f"{what} needs θ at every saved time, and {run.label!r} has kept the last alone; "
+                'run it with keep="theta", or see distances in lockstep, flow.study(..., '
+                'keep="last")'
             )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flow.plots.along import distance, gradient_norm, loss, sharpness
-from flow.plots.plane import plane
+from flow.plots.plane import plane, seen
 
 if TYPE_CHECKING:
     from flow.comparison import Comparison
@@ -25,7 +25,10 @@ def comparison(comparison: "Comparison", figure: Any = None) -> Any:
     loss(*runs, ax=axes[0, 0])
     distance(comparison, ax=axes[0, 1])
     gradient_norm(*runs, ax=axes[1, 0])
-    plane(*runs, ax=axes[1, 1])
+    if all(seen(run).keeps_theta for run in runs):
+        plane(*runs, ax=axes[1, 1])
+    else:
+        axes[1, 1].set_axis_off()
     shared_legend(figure, axes[0, 0], axes[0, 1])
     return figure
 
@@ -33,8 +36,8 @@ def comparison(comparison: "Comparison", figure: Any = None) -> Any:
 def study(study: "Study", figure: Any = None) -> Any:
     """Loss, distance, sharpness against 2/η, and common PCA plane in one 2 × 2 figure.
 
-    Where the sharpness was not recorded it is the gradient norm, and without a comparison the
-    distance is left out.
+    Where the sharpness was not recorded it is the gradient norm; without a comparison the distance
+    is left out, and the plane where θ was not kept.
     """
     import matplotlib.pyplot as plt
 
@@ -58,7 +61,10 @@ def study(study: "Study", figure: Any = None) -> Any:
             axes[1, 0].set_ylim(min(0.0, float(met.min())), 1.05 * max([top, *near]))
     else:
         gradient_norm(*runs, ax=axes[1, 0])
-    plane(*runs, ax=axes[1, 1])
+    if all(seen(run).keeps_theta for run in runs):
+        plane(*runs, ax=axes[1, 1])
+    else:
+        axes[1, 1].set_axis_off()
     shared_legend(figure, axes[0, 0], axes[0, 1])
     return figure
 

@@ -11,7 +11,7 @@ from flow.objective import Objective
 from flow.plots.along import bundle
 from flow.plots.style import TIME_LABEL, finish, log_if_positive
 from flow.pytrees import PyTree
-from flow.trajectory import Trajectory, check_single
+from flow.trajectory import Trajectory, check_keeps_theta
 
 # So many weights are drawn unless asked for.
 WEIGHTS = 6
@@ -27,7 +27,7 @@ def layer_norms(*runs: Trajectory, ax: Any = None) -> Any:
     >>> [line.get_label() for line in ax.get_lines()]
     ["[0]['W']", "[0]['b']", "[1]['W']", "[1]['b']"]
     """
-    check_single("flow.plots.layer_norms", *runs)
+    check_keeps_theta("flow.plots.layer_norms", *runs)
     curves = [
         {name: np.linalg.norm(run.theta[:, part], axis=1) for name, part, _ in leaves(run)}
         for run in runs
@@ -80,7 +80,7 @@ def conserved(*runs: Trajectory, objective: Objective | None = None, ax: Any = N
     ValueError
         It conserves nothing, or is not known.
     """
-    check_single("flow.plots.conserved", *runs)
+    check_keeps_theta("flow.plots.conserved", *runs)
     objective = objective or objective_of(runs)
     if not objective.conserved:
         raise ValueError(
@@ -97,7 +97,7 @@ def conserved(*runs: Trajectory, objective: Objective | None = None, ax: Any = N
 
 def check_alike(what: str, runs: Sequence[Trajectory]) -> None:
     """Refuse runs whose parameters are not as many, which have no common space to be drawn in."""
-    check_single(what, *runs)
+    check_keeps_theta(what, *runs)
     first = runs[0]
     for run in runs:
         if run.theta.shape[1] != first.theta.shape[1]:

@@ -1,7 +1,7 @@
 """Two-dimensional pictures of θ-space: the runs in one plane, and how far off it they are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -147,8 +147,10 @@ def plane(*runs: Trajectory, ax: Any = None) -> Any:
     """The runs in the plane of the first two principal components of all their points about θ₀.
 
     Each run is given the same weight. The axes carry the share of the variance they capture; of
-    two parameters they are the parameters.
+    two parameters they are the parameters. Of runs with ``keep="projection"`` it is the plane of
+    their projections, in which distances are kept to a few percent.
     """
+    runs = [seen(run) for run in runs]
     check_alike("flow.plots.plane", runs)
     given, ax = ax, axes(ax)
     found = principal_plane(runs)
@@ -158,6 +160,13 @@ def plane(*runs: Trajectory, ax: Any = None) -> Any:
         moving(line, run.t)
     mark_start(ax, found, runs)
     return finish(ax, given, xlabel=found.names[0], ylabel=found.names[1])
+
+
+def seen(run: Trajectory) -> Trajectory:
+    """The run, or its projection in the place of the θ that it has not kept."""
+    if getattr(run, "keeps_theta", True) or "projection" not in run.observed:
+        return run
+    return replace(run, theta=run.observed["projection"])
 
 
 def mark_start(ax: Any, plane: Plane, runs: Sequence[Trajectory]) -> None:
