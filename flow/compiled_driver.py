@@ -9,6 +9,7 @@ import numpy as np
 
 from flow.checkpoints.values import leaves, like
 from flow.driver import ENDINGS, Driver, Point
+from flow.interrupts import held_back
 from flow.methods.compiled_loop import Found
 from flow.methods.kernel import Kernel
 from flow.methods.stepping import BUDGET, FAILED, FINISHED, RUNNING, Limits
@@ -18,7 +19,7 @@ from flow.progress import Progress
 # Steps of the first chunk, whose pace is not known.
 FIRST_CHUNK = 16
 # A chunk keeps at most so many numbers of saved states on the device.
-CHUNK_NUMBERS = 2**23
+CHUNK_NUMBERS = 2**20
 
 
 @dataclass
@@ -67,8 +68,18 @@ class CompiledDriver(Driver):
                 self._keep(leaves, self.carry)
                 began, before = time.perf_counter(), self.steps
                 limits, due = self.request(steps)
-                carry, found = self.loop.chunk(self.tolerance(), limits, due, self.carry)
-                if (result := self.receive(due, fetch(carry), fetch(found))) is not None:
+                evaluations = self.evaluations
+                try:
+                    with held_back():  # the chunk uses up the carry, in which the reached state is
+                        self.carry, found = self.loop.chunk(
+                            self.tolerance(), limits, due, self.carry
+                        )
+                        moved = self.book(found)
+                except KeyboardInterrupt:  # what the chunk has found is kept
+                    if (result := self.receive(due, found, moved, evaluations)) is not None:
+                        return result
+                    raise
+                if (result := self.receive(due, found, moved, evaluations)) is not None:
                     return result
                 progress.update(self.reached.t, self.loss, self.meter.gradients)
                 steps = paced(steps, self.steps - before, time.perf_counter() - began)
@@ -101,20 +112,31 @@ class CompiledDriver(Driver):
             steps = min(steps, stride - self.steps % stride)
         return self._limits(self.steps + steps), self._due()
 
-    def receive(self, due: np.ndarray, carry: Any, found: Found) -> str | None:
-        """Everything that is due after a chunk; a result if the run ends with it."""
-        before, self.carry = self.carry, carry
+    @property
+    def evaluations(self) -> float:
+        """Of the right-hand side, so far."""
+        return float(self.carry.evaluations)
+
+    def book(self, found: Found) -> bool:
+        """Note where a chunk has left the run; whether it has moved."""
+        carry = self.carry
         point = Point(float(carry.t), carry.y, carry.measures)
         moved = point.t > self.reached.t
+        dissipated = float(carry.dissipated)
         self.reached, self.steps, self.rejected, self.dissipated, self.largest_rise = (
             point,
             round(float(carry.steps)),
             round(float(carry.rejected)),
-            None if np.isnan(carry.dissipated) else float(carry.dissipated),
+            None if np.isnan(dissipated) else dissipated,
             max(self.largest_rise, float(carry.rise)),
         )
         self.looks += _looks(found)
-        self.spent_by_kernel(before.evaluations, carry)
+        return moved
+
+    def receive(self, due: np.ndarray, found: Found, moved: bool, evaluations: float) -> str | None:
+        """What else is due after a chunk that began at so many evaluations; a result if it ends."""
+        carry, point = self.carry, self.reached
+        self.spent_by_kernel(evaluations, carry)
         result = self._save_found(due, found, point, moved)
         if result is not None or self._behind():
             return result
@@ -144,7 +166,10 @@ class CompiledDriver(Driver):
         gradients, hvps = self.dynamics.cost
         # J is known where the loop has ended; where a chunk happens to, it must not be cheaper.
         ended = int(self.carry.status) != RUNNING
-        for t, y, work in zip(due[: int(found.saved)], found.states, found.work, strict=False):
+        if (saved := int(found.saved)) == 0:
+            return None
+        states, spent = np.asarray(found.states), np.asarray(found.work)
+        for t, y, work in zip(due[:saved], states, spent, strict=False):
             at = point if ended and t == point.t else Point(float(t), y)
             end, steps, evaluations = work.tolist()
             at.work = {
@@ -167,5 +192,5 @@ def fetch(tree: Any) -> Any:
 
 
 def _looks(found: Found) -> list[tuple[float, float]]:
-    n = int(found.looks)
-    return list(zip(found.radius_t[:n].tolist(), found.eigenvalue[:n].tolist(), strict=True))
+    t, eigenvalue = (np.asarray(a)[: int(found.looks)] for a in (found.radius_t, found.eigenvalue))
+    return list(zip(t.tolist(), eigenvalue.tolist(), strict=True))

@@ -52,7 +52,7 @@ class Point:
     """A state on the way, with J and ‖∇J‖ where they are known; on the device until asked for."""
 
     t: float
-    y: np.ndarray
+    y: Any
     measures: Any = None
     work: Any = None  # what had been spent by then, where that is not what is spent by now
 
@@ -480,7 +480,7 @@ class Driver:
         share = f"; {self.rejected} of {attempts} attempted steps were rejected" if stalled else ""
         return f"{share}. {KINK_REMEDY}"
 
-    def _energy(self, y: np.ndarray, loss: float) -> float:
+    def _energy(self, y: Any, loss: float) -> float:
         """What falls at the rate of dissipation: J, unless the dynamics says otherwise."""
         return loss if self.flat.energy is None else self.flat.energy(y)
 

@@ -69,7 +69,8 @@ class Member(CompiledDriver):
     def take(self, due: np.ndarray, carry: Any, found: Found, measures: np.ndarray) -> None:
         """Take its part of a chunk."""
         self.known = dict(zip(due.tolist(), measures, strict=True))
-        result = self.attempt(self.receive, due, carry, found)
+        evaluations, self.carry = self.evaluations, carry
+        result = self.attempt(self.receive, due, found, self.book(found), evaluations)
         self.ended = self.ended or result
 
     def save_end(self) -> None:

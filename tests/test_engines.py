@@ -1,6 +1,7 @@
 """RKC2 and TSRKC3 in `flow.integrate`, and the compiled engine beside scipy's."""
 
 import re
+import signal
 from collections.abc import Callable
 from functools import cache
 from math import inf
@@ -265,21 +266,25 @@ def test_without_an_end(small: flow.Objective):
 def test_interrupted(small: flow.Objective, monkeypatch: pytest.MonkeyPatch, method: str):
     """Assert that Ctrl-C within a chunk leaves the rows of an undisturbed run."""
     whole = compiled(small, 40.0, method, save=SAVE, rtol=1e-6)
-    fetch, calls = compiled_driver.fetch, []
+    book, steps = compiled_driver.CompiledDriver.book, []
 
-    def interrupted(tree: object) -> object:
-        calls.append(tree)
-        if len(calls) == 3:  # the second chunk's
-            raise KeyboardInterrupt
-        return fetch(tree)
+    def interrupted(driver: compiled_driver.CompiledDriver, found: object) -> bool:
+        steps.append(driver.steps)
+        if len(steps) == 2:  # the second chunk's
+            signal.raise_signal(signal.SIGINT)
+        return book(driver, found)
 
-    monkeypatch.setattr(compiled_driver, "fetch", interrupted)
+    monkeypatch.setattr(compiled_driver.CompiledDriver, "book", interrupted)
+    monkeypatch.setattr(compiled_driver, "FIRST_CHUNK", 5)
     path = compiled(small, 40.0, method, save=SAVE, rtol=1e-6)
     assert path.result.startswith("interrupted at t = ")
     assert_whole(path)
-    assert path.stats["steps"] == compiled_driver.FIRST_CHUNK
+    assert steps == [0, 5]
     assert path.t[-1] < 40.0
-    np.testing.assert_array_equal(path.theta[:-1], whole.theta[: len(path.t) - 1])
+    for name in ("t", "theta"):  # none of what the chunk has passed is left out
+        mine, other = getattr(path, name), getattr(whole, name)
+        np.testing.assert_array_equal(mine[:-1], other[: len(path.t) - 1])
+    assert len(path.t) - 1 == np.searchsorted(whole.t, path.t[-1])
     assert abs(flow.audit(path).energy_residual) < 1e-4
 
 

@@ -102,7 +102,7 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
         derivative,
         diffusion if dynamics.noise else None,
         lambda t, y: np.array(compiled(jacobian)(float(t), y, data)),
-        (lambda y: y) if is_theta else (lambda y: np.array(compiled(params)(y))),
+        np.asarray if is_theta else (lambda y: np.array(compiled(params)(y))),
         (lambda y: {})
         if bare
         else (lambda y: {k: np.array(v) for k, v in compiled(auxiliary)(y, data).items()}),

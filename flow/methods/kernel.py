@@ -15,6 +15,9 @@ from flow.methods.compiled_loop import Stepper
 from flow.methods.packing import pack, unpack
 from flow.methods.stepping import RUNNING, Fixed, Limits, Problem, Tolerance
 
+# Where the carry stands among the arguments of a compiled `chunk`.
+CARRY = 4
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -27,7 +30,8 @@ class Kernel:
     advance
         (tolerance, limits, carry) ↦ carry after the steps that the limits allow.
     chunk
-        (tolerance, limits, times, carry) ↦ carry and what was found on the way.
+        (tolerance, limits, times, carry) ↦ carry and what was found on the way. Of a single run
+        the given carry is used up: its arrays are gone.
     measured
         (times, found) ↦ J and ‖∇J‖ at the states that a chunk found.
     remainder
@@ -121,7 +125,11 @@ def device_kernel(
             def members(data: Any, *arguments: Any) -> Any:
                 return over(partial(run, data), *arguments)
 
-            return jax.jit(members) if over else jax.jit(run, static_argnames="layout")
+            if over:
+                return jax.jit(members)
+            # The next carry takes the place of the last: five vectors less of θ's size.
+            spent = CARRY if function is compiled_loop.chunk else ()
+            return jax.jit(run, static_argnames="layout", donate_argnums=spent)
 
         return partial(keep((function.__name__, name, over), build), data)
 
