@@ -81,6 +81,7 @@ class CompiledDriver(Driver):
                     raise
                 if (result := self.receive(due, found, moved, evaluations)) is not None:
                     return result
+                del found  # a vector of θ's size, that the next chunk has no need of
                 progress.update(self.reached.t, self.loss, self.meter.gradients)
                 steps = paced(steps, self.steps - before, time.perf_counter() - began)
         except ENDINGS as ending:

@@ -54,6 +54,11 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
     objective, data = dynamics.objective, dynamics.objective.data
     with double_precision():
         initial, unravel = ravel_pytree(dynamics.initial_state())
+    # Where the state is θ itself, reading θ off it needs no call to the device.
+    kind = type(dynamics)
+    is_theta = kind is not Dynamics and kind.params is Dynamics.params
+    if is_theta and kind.initial_state is Dynamics.initial_state:
+        initial = objective.theta  # the same numbers, once
 
     def derivative(t: Any, y: Any, data: Any) -> tuple[Any, Any]:
         state = unravel(y)
@@ -92,12 +97,9 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
     else:
         jitted = compiled(derivative)
         call = lambda t, y: jitted(t, y, data)  # noqa: E731
-    # Where the state is θ itself, reading θ off it needs no call to the device.
-    kind = type(dynamics)
-    is_theta = kind is not Dynamics and kind.params is Dynamics.params
     bare = kind.auxiliary is Dynamics.auxiliary
     return FlatDynamics(
-        np.array(initial),
+        np.asarray(initial),
         call,
         derivative,
         diffusion if dynamics.noise else None,
