@@ -1,6 +1,6 @@
 """`descend`: discrete optimizers, recorded on the flow's time axis."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,13 +10,16 @@ import numpy as np
 from flow.checkpoints.keeper import keeper
 from flow.checks import choice, positive, positive_integer
 from flow.clock import Clock
+from flow.descent_ensemble import DescentEnsemble, DescentMember, check_one_rule, zipped
 from flow.descent_loop import DescentLoop, Rule
+from flow.initialisations import named
 from flow.objective import Objective
 from flow.observe import Observer
 from flow.precision import double_precision
 from flow.recording import Meter, Recorder
 from flow.sampling import batches
 from flow.saving import SPACINGS, save_steps
+from flow.sharing import check_devices, refuse_checkpoint
 from flow.stop import Condition, conditions
 from flow.trajectory import Trajectory
 
@@ -28,15 +31,17 @@ if TYPE_CHECKING:
 
 def descend(
     objective: Objective,
-    learning_rate: float | Callable[[Any], Any] | None = None,
-    steps: int | None = None,
+    learning_rate: float | Sequence[float] | Callable[[Any], Any] | None = None,
+    steps: int | Sequence[int] | None = None,
     *,
+    ensemble: Any = None,
     ascent: bool = False,
     optimizer: Any = None,
     time_step: float | None = None,
     batch_size: int | None = None,
     sampling: str = "iid",
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
+    devices: Sequence[Any] | None = None,
     save: Any = 200,
     spacing: str = "linear",
     keep: str = "theta",
@@ -58,6 +63,14 @@ def descend(
         η, or an optax schedule (step -> η); then t is the running sum of the η used.
     steps
         How many.
+    ensemble
+        Many θ₀ in place of the objective's, descended from in one compiled loop: an array
+        (members, n), or a pytree like the parameters whose leaves have a leading axis of members.
+        Several learning rates, ``learning_rate=[0.01, 0.02]``, steps or seeds make an ensemble
+        too; of more than one of these the i-th are taken together. Each member has its own clock,
+        end and rows, and is what a run by itself is, but for rounding: members of one seed draw
+        the same mini-batches. Runs that differ in more, in widths or optimizers, are for
+        `flow.sweep`.
     ascent
         Climb J instead, θ_{k+1} = θ_k + η∇J(θ_k): the descent of −J, by any optimizer.
     optimizer
@@ -72,6 +85,8 @@ def descend(
         it, leaving out the last examples of an epoch where `batch_size` does not divide them.
     seed
         Of the mini-batches.
+    devices
+        Spread the members of an ensemble over several devices, as in `flow.integrate`.
     save, spacing, keep, observe, stop, max_seconds, checkpoint, progress
         As in `flow.integrate`; a time between two steps is saved at the nearer one. Losses and
         gradient norms are of all the data; with mini-batches, which do not know them, stop
@@ -80,6 +95,7 @@ def descend(
     Returns
     -------
     Trajectory
+        Of an ensemble with a leading axis of members; see `Trajectory.member`.
         If the loss diverges or Ctrl-C ends the run, its last row is the last step with a finite
         loss, and `result` says what happened. Mini-batch gradients are counted apart, in
         ``stats["batch_gradients"]``.
@@ -96,45 +112,69 @@ def descend(
     >>> steps = flow.descend(objective, learning_rate=0.5, steps=2, save=3)
     >>> steps.t.tolist(), steps.theta[:, 0].tolist()
     ([0.0, 0.5, 1.0], [1.0, 0.5, 0.25])
+
+    Three learning rates in one call, to t = 1 each:
+
+    >>> runs = flow.descend(objective, learning_rate=[0.5, 0.25, 0.1], steps=[2, 4, 10], save=2)
+    >>> runs.t[:, -1].tolist(), runs.theta[:, -1, 0].round(3).tolist()
+    ([1.0, 1.0, 1.0], [0.25, 0.316, 0.349])
     """
     if not isinstance(objective, Objective):
         raise TypeError(f"descend needs a flow.Objective, got {objective!r}")
-    steps = positive_integer("steps", steps)
     choice("spacing", spacing, SPACINGS)
-    clock = _clock(learning_rate, optimizer, time_step, steps)
-    fixed = learning_rate is not None and not callable(learning_rate)
     drawn = batches(objective, batch_size, sampling)
     stops = conditions(stop, ascent=ascent)
-    label = _label(objective, learning_rate, optimizer, time_step, batch_size, ascent)
-    asked = {"steps": steps, "time_step": time_step, "save": save, "spacing": spacing}
-    asked |= {"batch_size": batch_size, "sampling": sampling, "seed": seed, "ascent": bool(ascent)}
-    asked |= {"keep": keep, "learning_rate": learning_rate if fixed else None}
-    loop = DescentLoop(
-        objective=objective,
-        ascent=bool(ascent),
-        rule=_rule(learning_rate, optimizer),
-        clock=clock,
-        batches=drawn,
-        seed=int(seed),
-        saves=save_steps(save, spacing, clock),
-        stops=stops,
-        meter=Meter(None, None, max_seconds),
-        recorder=Recorder(objective, observe, keep=keep),
-        config={
-            "kind": "descent",
-            "label": label,
-            "ascent": bool(ascent),
-            "learning_rate": float(learning_rate) if fixed else None,
-            "time_step": None if time_step is None else float(time_step),
-            "steps": steps,
-            "batch_size": batch_size,
-            "sampling": None if drawn is None else sampling,
-            "seed": int(seed),
-        },
-        keeper=keeper(checkpoint, "descent", asked, {"optimizer": label}, observe, stops),
-    )
+
+    def loop(
+        make: type[DescentLoop], objective: Objective, learning_rate: Any, steps: Any, seed: Any
+    ) -> DescentLoop:
+        steps = positive_integer("steps", steps)
+        clock = _clock(learning_rate, optimizer, time_step, steps)
+        fixed = learning_rate is not None and not callable(learning_rate)
+        label = _label(objective, learning_rate, optimizer, time_step, batch_size, ascent)
+        asked = {"steps": steps, "time_step": time_step, "save": save, "spacing": spacing}
+        asked |= {"batch_size": batch_size, "sampling": sampling, "seed": seed}
+        asked |= {"learning_rate": learning_rate if fixed else None, "ascent": bool(ascent)}
+        asked |= {"keep": keep}
+        return make(
+            objective=objective,
+            ascent=bool(ascent),
+            rule=_rule(learning_rate, optimizer),
+            clock=clock,
+            batches=drawn,
+            seed=int(seed),
+            saves=save_steps(save, spacing, clock),
+            stops=stops,
+            meter=Meter(None, None, max_seconds),
+            recorder=Recorder(objective, observe, keep=keep),
+            config={
+                "kind": "descent",
+                "label": label,
+                "ascent": bool(ascent),
+                "learning_rate": float(learning_rate) if fixed else None,
+                "time_step": None if time_step is None else float(time_step),
+                "steps": steps,
+                "batch_size": batch_size,
+                "sampling": None if drawn is None else sampling,
+                "seed": int(seed),
+            },
+            keeper=keeper(checkpoint, "descent", asked, {"optimizer": label}, observe, stops),
+        )
+
+    each = zipped(objective, ensemble, learning_rate=learning_rate, steps=steps, seed=seed)
+    spread = check_devices(devices, objective, each and len(each))
+    if each is None:
+        run = loop(DescentLoop, objective, learning_rate, steps, seed)
+    else:
+        refuse_checkpoint(checkpoint)
+        check_one_rule([rate for _, rate, _, _ in each])
+        members = []
+        for i, arguments in enumerate(each):
+            with named(i):
+                members.append(loop(DescentMember, *arguments))
+        run = DescentEnsemble(members, spread)
     with double_precision():
-        return loop.run(progress)
+        return run.run(progress)
 
 
 def _clock(learning_rate: Any, optimizer: Any, time_step: Any, steps: int) -> Clock:

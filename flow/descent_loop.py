@@ -35,6 +35,8 @@ from flow.trajectory import Trajectory, current_versions, problem
 RUNNING, STOPPED, DIVERGED = range(3)
 # A step taken again is the same to so much of itself, and to so many units of roundoff of θ.
 STEP, AGAIN = 1e-6, 10.0
+# What may end a run at any moment; what there is then is kept.
+ENDINGS = (BudgetSpent, ObserverFailed, KeyboardInterrupt)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class DescentLoop:
         """Its time."""
         return self.clock.at(self.k)
 
-    def _prepare(self) -> tuple[float, float]:
+    def begin(self) -> tuple[float, float]:
+        """What the loop starts with; J and ‖∇J‖ there."""
         objective = self.objective
         params = jax.tree.map(jnp.asarray, objective.unflatten(objective.theta))
         state = self.rule.optimizer(self.rule.eta).init(params)
@@ -122,12 +125,20 @@ class DescentLoop:
         )
         first = self._measure()
         check_start(*first)
+        return first
+
+    @property
+    def below(self) -> tuple[float, float]:
+        """J and ‖∇J‖ at which the loop leaves; mini-batches do not know them."""
+        return self.stops.thresholds if self.batches is None else (-np.inf, -np.inf)
+
+    def _prepare(self) -> tuple[float, float]:
+        objective, first = self.objective, self.begin()
         loop = objective.compiled(
             ("descend", self.rule.key, self.batches, self.ascent),
-            lambda: _compile(objective, self.rule.optimizer, self.batches, self.ascent),
+            lambda: jax.jit(loop_of(objective, self.rule.optimizer, self.batches, self.ascent)),
         )
-        below = self.stops.thresholds if self.batches is None else (-np.inf, -np.inf)
-        key = jax.random.key(self.seed)
+        key, below = jax.random.key(self.seed), self.below
         self.advance = lambda end: jax.block_until_ready(
             loop(self.carry, end, key, self.rule.eta, below, objective.data)
         )
@@ -200,26 +211,38 @@ class DescentLoop:
                 self.meter.check_seconds()
                 k, began = self.k, time.perf_counter()
                 end = min(k + chunk, due[0] if due else total)
-                self.carry = self.advance(end)
-                chunk = paced(chunk, self.k - k, time.perf_counter() - began)
-                status = int(self.carry.status)
-                self._count(self.k - k + (status != RUNNING))
-                if status == DIVERGED:
-                    return self._diverged(float(self.carry.met))
-                if (due and self.k == due[0]) or status == STOPPED:
-                    del due[:1]
-                    if (result := self._save()) is not None:
-                        return result
+                carry = self.advance(end)
+                chunk = paced(chunk, int(carry.k) - k, time.perf_counter() - began)
+                if (result := self.receive(carry, due)) is not None:
+                    return result
                 progress.update(self.t, self.carry.loss, self.meter.gradients)
-            if not np.isfinite(loss := self._last_loss()):
-                return self._diverged(loss)
-        except BudgetSpent as budget:
-            return f"budget spent at step {self.k:,} (t = {self.t:g}): {budget}"
-        except ObserverFailed as failure:
-            return f"ended at step {self.k:,} (t = {self.t:g}): {failure}"
-        except KeyboardInterrupt:
-            return f"interrupted at step {self.k:,} (t = {self.t:g})"
+            return self.reached()
+        except ENDINGS as ending:
+            return self.cut_short(ending)
+
+    def receive(self, carry: Carry, due: list[int]) -> str | None:
+        """Everything that is due after a chunk; a result if the run ends with it."""
+        before, self.carry = self.k, carry
+        status = int(carry.status)
+        self._count(self.k - before + (status != RUNNING))
+        if status == DIVERGED:
+            return self._diverged(float(carry.met))
+        if (due and self.k == due[0]) or status == STOPPED:
+            del due[:1]
+            return self._save()
+        return None
+
+    def reached(self) -> str:
+        """The result of a run that has taken all its steps."""
+        if not np.isfinite(loss := self._last_loss()):
+            return self._diverged(loss)
         return f"reached t = {self.t:g} in {self.k:,} steps"
+
+    def cut_short(self, ending: BaseException) -> str:
+        """The result of a run that is ended from outside."""
+        what = {BudgetSpent: "budget spent", ObserverFailed: "ended"}.get(type(ending))
+        at = f"{what or 'interrupted'} at step {self.k:,} (t = {self.t:g})"
+        return at if what is None else f"{at}: {ending}"
 
     def _count(self, gradients: int) -> None:
         if self.batches is None:
@@ -244,7 +267,9 @@ class DescentLoop:
         self.save_gradients += 1
         self.meter.gradients += 1
         theta = self.objective.flatten(to_numpy(self.carry.params))
-        function = self.objective.compiled("value_and_gradient_norm", self._build_measure)
+        function = self.objective.compiled(
+            "value_and_gradient_norm", lambda: jax.jit(measure_of(self.objective))
+        )
         loss, norm = np.asarray(function(theta, self.objective.data))
         return float(loss), float(norm)
 
@@ -253,15 +278,6 @@ class DescentLoop:
         rows = self.recorder.rows
         saved = rows and rows[-1]["t"] == self.t
         return rows[-1]["loss"] if saved else self._measure()[0]
-
-    def _build_measure(self) -> Callable:
-        def measure(theta: Any, data: Any) -> Any:
-            params = self.objective.tree(theta)
-            gradient = ravel_pytree(self.objective.traced_gradient(params, data))[0]
-            value = self.objective.traced_value(params, data)
-            return jnp.stack([value, jnp.linalg.norm(gradient)])
-
-        return jax.jit(measure)
 
     def _save(self, *, observe: bool = True) -> str | None:
         """Keep a row; a result if it meets a stop condition."""
@@ -375,10 +391,22 @@ def _flat(tree: PyTree) -> np.ndarray:
     return np.concatenate([np.ravel(x).astype(float) for x in leaves(tree)])
 
 
-def _compile(
+def measure_of(objective: Objective) -> Callable:
+    """(θ, data) ↦ J and ‖∇J‖."""
+
+    def measure(theta: Any, data: Any) -> Any:
+        params = objective.tree(theta)
+        gradient = ravel_pytree(objective.traced_gradient(params, data))[0]
+        value = objective.traced_value(params, data)
+        return jnp.stack([value, jnp.linalg.norm(gradient)])
+
+    return measure
+
+
+def loop_of(
     objective: Objective, make: Callable[[Any], Any], batches: Batches | None, ascent: bool
 ) -> Callable:
-    """The jitted loop to step `end`; it leaves where the loss is small enough or not finite."""
+    """The loop to step `end`; it leaves where the loss is small enough or not finite."""
 
     def minimised(tree: PyTree) -> PyTree:
         """What the optimizer, which minimises, is told: of J, or uphill of −J."""
@@ -414,7 +442,6 @@ def _compile(
 
         return jax.lax.cond(finite & ~small, update, leave)
 
-    @jax.jit
     def loop(carry: Carry, end: Any, *arguments: Any) -> Carry:
         return jax.lax.while_loop(
             lambda c: (c.k < end) & (c.status == RUNNING), partial(step, *arguments), carry

@@ -17,16 +17,13 @@ from flow.initialisations import named
 from flow.members import stacked
 from flow.methods.catalogue import Method
 from flow.methods.compiled_loop import Found
-from flow.methods.kernel import Kernel, in_turn, side_by_side
+from flow.methods.kernel import Kernel
 from flow.methods.stepping import Limits, Tolerance
 from flow.pace import paced
 from flow.progress import Progress, progress_of
 from flow.recording import BudgetSpent, ObserverFailed
+from flow.sharing import padded, shared, way
 from flow.trajectory import Trajectory
-
-# Floating-point operations of a gradient below which a CPU computes several in less time side by
-# side: up to 4-12-1 on 40 examples (32,000), not for 4-24-1 on 64.
-SMALL = 40_000
 
 
 @dataclass
@@ -101,11 +98,15 @@ class EnsembleDriver:
         Of all members.
     members
         One driver for each, with a meter and a recorder of its own.
+    devices
+        That the members are spread over; None for one.
     """
 
     dynamics: Dynamics
     method: Method
     members: list[Member]
+    devices: tuple[Any, ...] | None = None
+    over: Callable = field(init=False)
     loop: Kernel = field(init=False)
     carry: Any = field(init=False)
 
@@ -142,8 +143,11 @@ class EnsembleDriver:
 
     def _compile(self, flat: FlatDynamics) -> None:
         objective = self.dynamics.objective
-        over = objective.compiled(("over", self.dynamics), lambda: way(flat, objective.data))
-        self.loop = kernel_of(self.dynamics, flat, self.method, over)
+        own = objective.compiled(
+            ("over", self.dynamics), lambda: way(flat.traced, 0.0, flat.initial, objective.data)
+        )
+        self.over = shared(own, self.devices)
+        self.loop = kernel_of(self.dynamics, flat, self.method, self.over)
         for member in self.members:
             member.loop = self.loop
         limits, due = self._wishes(0)
@@ -157,13 +161,13 @@ class EnsembleDriver:
     def _wishes(self, steps: int) -> tuple[Limits, np.ndarray]:
         """Limits and times of all members, those of one a row."""
         limits, due = zip(*(member.wish(steps) for member in self.members), strict=True)
-        return _rows(limits), np.stack(due)
+        return padded(self.over, (_rows(limits), np.stack(due)))
 
     def _tolerance(self) -> Tolerance:
-        return _rows([member.tolerance() for member in self.members])
+        return padded(self.over, _rows([member.tolerance() for member in self.members]))
 
     def _start(self, limits: Limits) -> Any:
-        initial = np.stack([member.flat.initial for member in self.members])
+        initial = padded(self.over, np.stack([member.flat.initial for member in self.members]))
         return self.loop.start(self._tolerance(), limits, np.zeros(len(initial)), initial)
 
     def _drive(self, progress: Progress) -> None:
@@ -196,18 +200,6 @@ class EnsembleDriver:
         for i, member in enumerate(self.members):
             if member.ended is None:
                 member.take(due[i], _of(i, carries), _of(i, found), measures[i])
-
-
-def way(flat: FlatDynamics, data: Any) -> Callable:
-    """How many members are computed in one call: side by side, or in turn.
-
-    A CPU has no room beside a gradient of more than `SMALL` operations: there members would only
-    wait for each other.
-    """
-    if jax.default_backend() != "cpu":
-        return side_by_side
-    cost = jax.jit(flat.traced).lower(0.0, flat.initial, data).cost_analysis() or {}
-    return side_by_side if cost.get("flops", np.inf) < SMALL else in_turn
 
 
 def _rows(tuples: Sequence[Any]) -> Any:

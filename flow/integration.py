@@ -1,6 +1,6 @@
 """`integrate`: a dynamics, a method and what to keep; checked at the door, then driven."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf, isfinite, isnan, log1p
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from flow.observe import Observer
 from flow.precision import double_precision
 from flow.recording import Meter, Recorder
 from flow.saving import SPACINGS, number_of_times, save_times
+from flow.sharing import check_devices, refuse_checkpoint
 from flow.stop import Condition, StopConditions, conditions
 from flow.threads import single_blas_thread
 from flow.trajectory import Trajectory, uninterrupted
@@ -57,6 +58,7 @@ def integrate(
     engine: str | None = None,
     ensemble: Any = None,
     paths: int | None = None,
+    devices: Sequence[Any] | None = None,
     seed: int = 0,
     clock: str = "linear",
 ) -> Trajectory:
@@ -125,7 +127,11 @@ def integrate(
         Each member has its own steps, budgets and end, and is what a run from its θ₀ alone is,
         but for rounding; observers are handed the objective of the member. Members share the
         right-hand side that is compiled for `dynamics`: θ₀ may enter it by `initial_state` alone.
-
+        Runs that differ in more, in widths or methods, are for `flow.sweep`.
+    devices
+        Spread the members, or paths, over several devices, ``jax.devices()`` for all; each has a
+        copy of the data, and none waits for another. Not where the objective's examples are spread
+        (``flow.Objective(..., mesh=)``).
     clock
         "log" integrates in s = ln(1 + t), in which what slows down as 1/t moves evenly: separable
         data to t = e⁶⁰ in a few hundred gradients. A number of times to save is then evenly spaced
@@ -207,7 +213,9 @@ def integrate(
         meter = Meter(max_gradients, max_steps, max_seconds)
         return make(dynamics, chosen, t, settings, times, stops, meter, recorder, **options)
 
-    if ensemble is None and paths is None:
+    own = _members(dynamics, ensemble, paths)
+    spread = check_devices(devices, dynamics.objective, own and len(own))
+    if own is None:
         plain = Driver if engine == "scipy" else CompiledDriver
         asked |= {"method": chosen.name, "engine": engine, **settings}
         made_of = f"{type(dynamics.in_flow_time).__name__} {dynamics.in_flow_time.constants}"
@@ -215,13 +223,9 @@ def integrate(
         kept = keeper(checkpoint, "flow", asked, again, observe, stops)
         run = driver(AutoDriver if chosen.name == "auto" else plain, dynamics, keeper=kept)
     else:
-        if checkpoint is not None:
-            raise ValueError(
-                "checkpoint= is for a single run; give each member of an ensemble one of its own"
-            )
-        own = _members(dynamics, ensemble, paths)
+        refuse_checkpoint(checkpoint)
         members = [driver(Member, moved, members=len(own), path=i) for i, moved in enumerate(own)]
-        run = EnsembleDriver(dynamics, chosen, members)
+        run = EnsembleDriver(dynamics, chosen, members, spread)
     threaded = chosen.dense and dynamics.objective.size > THREADED_SIZE
     with double_precision(), single_blas_thread(not threaded), np.errstate(all="ignore"):
         return run.run(progress)
@@ -274,8 +278,10 @@ def check_engine(engine: Any, dynamics: Dynamics, ensemble: Any, paths: Any) -> 
     return engine
 
 
-def _members(dynamics: Dynamics, ensemble: Any, paths: Any) -> list[Dynamics]:
-    """The dynamics of each member."""
+def _members(dynamics: Dynamics, ensemble: Any, paths: Any) -> list[Dynamics] | None:
+    """The dynamics of each member; None of a single run."""
+    if ensemble is None and paths is None:
+        return None
     if ensemble is None:
         return [dynamics] * positive_integer("paths", paths)
     starts = initialisations(dynamics.objective, ensemble)

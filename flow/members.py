@@ -1,5 +1,6 @@
 """Runs of one problem from many θ₀ as one `Trajectory`, whose first axis is the member."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -49,9 +50,16 @@ def stacked(runs: Sequence[Trajectory]) -> Trajectory:
             "result": results,
         },
         result=summary(results, [run.stats["t_end"] for run in runs]),
-        config={**first.config, "problem": [run.config["problem"] for run in runs]},
-        dynamics=tuple(run.dynamics for run in runs),
+        config=_configs([run.config for run in runs]),
+        dynamics=None if first.dynamics is None else tuple(run.dynamics for run in runs),
     )
+
+
+def _configs(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What was run: of what members differ in a list, one entry each, named in "each"."""
+    first = configs[0]
+    each = [k for k in first if k == "problem" or any(c[k] != first[k] for c in configs)]
+    return first | {k: [config[k] for config in configs] for k in each} | {"each": each}
 
 
 def summary(results: Sequence[str], ends: Sequence[float]) -> str:
@@ -63,12 +71,14 @@ def summary(results: Sequence[str], ends: Sequence[float]) -> str:
     'members 0, 2 reached t = 3; member 1 stopped at t = 1: loss 0.1 ≤ 0.1'
     >>> summary(["interrupted at t = 1", "interrupted at t = 2"], [1, 2])
     'members 0, 1 interrupted at t = 1 to 2'
+    >>> summary(["reached t = 1 in 9 steps", "reached t = 2 in 9 steps"], [1, 2])
+    'members 0, 1 reached t = 1 to 2'
     """
     if len(set(results)) == 1:
         return results[0]
     kinds: dict[str, list[int]] = {}
     for i, result in enumerate(results):
-        kinds.setdefault(result.split(" at t = ")[0], []).append(i)
+        kinds.setdefault(re.split(r" at t = | at step | t = ", result)[0], []).append(i)
     sentences = []
     for kind, which in kinds.items():
         many = f"members {', '.join(map(str, which))}"
@@ -77,6 +87,7 @@ def summary(results: Sequence[str], ends: Sequence[float]) -> str:
             how = results[which[0]]
         else:
             t = [ends[i] for i in which]
-            how = f"{kind} at t = {min(t):g} to {max(t):g}"
+            at = "" if kind == "reached" else "at "
+            how = f"{kind} {at}t = {min(t):g} to {max(t):g}"
         sentences.append(f"{who if len(which) > 1 else f'member {which[0]}'} {how}")
     return "; ".join(sentences)

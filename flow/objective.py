@@ -154,6 +154,11 @@ class Objective:
         _check_finite(self.value(params))
         self.tally = Tally()
 
+    @property
+    def mesh(self) -> jax.sharding.Mesh | None:
+        """Devices that each hold a part of the examples; None where one holds them all."""
+        return self._reduction.mesh
+
     # ---- pure functions, for dynamics and user code that is itself traced by JAX
 
     def traced_value(self, params: PyTree, data: PyTree) -> Float[Array, ""]:

@@ -64,7 +64,8 @@ class Trajectory:
     result
         Why it ended, a sentence; of an ensemble, which members ended how.
     config
-        What was run: kind, method, tolerances, learning rate, clock, problem, seed.
+        What was run: kind, method, tolerances, learning rate, clock, problem, seed. Of an ensemble
+        the entries named in "each" are lists, one entry a member.
     dynamics
         The dynamics that moved, for a flow computed in this process; None after loading. Of an
         ensemble a tuple, each with its own θ₀.
@@ -93,7 +94,8 @@ class Trajectory:
     @property
     def label(self) -> str:
         """What tables and figures call it."""
-        return self.config["label"]
+        label = self.config["label"]
+        return label if isinstance(label, str) else f"{label[0]}, and {len(label) - 1} more"
 
     @property
     def units(self) -> int:
@@ -156,9 +158,16 @@ class Trajectory:
             work={name: a[i][kept] for name, a in self.work.items()},
             stats=stats,
             result=self.stats["result"][i],
-            config={**self.config, "problem": self.config["problem"][i]},
+            config=self._config_of(i),
             dynamics=None if self.dynamics is None else self.dynamics[i],
         )
+
+    def _config_of(self, i: int) -> dict[str, Any]:
+        """What the i-th member ran: its own of the entries in which members differ."""
+        config = dict(self.config)
+        each = config.pop("each", ["problem"])
+        own = {k: config[k][i] for k in each if isinstance(config[k], list)}  # or renamed for all
+        return config | own
 
     def params(self, i: int) -> PyTree:
         """Parameters at the i-th saved time, a pytree like the θ₀ that the user gave.

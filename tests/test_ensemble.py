@@ -11,8 +11,8 @@ import flow
 from flow import ensemble_driver
 from flow.compiled_driver import CompiledDriver
 from flow.dynamics.flat import flatten
-from flow.methods.kernel import in_turn, side_by_side
 from flow.precision import double_precision
+from flow.sharing import in_turn, side_by_side, way
 
 SECONDS = {"seconds", "compile_seconds"}
 
@@ -55,15 +55,15 @@ def assert_same(member: flow.Trajectory, alone: flow.Trajectory, rtol: float = 1
 
 
 @pytest.mark.parametrize(
-    ("method", "way"),
+    ("method", "how"),
     [("TSRKC3", side_by_side), ("TSRKC3", in_turn), ("RKC2", side_by_side), ("Tsit5", in_turn)],
 )
 def test_each_member_is_its_own_run(
-    network: tuple, monkeypatch: pytest.MonkeyPatch, method: str, way: Any
+    network: tuple, monkeypatch: pytest.MonkeyPatch, method: str, how: Any
 ):
     """Assert states, counts and results of single runs, for both ways of computing members."""
     objective, theta = network
-    monkeypatch.setattr(ensemble_driver, "way", lambda flat, data: way)
+    monkeypatch.setattr(ensemble_driver, "way", lambda *_: how)
     dynamics = flow.GradientFlow(objective.counted())  # no way is chosen yet for this one
     settings = {"method": method, "rtol": 1e-4, "atol": 1e-7, "save": 7}
     paths = flow.integrate(
@@ -94,8 +94,10 @@ def test_large_networks_take_turns(network: tuple):
     """Assert the choice on a CPU: 2-3-2 on 20 examples side by side, 64-32-10 on 300 in turn."""
     large = flow.MLP([64, 32, 10]).objective(*flow.datasets.digits(300))
     with double_precision():
+        flats = [flatten(flow.GradientFlow(o)) for o in (network[0], large)]
         ways = [
-            ensemble_driver.way(flatten(flow.GradientFlow(o)), o.data) for o in (network[0], large)
+            way(flat.traced, 0.0, flat.initial, o.data)
+            for flat, o in zip(flats, (network[0], large), strict=True)
         ]
     assert ways == [side_by_side, in_turn if jax.default_backend() == "cpu" else side_by_side]
 

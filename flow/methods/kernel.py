@@ -14,6 +14,7 @@ from flow.methods.chebyshev import Plan
 from flow.methods.compiled_loop import Stepper
 from flow.methods.packing import pack, unpack
 from flow.methods.stepping import RUNNING, Fixed, Limits, Problem, Tolerance
+from flow.sharing import OnDevices
 
 # Where the carry stands among the arguments of a compiled `chunk`.
 CARRY = 4
@@ -56,21 +57,6 @@ def host_kernel(plan: Callable[..., Plan], problem: Problem) -> Kernel:
     return Kernel(partial(stabilised.start, HOST, problem), advance)
 
 
-def side_by_side(run: Callable, *arguments: Any) -> Any:
-    """Many members at once, each call of the gradient being of all.
-
-    A loop goes on until every member has ended; those that have are not changed by it, as
-    `jax.vmap` masks the carry of a `while_loop`. At each attempt all wait for the member with the
-    most stages.
-    """
-    return jax.vmap(run)(*arguments)
-
-
-def in_turn(run: Callable, *arguments: Any) -> Any:
-    """Many members in one call, one after the other, none waiting for another's stages."""
-    return jax.lax.map(lambda one: run(*one), arguments)
-
-
 def device_kernel(
     name: str,
     make: Callable[[], Stepper],
@@ -99,8 +85,8 @@ def device_kernel(
     data
         Handed to the compiled functions, so that it is no constant of theirs.
     over
-        `side_by_side` or `in_turn`, for all but `remainder` to be of many members at once: then
-        every argument has a leading axis, the member.
+        How members share a call (`flow.sharing`), for all but `remainder` to be of many at once:
+        then every argument has a leading axis, the member.
     diffusion
         Of an SDE: (t, y, data) ↦ (ξ ↦ Bξ, shape of ξ).
     """
@@ -131,7 +117,8 @@ def device_kernel(
             spent = CARRY if function is compiled_loop.chunk else ()
             return jax.jit(run, static_argnames="layout", donate_argnums=spent)
 
-        return partial(keep((function.__name__, name, over), build), data)
+        seen = over.copied(data) if isinstance(over, OnDevices) else data
+        return partial(keep((function.__name__, name, over), build), seen)
 
     def start(stepper: Stepper, problem: Problem, *arguments: Any) -> Any:
         return stepper.start(problem, *arguments)
