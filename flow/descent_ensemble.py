@@ -152,7 +152,7 @@ class DescentEnsemble:
         rows = jax.tree.map(lambda *x: jnp.stack(x), *each)
         self.carry, etas, keys = padded(self.over, rows)
         self.advance = lambda chunk: jax.block_until_ready(
-            loop(one.below, data, self.carry, *self._wishes(chunk), keys, etas)
+            loop((one.below, data), self.carry, *self._wishes(chunk), keys, etas)
         )
         self.carry, _ = self.advance(0)  # no steps: this compiles
 
@@ -205,9 +205,9 @@ def _compile(one: DescentLoop, over: Callable) -> Callable:
     measure = measure_of(one.objective)
 
     def member(
-        below: Any, data: Any, carry: Carry, end: Any, save: Any, key: Any, eta: Any
+        common: tuple[Any, Any], carry: Carry, end: Any, save: Any, key: Any, eta: Any
     ) -> tuple[Carry, Any]:
-        status = carry.status
+        (below, data), status = common, carry.status
         carry = loop(carry, end, key, eta, below, data)
         left = (status == RUNNING) & (carry.status == STOPPED)
         measures = jax.lax.cond(
@@ -217,10 +217,7 @@ def _compile(one: DescentLoop, over: Callable) -> Callable:
         )
         return carry, measures
 
-    def members(below: Any, data: Any, *of_each: Any) -> tuple[Carry, Any]:
-        return over(partial(member, below, data), *of_each)
-
-    return jax.jit(members)
+    return jax.jit(partial(over, member))
 
 
 def zipped(objective: Objective, ensemble: Any, **each: Any) -> list[tuple[Any, ...]] | None:

@@ -229,7 +229,10 @@ class DescentLoop:
             return self._diverged(float(carry.met))
         if (due and self.k == due[0]) or status == STOPPED:
             del due[:1]
-            return self._save()
+            if (result := self._save()) is None and status == STOPPED:
+                # J of a row is computed apart, and may differ by rounding from what the loop saw.
+                return f"stopped at step {self.k:,} (t = {self.t:g}): loss {float(carry.met):.6g}"
+            return result
         return None
 
     def reached(self) -> str:

@@ -1,4 +1,8 @@
-"""How the members of an ensemble share a call: side by side, in turn, and over several devices."""
+"""How the members of an ensemble share a call: side by side, in turn, and over several devices.
+
+Each takes (run, common, *arguments): a function of what all members have in common and of the
+arguments of one, and arguments that have a leading axis, the member.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,19 +24,19 @@ SMALL = 40_000
 AXIS = "members"
 
 
-def side_by_side(run: Callable, *arguments: Any) -> Any:
+def side_by_side(run: Callable, common: PyTree, *arguments: Any) -> Any:
     """Many members at once, each call of the gradient being of all.
 
     A loop goes on until every member has ended; those that have are not changed by it, as
     `jax.vmap` masks the carry of a `while_loop`. At each attempt all wait for the member with the
     most stages.
     """
-    return jax.vmap(run)(*arguments)
+    return jax.vmap(partial(run, common))(*arguments)
 
 
-def in_turn(run: Callable, *arguments: Any) -> Any:
+def in_turn(run: Callable, common: PyTree, *arguments: Any) -> Any:
     """Many members in one call, one after the other, none waiting for another's stages."""
-    return jax.lax.map(lambda one: run(*one), arguments)
+    return jax.lax.map(lambda one: run(common, *one), arguments)
 
 
 def way(gradient: Callable, *arguments: Any) -> Callable:
@@ -62,16 +66,16 @@ class OnDevices:
     over: Callable
     devices: tuple[Any, ...]
 
-    def __call__(self, run: Callable, *arguments: Any) -> Any:
+    def __call__(self, run: Callable, common: PyTree, *arguments: Any) -> Any:
         """All members, traced by JAX; their number is a multiple of that of the devices."""
         split = jax.shard_map(
             partial(self.over, run),
             mesh=self._mesh,
-            in_specs=P(AXIS),
+            in_specs=(P(), *[P(AXIS)] * len(arguments)),
             out_specs=P(AXIS),
             check_vma=False,  # nothing is said to be alike on all devices
         )
-        return split(*arguments)
+        return split(common, *arguments)
 
     def copied(self, data: PyTree) -> PyTree:
         """What all members see, on each device."""

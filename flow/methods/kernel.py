@@ -109,7 +109,7 @@ def device_kernel(
                 return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), found)
 
             def members(data: Any, *arguments: Any) -> Any:
-                return over(partial(run, data), *arguments)
+                return over(run, data, *arguments)
 
             if over:
                 return jax.jit(members)

@@ -31,7 +31,8 @@ def heun(problem: Problem, step: Step) -> Moved:
     noise = jax.ShapeDtypeStruct(problem.diffusion(step.t, step.y)[1], jnp.float64)
 
     def diffusion(t: Any, y: Any, _: Any) -> Any:
-        return lineax.FunctionLinearOperator(problem.diffusion(t, y)[0], noise)
+        apply = problem.diffusion(t, y)[0]
+        return lineax.FunctionLinearOperator(apply, noise, closure_convert=False)
 
     terms = diffrax.MultiTerm(
         diffrax.ODETerm(lambda t, y, _: problem.rhs(t, y)),
