@@ -5,8 +5,12 @@ are written as they are done, those that fail are recorded with their error, and
 the same --cells computes only what is missing. Runs in this process, in several (--jobs), or on a
 Dask cluster (--workers on this machine; --scheduler for one that runs elsewhere). Prints a table of
 the cells and writes it with the figure.
+
+Runs that differ in numbers alone need no sweep: a second table has the seconds of --rates gradient
+descents in one call, `flow.descend(objective, learning_rate=[...])`, beside those one by one.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 
 import flow
 from flow.checks import positive, positive_integer
@@ -37,6 +43,8 @@ class Configuration(Options):
     """Flow time, learning rate × steps."""
     rtol: float = 1e-5
     """Relative tolerance; the absolute one is a thousandth of it."""
+    rates: int = 16
+    """Learning rates, from 0.01 to 0.1, of the descents in one call and one by one."""
     jobs: int = 1
     """Processes of this machine."""
     workers: int = 0
@@ -78,6 +86,36 @@ def cluster(config: Configuration) -> Iterator[None]:
         yield
 
 
+def together(rates: int, seed: int) -> pd.DataFrame:
+    """Seconds of gradient descents in one call and one by one, compilation apart."""
+    learning_rates = np.geomspace(0.01, 0.1, rates)
+    X, y = flow.datasets.digits(300)
+    networks = {
+        "2-3-1, 40 examples": ([2, 3, 1], X[:40, 18:20], y[:40, :1], 2000),
+        "64-32-10, 300 digits": ([64, 32, 10], X, y, 400),
+    }
+    rows = {}
+    for name, (widths, X, y, steps) in networks.items():
+        descend = partial(flow.descend, flow.MLP(widths).objective(X, y, seed=seed), progress=False)
+        descend(learning_rates, steps), descend(learning_rates[0], steps)
+        times = [time.perf_counter()]
+        in_one = descend(learning_rates, steps)
+        times.append(time.perf_counter())
+        singles = [descend(rate, steps) for rate in learning_rates]
+        times.append(time.perf_counter())
+        one_call, one_by_one = np.diff(times)
+        rows[name] = {
+            "steps": steps,
+            "seconds in one call": one_call,
+            "seconds one by one": one_by_one,
+            "times as fast": one_by_one / one_call,
+            "largest difference": max(
+                np.abs(in_one.theta[i] - single.theta).max() for i, single in enumerate(singles)
+            ),
+        }
+    return pd.DataFrame(rows).T.rename_axis(f"{rates} learning rates")
+
+
 def draw(found: Any) -> Any:
     """Cost and sharpness against the width."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
@@ -103,6 +141,7 @@ def experiment(config: Configuration, record: Record) -> str | None:
     """Every cell, a table and a figure."""
     positive("--t", config.t)
     positive_integer("--jobs", config.jobs)
+    positive_integer("--rates", config.rates)
     if config.workers < 0 or (config.workers and config.scheduler):
         raise ValueError("--workers starts a cluster, of at least one, and --scheduler names one")
     on_dask = bool(config.workers or config.scheduler)
@@ -122,6 +161,10 @@ def experiment(config: Configuration, record: Record) -> str | None:
     record.figure("sweep", draw(found))
     shown = table.assign(error=table["error"].str.slice(0, 60))
     print(shown.to_string(float_format="{:.4g}".format, na_rep="–"))
+    descents = together(config.rates, config.seed)
+    # The difference is rounding, which another machine has another of.
+    record.table("together", descents, timings=["times as fast", "largest difference"])
+    print(f"\n{descents.to_string(float_format='{:.4g}'.format)}")
     undone = table["error"].str.startswith("not done").sum()
     return f"{undone} cells were not done" if undone else None
 

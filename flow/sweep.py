@@ -39,6 +39,11 @@ def sweep(
     A cell that fails is recorded with its error, and the rest is kept. With a `folder` each cell is
     written as it is done; calling again computes only what is missing or has failed.
 
+    It is for runs that differ in kind: widths, methods, data. Runs of one problem that differ in
+    numbers alone, θ₀, learning rate or seed, share a compiled loop and go through in one call,
+    ``flow.integrate(..., ensemble=...)`` and ``flow.descend(..., learning_rate=[...])``, over
+    several devices by ``devices=``; a cell may be such a call.
+
     Parameters
     ----------
     function
@@ -50,8 +55,7 @@ def sweep(
         Where to keep the cells; made if it is missing.
     jobs
         Processes, by joblib: ``joblib.parallel_config("dask")`` around the call makes a Dask
-        cluster of them. Many initialisations of one problem are faster side by side in one
-        process, ``flow.integrate(..., ensemble=...)``.
+        cluster of them.
     progress
         Show progress.
 
