@@ -33,9 +33,10 @@ _PACKAGES = ["gradient-flow", "jax", "numpy", "scipy", "optax"]
 class Trajectory:
     """What a run computed, in numpy float64.
 
-    Of an ensemble (``integrate(..., ensemble=...)``) the first axis of every array is the member,
-    and rows that a member lacks beside the longest are NaN; every entry of `stats` is a list, one
-    entry a member. `member` gives the runs one by one, of the shapes below.
+    Of an ensemble (``ensemble=`` of `integrate` and `descend`, or several learning rates) the
+    first axis of every array is the member, and rows that a member lacks beside the longest are
+    NaN; every entry of `stats` is a list, one entry a member. `member` gives the runs one by one,
+    of the shapes below.
 
     Attributes
     ----------

@@ -163,6 +163,13 @@ def test_saved_and_loaded(quadratic: flow.Objective, tmp_path: Path):
     assert again.member(0).params(-1) == pytest.approx(0.9**900 * quadratic.theta)
 
 
+def test_members_that_keep_the_last(quadratic: flow.Objective):
+    """Assert θ at the end alone, that of each member."""
+    runs = flow.descend(quadratic, [0.1, 0.2], 9, save=4, keep="last", progress=False)
+    assert (runs.theta.shape, runs.loss.shape) == ((2, 1, 2), (2, 4))
+    np.testing.assert_allclose(runs.member(1).params(-1), 0.8**9 * quadratic.theta, rtol=1e-14)
+
+
 def test_a_member_beside_the_flow(quadratic: flow.Objective):
     """Assert that a member compares as the run alone does, and the ensemble says how."""
     runs = flow.descend(quadratic, [0.1, 0.2], [10, 5], save=3, progress=False)
