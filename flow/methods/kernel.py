@@ -92,6 +92,7 @@ def device_kernel(
     """
     # Scalars travel as one type, or every new Python type would compile again.
     as_scalars = partial(jax.tree.map, np.float64)
+    seen = over.copied(data) if isinstance(over, OnDevices) else data
 
     def compiled(function: Callable, over: Callable | None) -> Callable:
         def build() -> Callable:
@@ -117,8 +118,7 @@ def device_kernel(
             spent = CARRY if function is compiled_loop.chunk else ()
             return jax.jit(run, static_argnames="layout", donate_argnums=spent)
 
-        seen = over.copied(data) if isinstance(over, OnDevices) else data
-        return partial(keep((function.__name__, name, over), build), seen)
+        return partial(keep((function.__name__, name, over), build), seen if over else data)
 
     def start(stepper: Stepper, problem: Problem, *arguments: Any) -> Any:
         return stepper.start(problem, *arguments)
