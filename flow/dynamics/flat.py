@@ -57,8 +57,6 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
     # Where the state is θ itself, reading θ off it needs no call to the device.
     kind = type(dynamics)
     is_theta = kind is not Dynamics and kind.params is Dynamics.params
-    if is_theta and kind.initial_state is Dynamics.initial_state:
-        initial = objective.theta  # the same numbers, once
 
     def derivative(t: Any, y: Any, data: Any) -> tuple[Any, Any]:
         state = unravel(y)
@@ -99,7 +97,7 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
         call = lambda t, y: jitted(t, y, data)  # noqa: E731
     bare = kind.auxiliary is Dynamics.auxiliary
     return FlatDynamics(
-        np.asarray(initial),
+        np.array(initial),
         call,
         derivative,
         diffusion if dynamics.noise else None,
