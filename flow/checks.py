@@ -1,10 +1,26 @@
-"""Checks at the door: every message names the argument, the value met and the remedy."""
+"""Checks at the door: every message names the argument, the value met and the remedy.
 
-from collections.abc import Iterable
+A number is an int, a float, or a scalar of numpy or JAX; bools and text are none, and an array of
+one entry is an array. An array is of real numbers: text is not parsed, and neither imaginary parts
+nor masks are dropped. A bool is True or False, and nothing that is merely true. What a user's own
+function raises stays theirs, with a note that says where it was called.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from difflib import get_close_matches
 from math import isfinite
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+# What counts and indexes are kept in has 64 bits.
+LARGEST = 2**63 - 1
 
 
 def positive(name: str, value: Any) -> float:
@@ -29,7 +45,34 @@ def positive_integer(name: str, value: Any, remedy: str = "") -> int:
         raise TypeError(f"{name} must be a positive integer, got {value!r}{_hint(remedy)}")
     if value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}{_hint(remedy)}")
+    if value > LARGEST:
+        raise ValueError(f"{name} must be at most 2⁶³ − 1, got {_size(value)}{_hint(remedy)}")
     return int(value)
+
+
+def index(name: str, value: Any, length: int, of: str) -> int:
+    """Return `value` as a place in a sequence, negative ones from its end, else raise."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r:.80}")
+    if not -length <= value < length:
+        raise IndexError(f"{name} {value!r} of {of}")
+    return int(value)
+
+
+def random_seed(value: Any) -> int:
+    """Return the seed of a run as an int: the room that it travels in has 32 bits."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < 2**32:
+        raise ValueError(f"seed must be an integer from 0 to 2³² − 1, got {value!r:.80}")
+    return int(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return `value` as a bool if it is one: "no" and None are not False."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r:.80}")
+    return value
 
 
 def real(name: str, value: Any) -> float:
@@ -38,13 +81,95 @@ def real(name: str, value: Any) -> float:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} must be a number below 1.8e308, got {_size(value)}") from error
+
+
+def truth(name: str, value: Any) -> bool:
+    """Return whether `value` is true, of a switch that decides no number; else raise TypeError."""
+    try:
+        return bool(value)
+    except ValueError as error:
+        raise TypeError(f"{name} must be true or false, got {value!r:.80}") from error
+
+
+def numbers(name: str, value: Any, *, bools: bool = False) -> np.ndarray:
+    """Return `value` as an array of float64, if it is real numbers and nothing is lost.
+
+    Text is not parsed, imaginary parts and masks are not dropped; `bools` says whether they are
+    the numbers 0 and 1.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost; leave those entries "
+                        f"out, or fill them: got {value!r:.80}")  # fmt: skip
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array of numbers, got {value!r:.80}") from error
+    known = jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "iu"
+    if not (known or (bools and array.dtype.kind == "b")):
+        raise TypeError(
+            f"{name} must be real numbers, got {value!r:.80} of dtype {array.dtype}; convert it "
+            "with .astype(float)"
+        )
+    return array.astype(np.float64)
+
+
+def instance(name: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
+    """Raise TypeError unless `value` is `what`, an instance of `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {what}, got {value!r:.80}")
+
+
+def several(name: str, value: Any, what: str) -> list[Any]:
+    """Return things in an order as a list, else raise TypeError: text and sets are none."""
+    unordered = isinstance(value, str | bytes | Mapping | AbstractSet)
+    if unordered or not isinstance(value, Iterable) or getattr(value, "shape", None) == ():
+        raise TypeError(f"{name} must be {what}, got {value!r:.80}")
+    return list(value)
+
+
+def function(name: str, value: Any) -> None:
+    """Raise TypeError unless `value` can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {value!r:.80}")
+
+
+def mapping(name: str, value: Any, what: str) -> dict[str, Any]:
+    """Return a mapping of names as a dict, else raise TypeError."""
+    instance(name, value, Mapping, f"a mapping, {what}")
+    for key in value:
+        instance(f"a name in {name}", key, str, "a string")
+    return dict(value)
+
+
+def file_path(name: str, value: Any) -> Path:
+    """Return `value` as a path, else raise."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise TypeError(f"{name} must be the path of a file, got {value!r:.80}")
+    if "\0" in os.fspath(value):
+        raise ValueError(f"{name} has a null character, got {value!r:.80}")
+    return Path(value)
+
+
+@contextmanager
+def users(what: str) -> Iterator[None]:
+    """Say of an error that a function of the user's is called here: it is theirs, and stays so."""
+    try:
+        yield
+    except Exception as error:
+        note = f"from {what}"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        raise
 
 
 def choice(name: str, value: Any, options: Iterable[str]) -> str:
     """Return `value` if it is one of `options`; else name them, the nearest first."""
     options = list(options)
-    if value in options:
+    if isinstance(value, str) and value in options:
         return value
     nearest = get_close_matches(str(value).lower(), [o.lower() for o in options], 1, 0.4)
     found = [o for o in options if nearest and o.lower() == nearest[0]]
@@ -52,6 +177,11 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
     raise ValueError(
         f"{name} {value!r} is unknown.{suggestion} Choose from {', '.join(map(repr, options))}."
     )
+
+
+def _size(value: Any) -> str:
+    """What can be said of a number that is too large to be written out."""
+    return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else f"{value:.3e}"
 
 
 def _hint(remedy: str) -> str:

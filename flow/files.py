@@ -9,6 +9,8 @@ from typing import BinaryIO
 # What a file is called while it is written: hidden, and with a random part behind the name.
 UNFINISHED = ".{name}"
 
+from flow.checks import file_path
+
 
 def write_new(path: str | os.PathLike, content: bytes | Callable[[BinaryIO], object]) -> Path:
     """Write a new file: it appears under its name when it is complete.
@@ -47,7 +49,7 @@ def write_new(path: str | os.PathLike, content: bytes | Callable[[BinaryIO], obj
 
 def refuse_existing(path: str | os.PathLike) -> Path:
     """Return the path if nothing is there and its folder is, else raise."""
-    path = Path(path)
+    path = file_path("path", path)
     if path.exists():
         raise FileExistsError(_exists(path))
     if not path.parent.is_dir():

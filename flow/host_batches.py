@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flow.checks import numbers, users
 from flow.pytrees import PyTree, rows_of
 
 
@@ -31,7 +32,10 @@ class HostBatches:
     TypeError
         It has no length or can't be read twice, a generator.
     ValueError
-        It is empty, or the shapes of its batches differ.
+        It is empty, the shapes of its batches differ, or they are no arrays of numbers.
+
+    What reading a batch raises later, inside a compiled function, `Objective.value`, `gradient` and
+    `hvp` raise as it was, with a note that names the batch.
 
     Examples
     --------
@@ -50,10 +54,17 @@ class HostBatches:
                 f"batches must be a sequence, with a length and batches[i], as each gradient reads "
                 f"them again; got {batches!r}"
             )
-        if len(batches) == 0:
-            raise ValueError("batches is empty; it needs at least one")
+        with users("len(batches)"):
+            length = len(batches)
+        if length == 0:
+            raise ValueError(f"batches is empty; it needs at least one, got {batches!r}")
         self._batches = batches
-        first, last = self.read(0), self.read(len(batches) - 1)
+        # What went wrong as one was read inside a compiled function, of which JAX tells as text.
+        self.failure: Exception | None = None
+        with users(f"batches[0], or batches[{length - 1}]"):
+            first, last = self.read(0), self.read(length - 1)
+        _check_batch(0, first)
+        _check_batch(length - 1, last)
         inner, of_last = ([x.shape[1:] for x in jax.tree.leaves(b)] for b in (first, last))
         if inner != of_last or rows_of(last) > rows_of(first):
             raise ValueError(
@@ -84,17 +95,37 @@ class HostBatches:
         like = self.last_like if last else self.like
 
         def read(i: Any) -> PyTree:
+            try:
+                return checked(int(i))
+            except Exception as error:
+                error.add_note(f"from batches[{int(i)}]")
+                self.failure = error
+                raise
+
+        def checked(i: int) -> PyTree:
             batch = self.read(i)
             met, expected = (
                 [(x.shape, x.dtype.name) for x in jax.tree.leaves(b)] for b in (batch, like)
             )
             if met != expected:
-                raise ValueError(f"batches[{int(i)}] is {met}, expected {expected}")
+                raise ValueError(f"batches[{i}] is {met}, expected {expected}")
             return jax.tree.map(_words, batch)
 
         words = jax.eval_shape(partial(jax.tree.map, _as_words), like)
         found = jax.pure_callback(read, words, i, vmap_method="sequential")
         return jax.tree.map(_from_words, found, like)
+
+
+def _check_batch(i: int, batch: PyTree) -> None:
+    """Refuse what is no pytree of arrays of numbers with one leading axis in common."""
+    leaves = jax.tree.leaves(batch)
+    rows = {x.shape[:1] for x in leaves}
+    if len(rows) != 1 or rows <= {(), (0,)} or any(x.dtype.kind not in "fiubVc" for x in leaves):
+        met = [(x.shape, x.dtype.name) for x in leaves]
+        raise ValueError(
+            f"batches[{i}] must be arrays of numbers with a leading axis of examples in common, "
+            f"got {met}"
+        )
 
 
 # A callback runs in a thread in which JAX knows single precision alone, whatever the caller's: what
@@ -117,5 +148,7 @@ def _from_words(x: Any, like: Any) -> Any:
 
 
 def _double(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, np.ma.MaskedArray):
+        numbers("a batch", leaf)
     array = np.asarray(leaf)
     return array.astype(np.float64) if array.dtype.kind == "f" else array

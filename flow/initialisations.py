@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flow.checks import numbers
 from flow.objective import Objective
 from flow.pytrees import PyTree, path_name
 
@@ -47,7 +48,9 @@ def initialisations(objective: Objective, ensemble: Any) -> list[Objective]:
 
 
 def _starts(objective: Objective, ensemble: Any) -> list[PyTree]:
-    if np.ndim(ensemble) == 2 and hasattr(ensemble, "dtype") and _is_flat(objective, ensemble):  # noqa: PLR2004
+    for path, leaf in jax.tree.leaves_with_path(ensemble):
+        numbers(path_name("ensemble", path), leaf)
+    if getattr(ensemble, "ndim", 0) == 2 and _is_flat(objective, ensemble):  # noqa: PLR2004
         return [objective.unflatten(theta) for theta in np.asarray(ensemble)]
     own = objective.params
     if jax.tree.structure(ensemble) != jax.tree.structure(own):

@@ -2,7 +2,8 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Float64
 
-from flow.checks import choice, positive_integer
+from flow.checks import choice, flag, function, mapping, numbers, positive_integer, users
 from flow.host_batches import HostBatches
 from flow.precision import PrecisionWarning, coarsest_float, double_precision
 from flow.pytrees import PyTree, as_data, as_parameters, path_name, to_numpy
@@ -95,7 +96,8 @@ class Objective:
     Raises
     ------
     TypeError
-        A leaf of `params` is not floating-point (its path is named), or the loss is complex.
+        A leaf of `params` is not floating-point or is masked (its path is named), the loss is
+        complex, or what is to be a function is none.
     ValueError
         The loss is not a scalar or not finite at θ₀; the data is empty or ragged; it is to be
         split, and is no mean over examples or does not divide over the devices.
@@ -128,14 +130,20 @@ class Objective:
         batch_chunk: int | None = None,
         mesh: Any = None,
     ) -> None:
-        self._dtype = np.dtype(choice("dtype", np.dtype(dtype).name, ["float64", "float32"]))
+        self._dtype = _precision(dtype)
         self.params = params
         params64 = as_parameters(params)
         loss = _loss_of(loss, outputs, output_loss, data)
         self._loss = loss if data is not None else (lambda p, _: loss(p))
         self._network, self._output_loss = outputs, output_loss
-        self.conserved = dict(conserved or {})
-        self.smooth = smooth
+        self.conserved = (
+            {} if conserved is None else mapping("conserved", conserved, "{name: function}")
+        )
+        for name, quantity in self.conserved.items():
+            function(f"conserved[{name!r}]", quantity)
+        self.smooth = flag("smooth", smooth)
+        if gradient is not None:
+            function("gradient", gradient)
         self.tally = Tally()
         with double_precision():
             self.data, self._reduction = self._split(data, batch_chunk, mesh)
@@ -210,7 +218,7 @@ class Objective:
 
     def unflatten(self, theta: np.ndarray) -> PyTree:
         """The pytree of numpy float64 leaves whose flat vector is `theta` (n,)."""
-        theta = np.asarray(theta, np.float64)
+        theta = numbers("theta", theta)
         if theta.shape != (self.size,):
             raise ValueError(f"theta must have shape ({self.size},), got {theta.shape}")
         with double_precision():
@@ -229,7 +237,8 @@ class Objective:
         theta = self.flatten(params)
         with double_precision():
             batch = self.data if data is None else self._other_data(data)
-            return float(self.compiled("value", self._build_value)(theta, batch))
+            with self._reading():
+                return float(self.compiled("value", self._build_value)(theta, batch))
 
     def gradient(self, params: PyTree) -> PyTree:
         """∇J(θ), a pytree like `params`."""
@@ -262,8 +271,8 @@ class Objective:
         """
         self.check_has_outputs()
         theta = self.flatten(params)
-        with double_precision():
-            X = self.data[0] if X is None else as_data(X, self._dtype)
+        with double_precision(), users("outputs, called with X"):
+            X = self.data[0] if X is None else as_data(X, self._dtype, "X")
             return np.array(self.compiled("outputs", self._build_outputs)(theta, X), np.float64)
 
     def jvp(self, params: PyTree, v: PyTree) -> np.ndarray:
@@ -331,7 +340,7 @@ class Objective:
         [{'W': array([[32.]])}]
         """
         self.check_has_outputs()
-        theta, u = self.flatten(params), np.asarray(u, np.float64)
+        theta, u = self.flatten(params), numbers("u", u)
         with double_precision():
             network = self.compiled("outputs", self._build_outputs)
             outputs = jax.eval_shape(network, theta, self.data[0])
@@ -347,7 +356,7 @@ class Objective:
     def flat_value_and_gradient(self, theta: Theta) -> tuple[float, Theta]:
         """J and ∇J at a flat θ (n,); the gradient is (n,)."""
         self.tally.gradients += 1
-        with double_precision():
+        with double_precision(), self._reading():
             function = self.compiled("value_and_gradient", self._build_value_and_gradient)
             value, gradient = function(theta, self.data)
             return float(value), np.array(gradient)
@@ -355,8 +364,19 @@ class Objective:
     def flat_hvp(self, theta: Theta, v: Theta) -> Theta:
         """∇²J(θ)·v for flat θ and v (n,)."""
         self.tally.hvps += 1
-        with double_precision():
+        with double_precision(), self._reading():
             return np.array(self.compiled("hvp", self._build_hvp)(theta, v, self.data))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Raise what went wrong in reading a batch in place of JAX's account of it."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            failure = getattr(self._reduction.source, "failure", None)
+            if failure is None:
+                raise
+            raise failure from error
 
     def counted(self) -> "Objective":
         """A view of the same compiled functions with a tally of its own, at zero."""
@@ -418,6 +438,11 @@ class Objective:
         >>> squared.value(squared.params), squared.gradient(squared.params)
         (5.0, array([2., 4.]))
         """
+        function("change", change)
+        with double_precision(), users("change, called with the initial parameters"):
+            start = as_parameters(self.params)
+            moved = jax.eval_shape(change, jax.tree.map(jnp.asarray, start))
+        self._check_structure(moved, "change(params)")
 
         def loss(w: PyTree, data: PyTree = None) -> Any:
             return self.traced_value(change(w), data)
@@ -494,8 +519,8 @@ class Objective:
 
     def _flat(self, name: str, tree: PyTree) -> Theta:
         self._check_structure(tree, name)
-        leaves = jax.tree.leaves(tree)
-        return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in leaves])
+        leaves = jax.tree.leaves_with_path(tree)
+        return np.concatenate([np.ravel(numbers(path_name(name, path), x)) for path, x in leaves])
 
     def _inside(self, params: PyTree) -> PyTree:
         return jax.tree.map(lambda p: p.astype(self._dtype), params)
@@ -563,6 +588,9 @@ class Objective:
             raise ValueError(
                 f"the data has examples of shape {shapes}, but the objective's own of {own}"
             )
+        for x, mine in zip(jax.tree.leaves(other), jax.tree.leaves(self.data), strict=True):
+            if jnp.iscomplexobj(x) and not jnp.iscomplexobj(mine):
+                raise TypeError(f"the data has {x.dtype}, but the objective's own {mine.dtype}")
         return other
 
     @property
@@ -571,7 +599,7 @@ class Objective:
         return self.data if self._reduction.source is None else self._reduction.source.like
 
     def _check_loss(self, params: PyTree) -> None:
-        with double_precision():
+        with double_precision(), users("loss, called with the initial parameters"):
             J = jax.eval_shape(lambda p, d: self._loss(self._inside(p), d), params, self._example)
         shape, dtype = getattr(J, "shape", None), getattr(J, "dtype", None)
         if shape != ():
@@ -592,7 +620,7 @@ class Objective:
     def _check_hand_gradient(self, params: PyTree) -> None:
         if self._hand_gradient is None:
             return
-        with double_precision():
+        with double_precision(), users("gradient, called with the initial parameters"):
             g = jax.eval_shape(
                 lambda p, d: self._hand_gradient(self._inside(p), d), params, self._example
             )
@@ -603,7 +631,7 @@ class Objective:
 
     def _check_precision(self, params: PyTree) -> float:
         """Unit roundoff of the coarsest operation in the jaxpr of the gradient."""
-        with double_precision():
+        with double_precision(), users("the derivative of loss at the initial parameters"):
             jaxpr = jax.make_jaxpr(self.traced_gradient)(params, self.data)
         dtype, operation = coarsest_float(jaxpr)
         eps = float(jnp.finfo(dtype).eps)
@@ -616,6 +644,16 @@ class Objective:
                 stacklevel=3,
             )
         return max(eps, float(np.finfo(self._dtype).eps))
+
+
+def _precision(dtype: Any) -> np.dtype:
+    """What is computed in, by name or as numpy and JAX write it."""
+    try:
+        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    except (TypeError, ValueError):
+        name = dtype
+    # To numpy None is float64.
+    return np.dtype(choice("dtype", None if dtype is None else name, ["float64", "float32"]))
 
 
 def _check_finite(value: float) -> None:
@@ -636,7 +674,9 @@ def _loss_of(
             raise TypeError(f"loss must be a function of the parameters, got {loss!r}")
         return loss
     if outputs is None or output_loss is None:
-        raise ValueError("give a loss, or both outputs= and output_loss=")
+        raise ValueError("give a loss, or both outputs= and output_loss=, instead of None")
+    function("outputs", outputs)
+    function("output_loss", output_loss)
     pair = data.like if isinstance(data, HostBatches) else data
     if not (isinstance(pair, tuple | list) and len(pair) == 2):  # noqa: PLR2004
         raise ValueError("outputs= and output_loss= need data=(X, y)")

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flow.checks import numbers
+
 PyTree: TypeAlias = Any
 
 
@@ -14,33 +16,36 @@ def path_name(root: str, path: Any) -> str:
     return f"{root}{jax.tree_util.keystr(path)}"
 
 
-def as_parameters(params: PyTree) -> PyTree:
+def as_parameters(params: PyTree, root: str = "params") -> PyTree:
     """Copy floating-point leaves to numpy float64; refuse any other leaf by its path."""
     leaves = jax.tree.leaves_with_path(params)
     if not leaves:
-        raise ValueError(f"params has no arrays: {params!r}; give a pytree of float arrays")
+        raise ValueError(f"{root} has no arrays: {params!r}; give a pytree of float arrays")
     for path, leaf in leaves:
         dtype = np.dtype(float) if type(leaf) is float else getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             met = f"a {type(leaf).__name__}" if dtype is None else f"an array of {dtype}"
             raise TypeError(
-                f"{path_name('params', path)} must be a floating-point array, got {met}; convert "
+                f"{path_name(root, path)} must be a floating-point array, got {met}; convert "
                 "it with .astype(float), or keep what is not trained out of params "
                 "(equinox.partition, or a closure)"
             )
+        numbers(path_name(root, path), leaf)  # no masks
         if np.size(leaf) == 0:
-            raise ValueError(f"{path_name('params', path)} is empty, shape {np.shape(leaf)}")
+            raise ValueError(f"{path_name(root, path)} is empty, shape {np.shape(leaf)}")
     return to_numpy(params)
 
 
-def as_data(data: PyTree, dtype: Any) -> PyTree:
+def as_data(data: PyTree, dtype: Any, root: str = "data") -> PyTree:
     """Put data on the device, floats as `dtype`; refuse ragged or empty data by name."""
 
     def convert(path: Any, leaf: Any) -> jax.Array:
+        name = path_name(root, path)
+        if isinstance(leaf, np.ma.MaskedArray):
+            numbers(name, leaf)
         array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-        name = path_name("data", path)
         if array.dtype.kind not in "fiubVc":  # V: bfloat16 and its kin
-            raise TypeError(f"{name} must be numeric, got dtype {array.dtype}")
+            raise TypeError(f"{name} must be numeric, got dtype {array.dtype}, {leaf!r:.40}")
         if array.ndim == 0 or array.shape[0] == 0:
             raise ValueError(f"{name} has shape {array.shape}; it needs at least one example")
         return jnp.asarray(array, dtype if jnp.issubdtype(array.dtype, jnp.floating) else None)
