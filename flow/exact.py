@@ -8,13 +8,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flow.checks import positive, positive_integer
+from flow.checks import numbers, positive, positive_integer, real
 from flow.objective import Objective
 
 # Tolerance of the one solution here that is no formula.
 RTOL = 1e-13
 # e^{2λh} with λh up to this much loses three digits to cancellation, and no more.
 GROWTH = 4.0
+# Of e^w, beyond which a loss of it overflows.
+LARGEST_EXPONENT = 600.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,16 @@ class Exact:
     theta: Callable[[Any], np.ndarray]
 
 
+def _times(t: Any) -> np.ndarray:
+    """Times at which a solution is asked for."""
+    times = numbers("t", t)
+    if not np.all(np.isfinite(times)):
+        raise ValueError(f"t must be finite, got {t!r:.80}")
+    if np.any(times < 0):
+        raise ValueError(f"t must not be negative, got {times.min():g}; a flow starts at t = 0")
+    return times
+
+
 def quadratic(H: np.ndarray, x0: np.ndarray, x_star: np.ndarray | None = None) -> Exact:
     """J = ½(x − x*)ᵀH(x − x*): x(t) = x* + e^{−Ht}(x₀ − x*), H (n, n) symmetric.
 
@@ -40,12 +52,23 @@ def quadratic(H: np.ndarray, x0: np.ndarray, x_star: np.ndarray | None = None) -
     >>> problem.theta([0.0, 1.0])
     array([[1. , 1. ], [0.36787944, 0.13533528]])
     """
-    H, x0 = np.asarray(H, float), np.asarray(x0, float)
-    target = np.zeros_like(x0) if x_star is None else np.asarray(x_star, float)
+    H, x0 = numbers("H", H), numbers("x0", x0)
+    target = np.zeros_like(x0) if x_star is None else numbers("x_star", x_star)
+    n = x0.size
+    if x0.shape != (n,) or H.shape != (n, n) or target.shape != (n,):
+        raise ValueError(
+            "H must be (n, n), and x0 and x_star (n,) vectors of one n; got shapes "
+            f"{H.shape}, {x0.shape} and {target.shape}"
+        )
+    if not (np.isfinite(H).all() and np.allclose(H, H.T)):
+        raise ValueError(f"H must be finite and symmetric, got {H!r:.80}")
+    if not (np.isfinite(x0).all() and np.isfinite(target).all()):
+        raise ValueError(f"x0 and x_star must be finite, got {x0!r} and {target!r}")
     values, vectors = np.linalg.eigh(H)
 
     def theta(t: Any) -> np.ndarray:
-        decay = np.exp(-np.multiply.outer(np.asarray(t, float), values))
+        with np.errstate(over="ignore"):
+            decay = np.exp(-np.multiply.outer(_times(t), values))
         return target + (decay * (vectors.T @ (x0 - target))) @ vectors.T
 
     def loss(x: Any) -> Any:
@@ -60,12 +83,14 @@ def least_squares(X: np.ndarray, y: np.ndarray) -> Exact:
     w(t) has the filter factors (1 − e^{−st})/s on Xᵀy/N, s the eigenvalues of XᵀX/N; it tends to
     the least solution X⁺y.
     """
-    X, y = np.asarray(X, float), np.asarray(y, float)
+    X, y = numbers("X", X), numbers("y", y)
+    if X.ndim != 2 or y.shape != X.shape[:1]:  # noqa: PLR2004
+        raise ValueError(f"X must be (N, n) and y (N,), got shapes {X.shape} and {y.shape}")
     N = len(X)
     values, vectors = np.linalg.eigh(X.T @ X / N)
 
     def theta(t: Any) -> np.ndarray:
-        t = np.asarray(t, float)[..., None]
+        t = _times(t)[..., None]
         s = np.where(np.abs(values) < 1e-12 * values.max(), 0.0, values)
         filters = np.where(s > 0, -np.expm1(-s * t) / np.where(s > 0, s, 1.0), t)
         return (filters * (vectors.T @ (X.T @ y / N))) @ vectors.T
@@ -80,7 +105,8 @@ def least_squares(X: np.ndarray, y: np.ndarray) -> Exact:
 
 def two_layer_scalar(s: float, a0: float) -> Exact:
     """J = ½(s − ab)², a₀ = b₀: u = ab = s e^{2st}/(e^{2st} − 1 + s/u₀) (Saxe et al. 2013)."""
-    strength = linear_modes([s], [a0**2])
+    s, a0 = positive("s", s), positive("a0", a0)
+    strength = linear_modes([s], [positive("a0²", a0 * a0)])
 
     def theta(t: Any) -> np.ndarray:
         return np.repeat(np.sqrt(strength(t)), 2, axis=-1)
@@ -121,8 +147,12 @@ def linear_modes(s: Any, u0: Any, layers: int = 2) -> Callable[[Any], np.ndarray
     >>> linear_modes([1.0, 2.0], 0.01, layers=3)([0.0, 2.0, 20.0]).round(3).tolist()
     [[0.01, 0.01], [0.051, 1.068], [1.0, 2.0]]
     """
-    s = np.array([positive("s", x) for x in np.ravel(s)])
-    u0 = np.array([positive("u0", x) for x in np.ravel(u0)])
+    s, u0 = np.atleast_1d(numbers("s", s)), np.atleast_1d(numbers("u0", u0))
+    for name, strengths in (("s", s), ("u0", u0)):
+        if strengths.ndim != 1:
+            raise ValueError(f"{name} must be a vector (modes,), got shape {strengths.shape}")
+        for x in strengths:
+            positive(name, float(x))
     if not s.size or u0.size not in (1, s.size):
         raise ValueError(
             f"s has {s.size} modes and u0 {u0.size}; give at least one, and one u0 for each or all"
@@ -131,15 +161,13 @@ def linear_modes(s: Any, u0: Any, layers: int = 2) -> Callable[[Any], np.ndarray
     N = positive_integer("layers", layers)
 
     def closed_form(t: Any) -> np.ndarray:
-        t = np.asarray(t, float)[..., None]
+        t = np.minimum(_times(t)[..., None], LARGEST_EXPONENT / s)  # by then it is s
         return s / (-np.expm1(-2 * s * t) + s / u0 * np.exp(-2 * s * t))
 
     def solution(t: Any) -> np.ndarray:
         from scipy.integrate import solve_ivp
 
-        t = np.asarray(t, float)
-        if np.any(t < 0):
-            raise ValueError(f"t must not be negative, got {t.min():g}; u is given at t = 0")
+        t = _times(t)
         times, place = np.unique(np.append(t, 0.0), return_inverse=True)
         a = np.empty((len(times), len(s)))
         a[0] = u0 ** (1 / N)
@@ -183,7 +211,9 @@ def deep_linear(target: np.ndarray, u0: Any, layers: int = 2) -> Exact:
     >>> bool(np.abs(path.theta - problem.theta(path.t)).max() < 1e-8)
     True
     """
-    target = np.asarray(target, float)
+    target = numbers("target", target)
+    if target.ndim != 2 or not np.isfinite(target).all():  # noqa: PLR2004
+        raise ValueError(f"target must be a finite matrix (outputs, inputs), got {target!r:.80}")
     U, s, Vt = np.linalg.svd(target, full_matrices=False)
     rank = np.linalg.matrix_rank(target)
     U, s, Vt = U[:, :rank], s[:rank], Vt[:rank]
@@ -238,7 +268,13 @@ def balanced_linear(target: np.ndarray, W1: np.ndarray, W2: np.ndarray) -> Exact
     >>> bool(np.abs(np.reshape(found, (2, -1)) - problem.theta(path.t)).max() < 1e-8)
     True
     """
-    target, W1, W2 = (np.asarray(x, float) for x in (target, W1, W2))
+    target, W1, W2 = (numbers(name, x) for name, x in (("target", target), ("W1", W1), ("W2", W2)))
+    matrices = target.ndim == W1.ndim == W2.ndim == 2  # noqa: PLR2004
+    if not matrices or W2.shape != (len(target), len(W1)) or W1.shape[1:] != target.shape[1:]:
+        raise ValueError(
+            "target must be (outputs, inputs), W1 (hidden, inputs) and W2 (outputs, hidden), got "
+            f"shapes {target.shape}, {W1.shape} and {W2.shape}"
+        )
     gap = np.linalg.norm(W2.T @ W2 - W1 @ W1.T)
     if gap > 1e-10 * np.linalg.norm(W1) ** 2:
         raise ValueError(
@@ -250,7 +286,7 @@ def balanced_linear(target: np.ndarray, W1: np.ndarray, W2: np.ndarray) -> Exact
     Q = np.concatenate([W1.T, W2]) / np.sqrt(2.0)
 
     def theta(t: Any) -> np.ndarray:
-        t = np.asarray(t, float)
+        t = _times(t)
         products = [2.0 * _riccati(F, Q, time)[m:, :m] for time in t.ravel()]
         return np.reshape(products, (*t.shape, n * m))
 
@@ -266,10 +302,14 @@ def matrix_factorisation(A: np.ndarray, W0: np.ndarray) -> Exact:
     WWᵀ = e^{At}W₀[I + W₀ᵀA⁻¹(e^{2At} − I)W₀]⁻¹W₀ᵀe^{At}, the solution of a Riccati equation: W
     itself is known up to a rotation.
     """
-    A, W0 = np.asarray(A, float), np.asarray(W0, float)
+    A, W0 = numbers("A", A), numbers("W0", W0)
+    if W0.ndim != 2 or A.shape != (len(W0), len(W0)) or not np.allclose(A, A.T):  # noqa: PLR2004
+        raise ValueError(
+            f"A must be symmetric (n, n) and W0 (n, r), got shapes {A.shape} and {W0.shape}"
+        )
 
     def theta(t: Any) -> np.ndarray:
-        products = [_riccati(A, W0, time) for time in np.atleast_1d(np.asarray(t, float))]
+        products = [_riccati(A, W0, time) for time in np.atleast_1d(_times(t))]
         return np.reshape(products, (len(products), -1))
 
     return Exact(Objective(lambda W: 0.25 * jnp.sum((W @ W.T - A) ** 2), W0), theta)
@@ -296,11 +336,20 @@ def _riccati(A: np.ndarray, W0: np.ndarray, t: float) -> np.ndarray:
     return W @ W.T
 
 
+def _start(w0: Any) -> float:
+    """A w₀ of which e^{±w₀} are numbers."""
+    w0 = real("w0", w0)
+    if not abs(w0) <= LARGEST_EXPONENT:
+        raise ValueError(f"w0 must lie within ±{LARGEST_EXPONENT:g}, got {w0!r}")
+    return w0
+
+
 def exponential(w0: float) -> Exact:
     """J = e^{−w}: w = log(t + e^{w₀})."""
+    w0 = _start(w0)
     return Exact(
         Objective(lambda w: jnp.exp(-w[0]), np.array([w0])),
-        lambda t: np.log(np.asarray(t, float)[..., None] + np.exp(w0)),
+        lambda t: np.log(_times(t)[..., None] + np.exp(w0)),
     )
 
 
@@ -309,12 +358,13 @@ def logistic(w0: float) -> Exact:
 
     W is Lambert's function; W(e^x) = ω(x), Wright's, does not overflow.
     """
+    w0 = _start(w0)
     c = w0 + np.exp(w0)
 
     def theta(t: Any) -> np.ndarray:
         from scipy.special import wrightomega
 
-        x = c + np.asarray(t, float)[..., None]
+        x = c + _times(t)[..., None]
         # c + t − ω(c + t) = log ω(c + t), without the cancellation.
         return np.log(wrightomega(x))
 

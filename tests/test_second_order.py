@@ -249,7 +249,7 @@ def test_a_dynamics_of_ones_own(quadratic: flow.Objective, tmp_path):
     [
         (lambda t, s: s[:1], np.ones(2), ValueError, r"of shapes \(2,\); got \(1,\)"),
         (lambda t, s: (s, s), np.ones(2), ValueError, "made like the state"),
-        (lambda t, s: s, {"a": 1}, TypeError, r"params\['a'\] must be a floating-point array"),
+        (lambda t, s: s, {"a": 1}, TypeError, r"state\['a'\] must be a floating-point array"),
         (lambda s: s, np.ones(2), TypeError, "positional argument"),
     ],
 )

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from flow.backprop.layer import Shape
 from flow.backprop.lemmas import through_activation
+from flow.checks import positive, real
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,7 @@ def softplus(beta: float = 1.0) -> Activation:
     >>> softplus(beta=200.0).value(0.5).item()
     0.5
     """
-    if not (beta > 0 and np.isfinite(beta)):
-        raise ValueError(f"softplus: beta must be positive and finite, got {beta!r}")
+    beta = positive("softplus: beta", beta)
     return Activation(
         f"softplus(beta={beta:g})",
         lambda z: jnp.logaddexp(beta * z, 0.0) / beta,
@@ -89,6 +89,7 @@ def leaky_relu(negative: float = 0.01) -> Activation:
     >>> leaky_relu(negative=0.1).value(-2.0).item()
     -0.2
     """
+    negative = real("leaky_relu: negative", negative)
     if not np.isfinite(negative):
         raise ValueError(f"leaky_relu: negative must be a finite slope, got {negative!r}")
     return Activation(

@@ -13,7 +13,7 @@ from flow.backprop.layer import Shape
 from flow.backprop.lemmas import linear_input
 from flow.backprop.linear import INITIALISATIONS
 from flow.backprop.windows import Windows
-from flow.checks import choice, positive, positive_integer
+from flow.checks import choice, flag, positive, positive_integer
 
 
 @dataclass(frozen=True, eq=False)  # two layers are the same, and tied, when they are one object
@@ -79,6 +79,7 @@ class Convolution:
     gain: float = 1.0
 
     def __post_init__(self) -> None:
+        flag("bias", self.bias)
         positive_integer("inputs", self.inputs)
         positive_integer("outputs", self.outputs)
         _ = self.windows
@@ -90,7 +91,7 @@ class Convolution:
                 f"{self.window}, got {self.padding!r}"
             )
         choice("init", self.init, INITIALISATIONS)
-        positive("gain", self.gain)
+        object.__setattr__(self, "gain", positive("gain", self.gain))
 
     @property
     def windows(self) -> Windows:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from flow.backprop.layer import Shape
-from flow.checks import positive_integer
+from flow.checks import instance, positive_integer
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Reshape:
     shape: Shape
 
     def __post_init__(self) -> None:
+        instance("shape", self.shape, tuple | list, "a tuple of lengths, (1, 8, 8)")
+        object.__setattr__(self, "shape", tuple(self.shape))
         for i, length in enumerate(self.shape):
             positive_integer(f"shape[{i}]", length)
 

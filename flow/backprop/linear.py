@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from flow.backprop.layer import Shape
 from flow.backprop.lemmas import linear_input, linear_parameters
-from flow.checks import choice, positive, positive_integer
+from flow.checks import choice, flag, positive, positive_integer
 
 # Variance of an entry of W, before gain², from fan-in m and fan-out n.
 INITIALISATIONS = {
@@ -56,10 +56,11 @@ class Linear:
     parameterisation: str = "standard"
 
     def __post_init__(self) -> None:
+        flag("bias", self.bias)
         positive_integer("inputs", self.inputs)
         positive_integer("outputs", self.outputs)
         choice("init", self.init, INITIALISATIONS)
-        positive("gain", self.gain)
+        object.__setattr__(self, "gain", positive("gain", self.gain))
         choice("parameterisation", self.parameterisation, PARAMETERISATIONS)
 
     @property

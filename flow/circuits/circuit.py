@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from flow.checks import real
+from flow.checks import instance, mapping, real
 from flow.circuits.backward import pull_back
 from flow.circuits.evaluation import Evaluation, undefined
 from flow.circuits.node import Node, constant
@@ -70,6 +70,12 @@ class Circuit:
     def __init__(self, outputs: Node | Mapping[str, Node], inputs: tuple[Node, ...] = ()) -> None:
         if isinstance(outputs, Node):
             outputs = {outputs.name or "output": outputs}
+        outputs = mapping("outputs", outputs, "{name: node}, or a node")
+        if not outputs:
+            raise ValueError("outputs is empty, {}; give at least one node")
+        instance("inputs", inputs, tuple | list, "a tuple of variables")
+        for node in (*inputs, *outputs.values()):
+            instance("outputs and inputs", node, Node, "nodes of a circuit")
         self.outputs: Mapping[str, Node] = MappingProxyType(dict(outputs))
         self.nodes = _topological([*inputs, *self.outputs.values()])
         self.inputs = tuple(n for n in self.nodes if n.operation is None and n.constant is None)
@@ -111,6 +117,7 @@ class Circuit:
 
     def node(self, label: str) -> Node:
         """The node of a name, or of "#3" as in the table."""
+        instance("label", label, str, "a node's name")
         if label in self._named:
             return self._named[label]
         place = label.removeprefix("#")
@@ -164,9 +171,13 @@ class Circuit:
 
     def dot(self, v: Mapping[str, float]) -> "Circuit":
         """The circuit of Σ v_k · output_k, for fixed numbers v."""
+        v = mapping("v", v, "{name: number}")
         if v.keys() != self.outputs.keys():
             raise ValueError(f"v must have a number for each of {list(self.outputs)}, got {v!r}")
-        total, *terms = [constant(v[name]) * node for name, node in self.outputs.items()]
+        given = {name: real(f"v[{name!r}]", number) for name, number in v.items()}
+        if not all(map(isfinite, given.values())):
+            raise ValueError(f"v must be finite, got {v!r}")
+        total, *terms = [constant(given[name]) * node for name, node in self.outputs.items()]
         for term in terms:
             total = total + term
         return Circuit(total, self.inputs)
@@ -213,6 +224,7 @@ class Circuit:
         )
 
     def _inputs(self, inputs: Mapping[str, float]) -> dict[str, float]:
+        inputs = mapping("inputs", inputs, "{name: number}")
         names = [x.name for x in self.inputs]
         if missing := [n for n in names if n not in inputs]:
             raise ValueError(f"inputs lacks {', '.join(missing)}; the circuit's are {names}")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from flow.checks import instance
 from flow.circuits.evaluation import Evaluation
 
 
@@ -11,12 +12,12 @@ def draw(evaluation: Evaluation, ax: Any = None) -> Any:
     Inputs are on the left, the output on the right; a node stands one column right of its
     latest operand (topological generations). Returns the axes.
     """
-    import matplotlib.pyplot as plt
     import networkx as nx
 
-    from flow.plots.style import COLOURS  # figures stand above circuits, and draw them
+    from flow.plots.style import COLOURS, axes  # figures stand above circuits, and draw them
 
-    ax = plt.gca() if ax is None else ax
+    instance("evaluation", evaluation, Evaluation, "what Circuit.evaluate returns")
+    ax = axes(ax, grid=False)
     circuit = evaluation.circuit
     labels = circuit.labels
     graph = nx.DiGraph()

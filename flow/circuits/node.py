@@ -5,11 +5,14 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import isfinite
+from numbers import Real
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from flow.checks import real
+from flow.checks import instance, real
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +115,8 @@ class Node:
 
 def variable(name: str) -> Node:
     """An input of a circuit; used twice, the object is one input (a tied weight)."""
-    if not name:
-        raise ValueError(f"name must be a non-empty string, got {name!r}")
+    if not (isinstance(name, str) and name):
+        raise ValueError(f"name must be a non-empty string, got {name!r:.80}")
     return Node(name=name)
 
 
@@ -127,6 +130,12 @@ def constant(value: float) -> Node:
 
 def apply(operation: Operation, *operands: Any) -> Any:
     """The operation's node where an operand is a node, else its value."""
+    for x in operands:
+        instance("an operand", x, (Node, Real, np.ndarray, jax.Array), "a node or a number")
+        if isinstance(x, Real):
+            real("an operand", x)
+        elif not (isinstance(x, Node) or jnp.issubdtype(x.dtype, jnp.number)):
+            raise TypeError(f"an operand must be a number, got {x!r:.80} of dtype {x.dtype}")
     if any(isinstance(x, Node) for x in operands):
         return Node(operation, tuple(x if isinstance(x, Node) else constant(x) for x in operands))
     return operation.value(*operands)

@@ -71,10 +71,12 @@ class AdamFlow(Dynamics):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        positive("learning_rate", self.learning_rate)
-        _decay("b1", self.b1)
-        _decay("b2", self.b2)
-        positive("eps", self.eps)
+        self.settle(
+            learning_rate=positive("learning_rate", self.learning_rate),
+            b1=_decay("b1", self.b1),
+            b2=_decay("b2", self.b2),
+            eps=positive("eps", self.eps),
+        )
 
     @property
     def label(self) -> str:
@@ -116,6 +118,7 @@ class AdamFlow(Dynamics):
         """`optax.adam`, t = ηk."""
         import optax
 
+        learning_rate = positive("learning_rate", learning_rate)
         return optax.adam(learning_rate, self.b1, self.b2, self.eps), learning_rate
 
 
@@ -173,9 +176,11 @@ class RMSPropFlow(Dynamics):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        positive("learning_rate", self.learning_rate)
-        _decay("decay", self.decay)
-        positive("eps", self.eps)
+        self.settle(
+            learning_rate=positive("learning_rate", self.learning_rate),
+            decay=_decay("decay", self.decay),
+            eps=positive("eps", self.eps),
+        )
 
     @property
     def label(self) -> str:
@@ -210,6 +215,7 @@ class RMSPropFlow(Dynamics):
         """`optax.rmsprop`, t = ηk."""
         import optax
 
+        learning_rate = positive("learning_rate", learning_rate)
         return optax.rmsprop(learning_rate, self.decay, self.eps), learning_rate
 
 
@@ -246,7 +252,7 @@ class SignFlow(Dynamics):
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        not_negative("smoothing", self.smoothing)
+        self.settle(smoothing=not_negative("smoothing", self.smoothing))
 
     @property
     def continuous(self) -> bool:
@@ -269,6 +275,7 @@ class SignFlow(Dynamics):
         """Sign descent θ ← θ − η sign ∇J, t = ηk; smoothed as the flow is."""
         import optax
 
+        learning_rate = positive("learning_rate", learning_rate)
         smooth = self.smoothing
 
         def update(gradient: PyTree, state: Any, _: Any = None) -> tuple[PyTree, Any]:

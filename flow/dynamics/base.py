@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from flow.checks import function, instance, users
 from flow.objective import Objective
 from flow.precision import double_precision
 from flow.pytrees import PyTree, as_parameters
@@ -92,10 +93,32 @@ class Dynamics:
         params: Callable[[PyTree], PyTree] | None = None,
         objective: Objective | None = None,
     ) -> None:
-        self._rhs, self._state, self._params = rhs, as_parameters(state), params or (lambda s: s)
+        function("rhs", rhs)
+        self._rhs, self._state = rhs, as_parameters(state, "state")
+        self._params = (lambda s: s) if params is None else params
         self.autonomous = False  # nobody knows
         _check_rhs(rhs, self._state)
-        self.objective = objective or Objective(lambda _: jnp.zeros(()), self._params(self._state))
+        function("params", self._params)
+        with users("params, called with the state"):
+            theta = self._params(self._state)
+        self.objective = (
+            Objective(lambda _: jnp.zeros(()), theta) if objective is None else objective
+        )
+        self.settle()
+        with users("params, called with the state, which is to return θ as the objective has it"):
+            self.objective.flatten(theta)
+
+    def settle(self, **constants: Any) -> None:
+        """Keep the constants of a family as the plain numbers that they were checked to be.
+
+        Raises
+        ------
+        TypeError
+            What stands for J is no `flow.Objective`.
+        """
+        instance("objective", self.objective, Objective, "a flow.Objective")
+        for name, value in constants.items():
+            object.__setattr__(self, name, value)
 
     @property
     def has_real_spectrum(self) -> bool:
@@ -206,7 +229,7 @@ class Dynamics:
 
 def _check_rhs(rhs: Callable, state: PyTree) -> None:
     """Refuse a right-hand side that is not made like the state: it would be broadcast."""
-    with double_precision():
+    with double_precision(), users("rhs, called with t = 0 and the state"):
         found = jax.eval_shape(rhs, 0.0, jax.tree.map(jnp.asarray, state))
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (state, found)]
     if jax.tree.structure(state) != jax.tree.structure(found) or shapes[0] != shapes[1]:

@@ -112,8 +112,9 @@ class CentralFlow(Dynamics):
     k: int = 1
 
     def __post_init__(self) -> None:
-        positive("learning_rate", self.learning_rate)
-        if positive_integer("k", self.k) > self.objective.size:
+        rate, k = positive("learning_rate", self.learning_rate), positive_integer("k", self.k)
+        self.settle(learning_rate=rate, k=k)
+        if k > self.objective.size:
             raise ValueError(
                 f"k = {self.k} directions, but there are {self.objective.size} parameters; take k "
                 "no larger"
@@ -201,6 +202,7 @@ class CentralFlow(Dynamics):
         """Gradient descent, t = ηk; it is the average of its steps that is modelled."""
         import optax
 
+        learning_rate = positive("learning_rate", learning_rate)
         return optax.sgd(learning_rate), learning_rate
 
     def _edge(self, state: Tracked, data: PyTree) -> tuple[Edge, Any]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
-from flow.checks import not_negative
+from flow.checks import flag, not_negative, positive
 from flow.dynamics.base import Dynamics, squared_speed
 from flow.objective import Objective
 from flow.pytrees import PyTree
@@ -47,7 +47,8 @@ class GradientFlow(Dynamics):
     ascent: bool = False
 
     def __post_init__(self) -> None:
-        not_negative("weight_decay", self.weight_decay)
+        decay = not_negative("weight_decay", self.weight_decay)
+        self.settle(weight_decay=decay, ascent=flag("ascent", self.ascent))
 
     @property
     def energy_is_loss(self) -> bool:
@@ -84,6 +85,7 @@ class GradientFlow(Dynamics):
         """Gradient descent, or ascent, on the clock t = ηk."""
         import optax
 
+        learning_rate = positive("learning_rate", learning_rate)
         descent = optax.sgd(-learning_rate if self.ascent else learning_rate)
         if not self.weight_decay:
             return descent, learning_rate

@@ -1,11 +1,11 @@
 """Leaves of the parameters by name, as the `leaves` of a dynamics choose them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
-from flow.checks import choice
+from flow.checks import choice, several
 from flow.pytrees import PyTree, path_name
 
 ROOT = "params"
@@ -49,8 +49,8 @@ def chosen(params: PyTree, leaves: str | Sequence[str] | None) -> tuple[str, ...
                 f"[{names[0]!r}] for instance; choose from {listed}"
             )
         return tuple(names)
-    several = isinstance(leaves, Iterable) and not isinstance(leaves, str)
-    given = list(leaves) if several else [leaves]
+    one = isinstance(leaves, str)
+    given = [leaves] if one else several("leaves", leaves, "a name or a list of names")
     if not given:
         raise ValueError(
             f"leaves is empty, which leaves plain flow.GradientFlow; choose from {listed}"

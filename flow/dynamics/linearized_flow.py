@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from flow.checks import instance, numbers, positive
 from flow.dynamics.base import Dynamics, squared_speed
 from flow.objective import Objective
 from flow.precision import double_precision
@@ -59,6 +60,7 @@ class LinearizedFlow(Dynamics):
     objective: Objective
 
     def __post_init__(self) -> None:
+        self.settle()
         self.objective.check_has_output_loss()
         if not hasattr(self.objective, "network"):
             object.__setattr__(self, "objective", _linearised(self.objective))
@@ -85,6 +87,7 @@ class LinearizedFlow(Dynamics):
         """Gradient descent on `objective`, the linearised network's, t = ηk."""
         import optax
 
+        learning_rate = positive("learning_rate", learning_rate)
         return optax.sgd(learning_rate), learning_rate
 
     def kernel(self) -> np.ndarray:
@@ -103,7 +106,9 @@ class LinearizedFlow(Dynamics):
         In closed form for the squared loss; for another one ḟ = −Θ ∂L/∂f is integrated, at rtol
         1e-10.
         """
-        times = np.atleast_1d(np.asarray(t, np.float64))
+        times = np.atleast_1d(numbers("t", t))
+        if times.ndim != 1 or not np.all(np.isfinite(times) & (times >= 0)):
+            raise ValueError(f"t must be finite times, not negative, got {t!r:.80}")
         objective = self.objective
         kernel, (_, y) = self.kernel(), objective.data
         start = objective.outputs(objective.params)
@@ -138,6 +143,7 @@ def tangent_kernel(objective: Objective) -> np.ndarray:
     ValueError
         It has more than 10,000 rows; the message says what it would take.
     """
+    instance("objective", objective, Objective, "a flow.Objective")
     objective.check_has_outputs()
 
     def f(theta: Any, X: Any) -> Any:

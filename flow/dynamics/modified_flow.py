@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -53,11 +54,13 @@ class ModifiedFlow(Dynamics):
     order: int = 2
 
     def __post_init__(self) -> None:
-        positive("learning_rate", self.learning_rate)
-        if self.order not in (2, 3):
+        whole = isinstance(self.order, Integral) and not isinstance(self.order, bool)
+        if not whole or self.order not in (2, 3):
             raise ValueError(
                 f"order must be 2 or 3, got {self.order!r}; order 1 is flow.GradientFlow"
             )
+        rate = positive("learning_rate", self.learning_rate)
+        self.settle(learning_rate=rate, order=int(self.order))
         if self.order == 3:  # noqa: PLR2004
             warn_of_kinks(self.objective, "order 3 takes third derivatives of the loss")
 
@@ -110,4 +113,5 @@ class ModifiedFlow(Dynamics):
         """Gradient descent, t = ηk."""
         import optax
 
+        learning_rate = positive("learning_rate", learning_rate)
         return optax.sgd(learning_rate), learning_rate

@@ -59,7 +59,7 @@ class NaturalGradientFlow(Dynamics):
     damping: float
 
     def __post_init__(self) -> None:
-        not_negative("damping", self.damping)
+        self.settle(damping=not_negative("damping", self.damping))
         self.objective.check_has_output_loss()
 
     @property

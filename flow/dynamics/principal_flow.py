@@ -59,8 +59,9 @@ class PrincipalFlow(Dynamics):
     k: int
 
     def __post_init__(self) -> None:
-        positive("learning_rate", self.learning_rate)
-        if positive_integer("k", self.k) > self.objective.size:
+        rate, k = positive("learning_rate", self.learning_rate), positive_integer("k", self.k)
+        self.settle(learning_rate=rate, k=k)
+        if k > self.objective.size:
             raise ValueError(
                 f"k = {self.k} eigenpairs, but there are {self.objective.size} parameters; "
                 "take k no larger"
@@ -112,6 +113,7 @@ class PrincipalFlow(Dynamics):
         """Gradient descent, t = ηk."""
         import optax
 
+        learning_rate = positive("learning_rate", learning_rate)
         return optax.sgd(learning_rate), learning_rate
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from flow.checks import positive
 from flow.dynamics.base import Dynamics, squared_speed
 from flow.dynamics.leaves import by_name, chosen, map_by_name
 from flow.objective import Objective
@@ -57,6 +58,7 @@ class ScaleFreeFlow(Dynamics):
     leaves: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        self.settle()
         names = chosen(self.objective.params, self.leaves)
         params = by_name(as_parameters(self.objective.params))
         for name in names:
@@ -99,6 +101,7 @@ class ScaleFreeFlow(Dynamics):
         """Gradient descent of J̃, on the clock t = ηk."""
         import optax
 
+        learning_rate = positive("learning_rate", learning_rate)
         return optax.sgd(learning_rate), learning_rate
 
 

@@ -90,7 +90,7 @@ class HeavyBall(SecondOrder):
     friction: float
 
     def __post_init__(self) -> None:
-        not_negative("friction", self.friction)
+        self.settle(friction=not_negative("friction", self.friction))
 
     @property
     def hamiltonian(self) -> bool:
@@ -114,7 +114,8 @@ class HeavyBall(SecondOrder):
         """Momentum with β = 1 − γ√η, on the clock t = k√η."""
         import optax
 
-        time_step = positive("learning_rate", learning_rate) ** 0.5
+        learning_rate = positive("learning_rate", learning_rate)
+        time_step = learning_rate**0.5
         momentum = 1.0 - self.friction * time_step
         if momentum < 0:
             raise ValueError(
@@ -155,7 +156,7 @@ class Nesterov(SecondOrder):
     r: float = 3.0
 
     def __post_init__(self) -> None:
-        not_negative("r", self.r)
+        self.settle(r=not_negative("r", self.r))
 
     @property
     def label(self) -> str:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from flow.checks import instance, positive
 from flow.dynamics.base import Dynamics, squared_speed
 from flow.dynamics.leaves import by_name, chosen, map_by_name
 from flow.objective import Objective
@@ -149,6 +150,7 @@ class StiefelFlow(Dynamics):
         """
         import optax
 
+        learning_rate = positive("learning_rate", learning_rate)
         scales = self.scales
 
         def update(gradient: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
@@ -246,6 +248,7 @@ def _scale(W: np.ndarray) -> float:
 
 def _matrices(objective: Objective, leaves: str | Sequence[str] | None) -> dict[str, np.ndarray]:
     """The chosen leaves at θ₀ by name; refuse what can't have orthonormal rows."""
+    instance("objective", objective, Objective, "a flow.Objective")
     params = as_parameters(objective.params)
     found = {name: by_name(params)[name] for name in chosen(params, leaves)}
     for name, W in found.items():

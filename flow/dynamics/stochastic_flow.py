@@ -52,12 +52,13 @@ class StochasticFlow(Dynamics):
     batch_size: int
 
     def __post_init__(self) -> None:
-        positive("learning_rate", self.learning_rate)
+        rate = positive("learning_rate", self.learning_rate)
+        self.settle(learning_rate=rate, batch_size=positive_integer("batch_size", self.batch_size))
         if self.objective.data is None:
             raise ValueError(
                 "StochasticFlow needs examples: flow.Objective(loss, params, data=(X, y))"
             )
-        if positive_integer("batch_size", self.batch_size) > self.examples:
+        if self.batch_size > self.examples:
             raise ValueError(
                 f"batch_size {self.batch_size} is larger than the {self.examples} examples; take "
                 "it no larger"
@@ -95,6 +96,7 @@ class StochasticFlow(Dynamics):
         """Gradient descent, t = ηk; `flow.descend` draws the batches, batch_size=B."""
         import optax
 
+        learning_rate = positive("learning_rate", learning_rate)
         return optax.sgd(learning_rate), learning_rate
 
 
@@ -127,7 +129,7 @@ class LangevinFlow(Dynamics):
     temperature: float
 
     def __post_init__(self) -> None:
-        not_negative("temperature", self.temperature)
+        self.settle(temperature=not_negative("temperature", self.temperature))
 
     @property
     def label(self) -> str:
@@ -150,5 +152,6 @@ class LangevinFlow(Dynamics):
         """
         import optax
 
+        learning_rate = positive("learning_rate", learning_rate)
         noise = optax.add_noise(2.0 * self.temperature / learning_rate, 0.0, key=0)
         return optax.chain(noise, optax.sgd(learning_rate)), learning_rate

@@ -6,6 +6,7 @@ from html import escape
 
 from flow.backprop import Chain, Linear
 from flow.backprop.layer import Shape
+from flow.checks import instance
 from flow.explain.product import Rule
 from flow.explain.puzzle import DimensionPuzzle, dimension_puzzle
 from flow.explain.symbols import latex, plain, shape_text
@@ -75,6 +76,7 @@ class Explanation:
 
     def __getitem__(self, symbol: str) -> Row:
         """The row of a node: "W1" or "W₁", "gamma1" or "γ₁", "Zhat1" or "Ẑ₁"."""
+        instance("symbol", symbol, str, "a node's name")
         for row in self.rows:
             if plain(row.symbol) == plain(symbol):
                 return row

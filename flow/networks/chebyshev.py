@@ -3,7 +3,7 @@
 import numpy as np
 from jax import numpy as jnp
 
-from flow.checks import positive_integer
+from flow.checks import positive_integer, random_seed
 from flow.objective import Objective
 
 WIDTH, POINTS, GAIN = 100, 20, 1.9
@@ -29,7 +29,7 @@ def chebyshev(degree: int = 3, seed: int = 0) -> Objective:
     """
     positive_integer("degree", degree)
     x = np.linspace(-1.0, 1.0, POINTS)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(random_seed(seed))
     spread = np.sqrt(2.0 / (WIDTH + 1))
     params = {
         "W1": GAIN * spread * rng.standard_normal((WIDTH, 1)),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from flow.backprop import ACTIVATIONS, Activation, Linear
 from flow.backprop.layer import Shape
-from flow.checks import choice, positive_integer
+from flow.checks import choice, flag, positive_integer, several
 from flow.networks.network import Network
 
 
@@ -52,14 +52,15 @@ class MLP(Network):
         gain: float = 1.0,
         parameterisation: str = "standard",
     ) -> None:
-        self.sizes = [positive_integer(f"sizes[{i}]", n) for i, n in enumerate(sizes)]
+        given = several("sizes", sizes, "a list of numbers of units")
+        self.sizes = [positive_integer(f"sizes[{i}]", n) for i, n in enumerate(given)]
         if len(self.sizes) < 2:  # noqa: PLR2004
-            raise ValueError(f"sizes needs at least inputs and outputs, got {list(sizes)}")
+            raise ValueError(f"sizes needs at least inputs and outputs, got {given}")
         if not isinstance(activation, Activation):
             activation = ACTIVATIONS[choice("activation", activation, ACTIVATIONS)]
-        self.activation, self.bias = activation, bias
+        self.activation, self.bias = activation, flag("bias", bias)
         linear = [
-            Linear(m, n, bias, init, gain, parameterisation)
+            Linear(m, n, self.bias, init, gain, parameterisation)
             for m, n in zip(self.sizes[:-1], self.sizes[1:], strict=True)
         ]
         hidden = [layer for pair in linear[:-1] for layer in (pair, activation)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from flow.backprop import ACTIVATIONS, LOSSES, Chain, Layer, Loss
 from flow.backprop.layer import Shape
-from flow.checks import choice
+from flow.checks import choice, numbers, random_seed, several
 from flow.objective import Objective
 
 
@@ -55,7 +55,7 @@ class Network:
             ACTIVATIONS[choice(f"layers[{i}]", layer, ACTIVATIONS)]
             if isinstance(layer, str)
             else layer
-            for i, layer in enumerate(layers)
+            for i, layer in enumerate(several("layers", layers, "a list of layers"))
         ]
         for i, layer in enumerate(found):
             if not isinstance(layer, Layer):
@@ -63,11 +63,17 @@ class Network:
                     f"layers[{i}] must be a layer of flow.backprop or the name of an activation, "
                     f"got {layer!r}"
                 )
+        if not found:
+            raise ValueError(f"layers is empty; it needs at least one, got {layers!r}")
         self.chain = Chain(found)
 
     def initialise(self, seed: int = 0) -> list[dict[str, np.ndarray]]:
-        """Draw θ₀ from `numpy.random.default_rng(seed)`, layer by layer: [{"W", "b"}, ...]."""
-        return self.chain.initialise(np.random.default_rng(seed))
+        """Draw θ₀ from `numpy.random.default_rng(seed)`, layer by layer: [{"W", "b"}, ...].
+
+        The seed is an integer from 0 to 2³² − 1, here and elsewhere in flow: None, which would draw
+        something else each time, is refused.
+        """
+        return self.chain.initialise(np.random.default_rng(random_seed(seed)))
 
     def outputs(self, params: list[dict[str, Any]], X: Any) -> Any:
         """Outputs (examples, outputs) on rows X (examples, ...); traced by JAX."""
@@ -104,7 +110,7 @@ class Network:
             Unknown loss; X or y does not fit the network; layers do not fit each other.
         """
         function = loss if isinstance(loss, Loss) else LOSSES[choice("loss", loss, LOSSES)]
-        X, y = np.asarray(X, np.float64), np.asarray(y, np.float64)
+        X, y = numbers("X", X, bools=True), numbers("y", y, bools=True)
         y = as_outputs(y, self._output_width(X.shape))
 
         def gradient(params: Any, batch: tuple[Any, Any]) -> Any:
