@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.polynomial import legendre
 
-from flow.checks import positive_integer
+from flow.checks import positive_integer, random_seed, truth
 from flow.dynamics import HeavyBall
 from flow.integration import rerun
 from flow.trajectory import Trajectory, check_single
@@ -81,6 +81,8 @@ def action(
     (True, True)
     """
     check_single("flow.action", path)
+    truth("progress", progress)
+    seed = random_seed(seed)
     if not isinstance(path.dynamics, HeavyBall):
         raise ValueError(  # noqa: TRY004
             f"the action is of flow.HeavyBall's motion, computed in this process; got "

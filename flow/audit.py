@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
+from flow.checks import flag, instance, truth
 from flow.dynamics import Dynamics, GradientFlow
 from flow.integration import rerun
 from flow.objective import Objective
@@ -93,6 +94,10 @@ def audit(
     (True, True)
     """
     (check_keeps_theta if error_bar else check_single)("flow.audit", path)
+    if objective is not None:
+        kinds = "a flow.Objective or a dynamics, that was run"
+        instance("objective", objective, (Objective, Dynamics), kinds)
+    truth("progress", progress)
     if isinstance(objective, Dynamics):
         path, objective = replace(path, dynamics=objective), None
     if objective is None and path.dynamics is not None:
@@ -118,7 +123,7 @@ def audit(
         float(residual),
         stats["largest_rise"],
         {name: float(drift.max()) for name, drift in drifts.items()},
-        error_bars(path, objective, progress=progress) if error_bar else None,
+        error_bars(path, objective, progress=progress) if flag("error_bar", error_bar) else None,
     )
 
 

@@ -1,6 +1,7 @@
 """The clock of a discrete run: t_k, in units of learning rate × steps."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 
@@ -26,6 +27,13 @@ class Clock:
     steps: int
     time_step: float = 0.0
     times: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.end):
+            raise ValueError(
+                f"learning_rate or time_step: {self.steps:,} steps of {self.time_step:g} end at no "
+                "finite t; take smaller ones, or fewer"
+            )
 
     def at(self, k: int) -> float:
         """t_k."""

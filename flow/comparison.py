@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flow.audit import error_bars
-from flow.checks import positive
+from flow.checks import choice, flag, positive, truth
 from flow.curve import Curve
 from flow.integration import rerun
 from flow.trajectory import TIME_UNIT, Trajectory, check_keeps_theta
@@ -22,6 +22,8 @@ ERROR_BAR_SHARE = 0.05
 _SAME_TIME = 1e-12
 # A distance that has shrunk to so little of the largest is none.
 _TOGETHER = 1e-6
+# What is known of a run at matched times.
+GAPS = ("distance", "relative_distance", "nearest_distance", "loss_gap", "angle", "error_bar")
 # The problem's numbers at θ₀ agree so well between processes, and in single precision so.
 _SAME_PROBLEM = 1e-4
 
@@ -77,6 +79,7 @@ class Pair:
 
     def first_passage(self, threshold: float, of: str = "relative_distance") -> float:
         """First matched time at which |gap| exceeds a threshold; NaN if it never does."""
+        choice("of", of, GAPS)
         beyond = np.abs(getattr(self, of)) > positive("threshold", threshold)
         return float(self.t[np.argmax(beyond)]) if beyond.any() else np.nan
 
@@ -149,17 +152,9 @@ class Comparison:
         import xarray
 
         t = np.unique(np.concatenate([pair.t for pair in self.pairs]))
-        names = (
-            "distance",
-            "relative_distance",
-            "nearest_distance",
-            "loss_gap",
-            "angle",
-            "error_bar",
-        )
-        gaps = {name: np.full((len(self.pairs), len(t)), np.nan) for name in names}
+        gaps = {name: np.full((len(self.pairs), len(t)), np.nan) for name in GAPS}
         for i, pair in enumerate(self.pairs):
-            for name in names:
+            for name in GAPS:
                 gaps[name][i, np.searchsorted(t, pair.t)] = getattr(pair, name)
         return xarray.Dataset(
             {name: (("run", "time"), gap) for name, gap in gaps.items()},
@@ -214,6 +209,8 @@ def compare(
     >>> np.allclose(comparison.distance, np.abs(0.5 ** np.arange(3) - np.exp(-comparison.t)))
     True
     """
+    flag("error_bar", error_bar)
+    truth("progress", progress)
     if not runs:
         raise ValueError("compare needs a reference and at least one other run")
     check_keeps_theta("flow.compare", reference, *runs)

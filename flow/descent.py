@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flow.checkpoints.keeper import keeper
-from flow.checks import choice, positive, positive_integer
+from flow.checks import choice, flag, numbers, positive, positive_integer, random_seed, users
 from flow.clock import Clock
 from flow.descent_ensemble import DescentEnsemble, DescentMember, check_one_rule, zipped
 from flow.descent_loop import DescentLoop, Rule
@@ -121,6 +121,7 @@ def descend(
     """
     if not isinstance(objective, Objective):
         raise TypeError(f"descend needs a flow.Objective, got {objective!r}")
+    ascent = flag("ascent", ascent)
     choice("spacing", spacing, SPACINGS)
     drawn = batches(objective, batch_size, sampling)
     stops = conditions(stop, ascent=ascent)
@@ -128,21 +129,21 @@ def descend(
     def loop(
         make: type[DescentLoop], objective: Objective, learning_rate: Any, steps: Any, seed: Any
     ) -> DescentLoop:
-        steps = positive_integer("steps", steps)
-        clock = _clock(learning_rate, optimizer, time_step, steps)
+        steps, seed = positive_integer("steps", steps), random_seed(seed)
+        clock = _clock(objective, learning_rate, optimizer, time_step, steps)
         fixed = learning_rate is not None and not callable(learning_rate)
         label = _label(objective, learning_rate, optimizer, time_step, batch_size, ascent)
         asked = {"steps": steps, "time_step": time_step, "save": save, "spacing": spacing}
         asked |= {"batch_size": batch_size, "sampling": sampling, "seed": seed}
-        asked |= {"learning_rate": learning_rate if fixed else None, "ascent": bool(ascent)}
+        asked |= {"learning_rate": learning_rate if fixed else None, "ascent": ascent}
         asked |= {"keep": keep}
         return make(
             objective=objective,
-            ascent=bool(ascent),
+            ascent=ascent,
             rule=_rule(learning_rate, optimizer),
             clock=clock,
             batches=drawn,
-            seed=int(seed),
+            seed=seed,
             saves=save_steps(save, spacing, clock),
             stops=stops,
             meter=Meter(None, None, max_seconds),
@@ -150,13 +151,13 @@ def descend(
             config={
                 "kind": "descent",
                 "label": label,
-                "ascent": bool(ascent),
+                "ascent": ascent,
                 "learning_rate": float(learning_rate) if fixed else None,
                 "time_step": None if time_step is None else float(time_step),
                 "steps": steps,
                 "batch_size": batch_size,
                 "sampling": None if drawn is None else sampling,
-                "seed": int(seed),
+                "seed": seed,
             },
             keeper=keeper(checkpoint, "descent", asked, {"optimizer": label}, observe, stops),
         )
@@ -177,7 +178,33 @@ def descend(
         return run.run(progress)
 
 
-def _clock(learning_rate: Any, optimizer: Any, time_step: Any, steps: int) -> Clock:
+def _check_optimizer(objective: Objective, optimizer: Any) -> None:
+    """Refuse what is no optimizer, and one whose updates are not like the parameters."""
+    import optax
+
+    if not (hasattr(optimizer, "update") and hasattr(optimizer, "init")):
+        raise TypeError(f"optimizer must be an optax optimizer, got {optimizer!r}")
+    made = optax.with_extra_args_support(optimizer)
+
+    def value(params: Any) -> Any:
+        return objective.traced_value(params, objective.data)
+
+    def first(p: Any) -> Any:
+        known = {"value": jnp.zeros(()), "grad": p, "value_fn": value}
+        return made.update(p, made.init(p), p, **known)[0]
+
+    with double_precision(), users("optimizer.init and optimizer.update, called with θ₀"):
+        theta = jax.tree.map(jnp.asarray, objective.unflatten(objective.theta))
+        updates = jax.eval_shape(first, theta)
+    if jax.tree.structure(updates) != jax.tree.structure(theta):
+        raise ValueError(
+            f"optimizer.update must return updates like the parameters, got {updates!r:.80}"
+        )
+
+
+def _clock(
+    objective: Objective, learning_rate: Any, optimizer: Any, time_step: Any, steps: int
+) -> Clock:
     """The clock of what a user asked for."""
     if optimizer is None and learning_rate is None:
         raise ValueError("give a learning_rate, or an optax optimizer= and its time_step=")
@@ -186,26 +213,35 @@ def _clock(learning_rate: Any, optimizer: Any, time_step: Any, steps: int) -> Cl
             "give learning_rate or optimizer=, not both; an optimizer has its own learning rate, "
             "and its clock is time_step="
         )
-    if optimizer is not None and not hasattr(optimizer, "update"):
-        raise TypeError(f"optimizer must be an optax optimizer, got {optimizer!r}")
+    if optimizer is not None:
+        _check_optimizer(objective, optimizer)
     if learning_rate is not None and not callable(learning_rate):
         positive("learning_rate", learning_rate)
     if time_step is not None:
-        return Clock(steps, positive("time_step", time_step))
+        time_step = positive("time_step", time_step)
+    if optimizer is None and callable(learning_rate):
+        used = _scheduled(learning_rate, steps)
+        if time_step is None:
+            return Clock(steps, times=np.concatenate([[0.0], np.cumsum(used)]))
+    if time_step is not None:
+        return Clock(steps, time_step)
     if optimizer is not None:
         raise ValueError(
             "an optimizer= needs its time_step=, the units of t in one step: its learning rate, "
             "or learning rate / (1 − β) for momentum beside the plain flow"
         )
-    if not callable(learning_rate):
-        return Clock(steps, float(learning_rate))
-    with double_precision():
-        used = np.asarray(jax.vmap(learning_rate)(jnp.arange(steps)), np.float64)
+    return Clock(steps, float(learning_rate))
+
+
+def _scheduled(learning_rate: Callable[[Any], Any], steps: int) -> np.ndarray:
+    """The learning rate of each step (steps,), which must be a positive number."""
+    with double_precision(), users("learning_rate, a schedule, called with the step"):
+        used = numbers("what it returns", jax.vmap(learning_rate)(jnp.arange(steps)))
     if used.shape != (steps,) or not np.all(np.isfinite(used) & (used > 0)):
         wrong = ~(np.isfinite(used) & (used > 0))
         bad = used[wrong][0] if used.shape == (steps,) else used.shape
         raise ValueError(f"the learning_rate schedule must stay positive and finite, got {bad}")
-    return Clock(steps, times=np.concatenate([[0.0], np.cumsum(used)]))
+    return used
 
 
 def _label(
@@ -218,7 +254,7 @@ def _label(
 ) -> str:
     """What figures call the run; an optimizer is named by the states that it keeps."""
     if optimizer is not None:
-        with double_precision():
+        with double_precision(), users("optimizer.init"):
             states = jax.tree.leaves(
                 optimizer.init(objective.unflatten(objective.theta)),
                 is_leaf=lambda x: hasattr(x, "_fields"),

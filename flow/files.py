@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from flow.checks import file_path
+
 # What a file is called while it is written: hidden, and with a random part behind the name.
 UNFINISHED = ".{name}"
-
-from flow.checks import file_path
 
 
 def write_new(path: str | os.PathLike, content: bytes | Callable[[BinaryIO], object]) -> Path:

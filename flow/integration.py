@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flow.checkpoints.keeper import keeper
-from flow.checks import choice, positive, positive_integer, real
+from flow.checks import choice, positive, positive_integer, random_seed, real
 from flow.dynamics import Dynamics, GradientFlow
 from flow.dynamics.log_clock import LogClock
 from flow.initialisations import initialisations
@@ -16,7 +16,7 @@ from flow.objective import Objective
 from flow.observe import Observer
 from flow.precision import double_precision
 from flow.recording import Meter, Recorder
-from flow.saving import SPACINGS, number_of_times, save_times
+from flow.saving import SPACINGS, is_number, number_of_times, save_times
 from flow.sharing import check_devices, refuse_checkpoint
 from flow.stop import Condition, StopConditions, conditions
 from flow.threads import single_blas_thread
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # From this size on, factorising an implicit method's matrices gains from threads.
 THREADED_SIZE = 1000
+# Of t, below which t + step is t.
+ROUNDING = float(np.finfo(float).eps)
 CLOCKS = ["linear", "log"]
 ENGINES = ["scipy", "jax"]
 
@@ -101,8 +103,8 @@ def integrate(
         saved times.
     stop
         ``flow.stop.loss(...)``, ``flow.stop.gradient_norm(...)``, a function of the record, or a
-        list of them. The run ends at the first accepted step (functions: saved time) that meets
-        one.
+        list of them, which return True or False. The run ends at the first accepted step
+        (functions: saved time) that meets one.
     max_gradients, max_steps, max_seconds
         Budgets; a Hessian-vector product counts as two gradients. The run ends with what it has.
     checkpoint
@@ -147,7 +149,9 @@ def integrate(
     Raises
     ------
     ValueError, TypeError
-        An argument is off; the message names it, the value met and the remedy.
+        An argument is off; the message names it, the value met and the remedy. What a function of
+        yours raises at t = 0 (the loss, an observer, a stop condition) comes as it is, with a note
+        that says which.
 
     Examples
     --------
@@ -179,16 +183,19 @@ def integrate(
     from flow.compiled_driver import CompiledDriver
     from flow.driver import Driver
     from flow.ensemble_driver import EnsembleDriver, Member
-    from flow.methods.catalogue import METHODS, check_dense, find_method
+    from flow.methods.catalogue import check_dense, find_method
 
-    asked = {"t": t, "keep": keep, "spacing": spacing, "clock": clock, "save": save, "seed": seed}
-    asked |= {"max_gradients": max_gradients, "max_steps": max_steps}
+    asked = {
+        **{"t": t, "keep": keep, "spacing": spacing, "clock": clock, "save": save, "seed": seed},
+        **{"max_gradients": max_gradients, "max_steps": max_steps},
+    }
     if isinstance(dynamics, Objective):
         dynamics = GradientFlow(dynamics)
     if not isinstance(dynamics, Dynamics):
         raise TypeError(f"integrate needs a flow.Objective or a dynamics, got {dynamics!r}")
     engine = check_engine(engine, dynamics, ensemble, paths)
     choice("spacing", spacing, SPACINGS)
+    random_seed(seed)
     chosen = find_method(method, engine, dynamics)
     check_dense(chosen, dynamics.objective.size)
     meter = Meter(max_gradients, max_steps, max_seconds)
@@ -198,9 +205,10 @@ def integrate(
         settings = noise_settings(dynamics.objective, step, seed)
     else:
         settings = _check_settings(chosen, rtol, atol, step, dynamics.objective.resolution)
+    _check_reached(settings, t)
     if choice("clock", clock, CLOCKS) == "log":
         dynamics, t, save = _on_log_clock(dynamics, chosen, t, save)
-    thinned = t == inf and np.ndim(save) == 0
+    thinned = t == inf and is_number(save)
     times = None if thinned else save_times(save, spacing, t)
     if thinned and spacing != "linear":
         raise ValueError(f"spacing={spacing!r} needs a finite t, got inf")
@@ -218,8 +226,7 @@ def integrate(
     if own is None:
         plain = Driver if engine == "scipy" else CompiledDriver
         asked |= {"method": chosen.name, "engine": engine, **settings}
-        made_of = f"{type(dynamics.in_flow_time).__name__} {dynamics.in_flow_time.constants}"
-        again = {"dynamics": made_of, "method": None if chosen.name in METHODS else chosen.name}
+        again = _given_again(dynamics.in_flow_time, chosen)
         kept = keeper(checkpoint, "flow", asked, again, observe, stops)
         run = driver(AutoDriver if chosen.name == "auto" else plain, dynamics, keeper=kept)
     else:
@@ -278,6 +285,14 @@ def check_engine(engine: Any, dynamics: Dynamics, ensemble: Any, paths: Any) -> 
     return engine
 
 
+def _given_again(dynamics: Dynamics, method: "Method") -> dict[str, Any]:
+    """What names a dynamics and a method that no file can hold."""
+    from flow.methods.catalogue import METHODS
+
+    made_of = f"{type(dynamics).__name__} {dynamics.constants}"
+    return {"dynamics": made_of, "method": None if method.name in METHODS else method.name}
+
+
 def _members(dynamics: Dynamics, ensemble: Any, paths: Any) -> list[Dynamics] | None:
     """The dynamics of each member; None of a single run."""
     if ensemble is None and paths is None:
@@ -297,7 +312,7 @@ def _on_log_clock(
             "clock='log' is for error-controlled methods, and for dynamics without noise that are "
             f"not Hamiltonian; got {dynamics.label} by {method.name!r}"
         )
-    if np.ndim(save) != 0:
+    if not is_number(save):
         save = np.log1p(save_times(save, "linear", t))
     return LogClock(dynamics), log1p(t), save
 
@@ -312,6 +327,16 @@ def _check_horizon(t: Any, stops: StopConditions, meter: Meter) -> float:
             "or max_gradients="
         )
     return t
+
+
+def _check_reached(settings: dict[str, float], t: float) -> None:
+    """Refuse fixed steps so short that t + step is t."""
+    step = settings.get("step", np.inf)
+    if t < inf and step < t * ROUNDING:
+        raise ValueError(
+            f"step={step:g} is below the rounding of t={t:g}, which such steps never reach; "
+            "give a larger step"
+        )
 
 
 def _check_settings(

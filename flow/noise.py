@@ -1,11 +1,10 @@
 """What a run with noise needs beside a method: a step, a seed, and times on its grid."""
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from flow.checks import positive
+from flow.checks import positive, random_seed
 from flow.objective import Objective
 from flow.spectrum import sharpness
 
@@ -23,17 +22,16 @@ def noise_settings(objective: Objective, step: Any, seed: Any) -> dict[str, Any]
         λ_max(θ₀) is not positive and no step is given, or the seed does not fit into 32 bits, the
         room that it travels in.
     """
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be an integer from 0 to 2³² − 1, got {seed!r}")
+    seed = random_seed(seed)
     if step is not None:
-        return {"step": positive("step", step), "seed": int(seed)}
+        return {"step": positive("step", step), "seed": seed}
     top = sharpness(objective, objective.params)
     if top <= 0:
         raise ValueError(
             f"the sharpness at the initial parameters is {top:.3g}, by which no step can be "
             "chosen; give step=, in units of t"
         )
-    return {"step": SHARE / top, "seed": int(seed)}
+    return {"step": SHARE / top, "seed": seed}
 
 
 def at_steps(times: np.ndarray, step: float, t: float) -> np.ndarray:

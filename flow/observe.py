@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flow import spectrum
-from flow.checks import positive, positive_integer
+from flow.checks import numbers, positive, positive_integer
 from flow.objective import Objective
 from flow.spectrum.hessian import hessian
 from flow.spectrum.tracking import start_block, track
@@ -54,10 +54,15 @@ def accuracy(X: Any, y: Any) -> Callable[[Objective, Any], float]:
 
     A single output is a logit: the class is 1 where it is positive.
     """
-    labels = np.asarray(y)
+    labels = numbers("y", y, bools=True)
 
     def observe(objective: Objective, params: Any) -> float:
         outputs = objective.outputs(params, X)
+        if outputs.size != labels.size:
+            raise ValueError(
+                f"y has shape {labels.shape}, but the network's outputs on X {outputs.shape}; "
+                "classes are one-hot rows, np.eye(classes)[y]"
+            )
         if outputs.ndim == 1 or outputs.shape[1] == 1:
             return float(np.mean((outputs.ravel() > 0) == (labels.ravel() > 0.5)))  # noqa: PLR2004
         return float(np.mean(outputs.argmax(axis=1) == labels.argmax(axis=1)))
@@ -186,8 +191,7 @@ def _preconditioned(
 
 
 def _eigenvalues(k: int, end: str, tol: float) -> Observer:
-    positive_integer("k", k)
-    positive("tol", tol)
+    k, tol = positive_integer("k", k), positive("tol", tol)
 
     def init(objective: Objective, _: Any) -> np.ndarray:
         if k > objective.size:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flow.checks import positive
+from flow.checks import instance, numbers, positive, random_seed, several, truth
 from flow.descent import descend
 from flow.dynamics import Dynamics, GradientFlow
 from flow.integration import integrate
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 RTOL, ATOL = 1e-11, 1e-13
 # Of the stability limit 2/λ_max: well below it, near it, and beyond.
 AUTO_SHARES = (0.1, 0.5, 0.9, 1.1)
+# Hours of the cheapest gradients: more is a mistake in t or in a learning rate.
+MOST_STEPS = 1e9
 # An order shows where η is small: halvings of a tenth of the limit.
 AUTO_LADDER = tuple(0.1 * 2.0**-k for k in range(5))
 
@@ -90,15 +92,19 @@ def auto_learning_rates(objective: Objective, shares: Sequence[float] = AUTO_SHA
     Raises
     ------
     ValueError
-        λ_max(θ₀) is not positive, so that there is no limit.
+        λ_max(θ₀) is not positive, so that there is no limit; or a share is not.
     """
+    instance("objective", objective, Objective, "a flow.Objective")
+    asked = numbers("shares", shares)
+    if asked.ndim != 1 or not np.all(np.isfinite(asked) & (asked > 0)):
+        raise ValueError(f"shares must be several positive finite numbers, got {shares!r:.80}")
     top = sharpness(objective, objective.params)
     if top <= 0:
         raise ValueError(
             f"the sharpness at the initial parameters is {top:.3g}: there is no stability limit "
             "2/λ_max to choose learning rates by; give learning_rates yourself"
         )
-    return np.array(shares) * 2.0 / top
+    return asked * 2.0 / top
 
 
 def order_study(
@@ -144,7 +150,9 @@ def order_study(
     """
     if isinstance(dynamics, Objective):
         dynamics = GradientFlow(dynamics)
-    t = positive("t", t)
+    instance("dynamics", dynamics, Dynamics, "a dynamics or a flow.Objective")
+    t, seed = positive("t", t), random_seed(seed)
+    truth("progress", progress)
     if isinstance(learning_rates, str):
         if learning_rates != "auto":
             raise ValueError(f"learning_rates must be numbers or 'auto', got {learning_rates!r}")
@@ -160,15 +168,27 @@ def order_study(
     return OrderStudy(rates, distance, slopes[0], one_step, slopes[1], t)
 
 
+def whole_steps(name: str, t: float, time_step: float) -> int:
+    """The number of steps to t that `name` asks for, or ValueError where it has no end."""
+    steps = t / time_step
+    if steps > MOST_STEPS:
+        raise ValueError(
+            f"{name} has steps of {time_step:g}, of which t={t:g} is {steps:.1g}; at most "
+            f"{MOST_STEPS:.0e} are taken"
+        )
+    return round(steps)
+
+
 def _whole_steps(
     dynamics: Dynamics, t: float, learning_rates: Sequence[float]
 ) -> tuple[np.ndarray, list[int]]:
     """Learning rates near those asked for, largest first, and the whole numbers of steps to t."""
-    asked = [positive("learning_rates", rate) for rate in learning_rates]
+    given = several("learning_rates", learning_rates, "several numbers or 'auto'")
+    asked = [positive("learning_rates", rate) for rate in given]
     found: dict[int, float] = {}
     for rate in sorted(asked, reverse=True):
         time_step = dynamics.counterpart(rate)[1]
-        steps = max(1, round(t / time_step))
+        steps = max(1, whole_steps("learning_rates", t, time_step))
         found[steps] = rate * (t / steps / time_step) ** (1.0 / dynamics.clock_power)
     if len(found) < 2:  # noqa: PLR2004
         raise ValueError(

@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from flow.checks import truth
+
 # A terminal or a notebook is redrawn at this pace; a log file gets a line every so many seconds.
 _LIVE_SECONDS, _LOG_SECONDS = 0.2, 30.0
 
@@ -36,7 +38,7 @@ def bar_along(total: float, label: str, *, show: Any) -> tqdm:
 
 def progress_of(total: float, label: str, show: Any) -> "Progress":
     """A bar of one's own, or the one that a caller shows for several runs."""
-    return show if isinstance(show, Progress) else Progress(total, label, show)
+    return show if isinstance(show, Progress) else Progress(total, label, truth("progress", show))
 
 
 class Progress:

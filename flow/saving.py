@@ -4,7 +4,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from flow.checks import choice, positive_integer
+from flow.checks import choice, numbers, positive_integer
 from flow.clock import Clock
 
 SPACINGS = ["linear", "log"]
@@ -26,14 +26,15 @@ def save_times(save: Save, spacing: str, t: float) -> np.ndarray:
     array([0.25, 0.75])
     """
     choice("spacing", spacing, SPACINGS)
-    if np.ndim(save) == 0:
+    if is_number(save):
         n = number_of_times(save)
         if spacing == "linear":
             return np.linspace(0.0, t, n)
-        log = np.geomspace(t * 10.0**-LOG_DECADES, t, n - 1) if n > 2 else np.array([t])  # noqa: PLR2004
+        first = max(t * 10.0**-LOG_DECADES, np.nextafter(0.0, 1.0))
+        log = np.geomspace(first, t, n - 1) if n > 2 else np.array([t])  # noqa: PLR2004
         log[-1] = t
-        return np.concatenate([[0.0], log])
-    times = np.asarray(save, np.float64)
+        return np.unique(np.concatenate([[0.0], log]))
+    times = numbers("save", save)
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"save must be a number or a vector of times, got shape {times.shape}")
     if not np.all(np.isfinite(times)) or np.any(np.diff(times) <= 0):
@@ -55,14 +56,22 @@ def save_steps(save: Save, spacing: str, clock: Clock) -> np.ndarray:
     Times that fall between two steps are saved at the nearer one; a number that is no less than
     that of the steps saves them all.
     """
-    if np.ndim(save) == 0 and number_of_times(save) > clock.steps:
+    if is_number(save) and number_of_times(save) > clock.steps:
         return np.arange(clock.steps + 1)
     return np.unique(clock.nearest(save_times(save, spacing, clock.end)))
 
 
+def is_number(save: Save) -> bool:
+    """Whether it is one thing, a number of times, and not a vector; ragged lists are none."""
+    try:
+        return np.ndim(save) == 0
+    except ValueError:
+        return False
+
+
 def number_of_times(save: Any) -> int:
     """Return `save` as a number of times, at least 2."""
-    save = save.item() if isinstance(save, np.ndarray) else save
+    save = save.item() if isinstance(save, np.ndarray) and save.ndim == 0 else save
     n = positive_integer("save", save, "a number of times (at least 2) or the times themselves")
     if n < 2:  # noqa: PLR2004
         raise ValueError(f"save must be at least 2 times, the first and the last, got {save}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf, isnan
 from typing import Any, TypeAlias
 
-from flow.checks import positive, real
+from flow.checks import flag, positive, real, users
 from flow.recording import ObserverFailed
 
 Condition: TypeAlias = Callable[[Mapping[str, Any]], bool]
@@ -74,7 +74,8 @@ class StopConditions:
         for condition in self.each_save if saved else ():
             name = getattr(condition, "__name__", str(condition))
             try:
-                holds = condition(record)
+                with users(f"stop condition {name}"):
+                    holds = flag("what a stop condition returns", condition(record))
             except Exception as error:
                 if record["t"] == 0:
                     raise

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from flow.checks import choice, positive
+from flow.checks import choice, positive, several, truth
 from flow.clock import Clock
 from flow.comparison import Comparison, Pair, compare
 from flow.descent import descend
@@ -21,7 +21,7 @@ from flow.integration import integrate
 from flow.lockstep import Lockstep, Runner
 from flow.objective import Objective
 from flow.observe import Observer
-from flow.order import auto_learning_rates
+from flow.order import auto_learning_rates, whole_steps
 from flow.pytrees import PyTree
 from flow.recording import KEEPS
 from flow.saving import number_of_times, save_steps
@@ -211,13 +211,16 @@ def study(
             "there use integrate, descend and compare one after the other"
         )
     t = positive("t", t)
+    truth("progress", progress)
     save = number_of_times(save)
     if unknown := [name for name in integrator if name not in INTEGRATOR]:
         raise TypeError(f"study has no argument {unknown[0]!r}; of the flow it takes {INTEGRATOR}")
     file = None if file is None else refuse_existing(file)
     watched = {"sharpness": sharpness} if observe is None else observe
     common = {"observe": watched, "keep": choice("keep", keep, KEEPS)}
-    runners, own = _descents(objective, learning_rates, optimizers or {}, t, save, common)
+    runners, own = _descents(
+        objective, learning_rates, {} if optimizers is None else optimizers, t, save, common
+    )
     times = np.unique(np.minimum(np.concatenate([[0.0, t], *own]), t))
     flow = partial(integrate, objective, t, save=times, **integrator, **common)
     gaps = None
@@ -347,7 +350,7 @@ def _descents(
     runners: dict[str, Runner] = {}
     clocks = []
     for rate in rates:
-        steps = round(t / rate)
+        steps = whole_steps("learning_rates", t, rate)
         clocks.append(Clock(steps, t / steps))
         runners[f"descent {len(runners)}"] = partial(
             _descend, objective, {"learning_rate": t / steps}, steps, save, common, None
@@ -359,6 +362,7 @@ def _descents(
             )
         time_step = positive(f"optimizers[{name!r}] time_step", pair[1])
         # A rounding error must not cost the last step.
+        whole_steps(f"optimizers[{name!r}]", t, time_step)
         steps = int(t / time_step * (1 + 1e-12))
         if steps < 1:
             raise ValueError(f"optimizers[{name!r}] takes steps of {time_step:g}, beyond t={t:g}")
@@ -380,12 +384,11 @@ def _rates(objective: Objective, learning_rates: Sequence[float] | str, t: float
         if learning_rates != "auto":
             raise ValueError(f"learning_rates must be numbers or 'auto', got {learning_rates!r}")
         learning_rates = [min(rate, t) for rate in auto_learning_rates(objective)]
-    if np.ndim(learning_rates) != 1:
-        raise TypeError(f"learning_rates must be several numbers or 'auto', got {learning_rates!r}")
+    learning_rates = several("learning_rates", learning_rates, "several numbers or 'auto'")
     for rate in learning_rates:
         if positive("learning_rates", rate) > t:
             raise ValueError(f"learning_rates has {rate:g}, whose first step ends beyond t={t:g}")
-    return list(learning_rates)
+    return learning_rates
 
 
 def _descend(

@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from flow.checks import positive_integer
+from flow.checks import file_path, mapping, positive_integer, truth
 from flow.files import write_new
 
 if TYPE_CHECKING:
@@ -67,9 +67,11 @@ def sweep(
 
     Raises
     ------
+    FileExistsError
+        The folder is a file.
     ValueError
-        The grid is empty or has values that no file can name; or the folder holds cells of another
-        function or is not one of a sweep.
+        The grid is empty, has values that no file can name, or of several kinds along an axis; or
+        the folder holds cells of another function or is not one of a sweep.
 
     Examples
     --------
@@ -81,10 +83,13 @@ def sweep(
     >>> float(found["value"].sel(curvature=2.0, t=1.0)), float(np.exp(-4.0))
     (0.0183156, 0.0183156)
     """
+    if not callable(function):
+        raise TypeError(f"function must be a function of a cell, got {function!r:.80}")
     axes = _axes(grid)
-    positive_integer("jobs", jobs if jobs != -1 else 1)
+    positive_integer("jobs", 1 if isinstance(jobs, int) and jobs == -1 else jobs)
+    truth("progress", progress)
     cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    files = None if folder is None else _files(Path(folder), function, cells)
+    files = None if folder is None else _files(file_path("folder", folder), function, cells)
     found: dict[int, Outcome] = {}
     if files is not None:
         found = {i: _read(file, cells[i]) for i, file in enumerate(files) if file.is_file()}
@@ -103,10 +108,18 @@ def sweep(
 
 def _axes(grid: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     """The grid with plain values, each axis without repetitions."""
-    axes = {str(name): [_plain(name, v) for v in values] for name, values in grid.items()}
+    grid = mapping("grid", grid, "{name: values}")
+    for name, values in grid.items():
+        if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+            raise TypeError(f"grid[{name!r}] must be a sequence of values, got {values!r:.80}")
+    axes = {name: [_plain(name, v) for v in values] for name, values in grid.items()}
     for name, values in axes.items():
         if not values or len(set(values)) < len(values):
             raise ValueError(f"grid[{name!r}] must have values, each once; got {values}")
+        if len({"string" if isinstance(v, str) else "bool" if isinstance(v, bool) else "number"
+                for v in values}) > 1:  # fmt: skip
+            raise ValueError(f"grid[{name!r}] must have values of one kind, numbers, strings or "
+                             f"bools, as one axis has them; got {values}")  # fmt: skip
         if name in OWN:
             raise ValueError(f"grid[{name!r}]: every sweep records {name}; rename it")
     if not axes:
@@ -116,7 +129,7 @@ def _axes(grid: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
 
 def _plain(name: str, value: Any) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, bool | int | float | str) and value == value:  # noqa: PLR0124 - no NaN
         return value
     raise ValueError(f"grid[{name!r}] has the value {value!r}; values are numbers or strings")
 
@@ -164,6 +177,8 @@ def attempt(function: Callable[..., Any], cell: Cell) -> Outcome:
 
 def _files(folder: Path, function: Callable[..., Any], cells: Sequence[Cell]) -> list[Path]:
     """A file for each cell, in a folder that belongs to this function."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"folder {folder} is a file; choose another name")
     folder.mkdir(parents=True, exist_ok=True)
     told = json.dumps({"sweep of": _named(function)}).encode()
     mark = folder / "sweep.json"

@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from flow import structure
+from flow.checks import file_path, index, instance, numbers
 from flow.files import refuse_existing, write_new
 from flow.objective import Objective
-from flow.pytrees import PyTree
+from flow.pytrees import PyTree, path_name
 
 if TYPE_CHECKING:
     import xarray
@@ -130,8 +131,8 @@ class Trajectory:
         ------
         ValueError
             This is a single run.
-        IndexError
-            There is no such member.
+        IndexError, TypeError
+            There is no such member, or `i` is no integer.
 
         Examples
         --------
@@ -144,8 +145,7 @@ class Trajectory:
         """
         if self.members is None:
             raise ValueError("this is a single run and has no members; use it as it is")
-        if not -self.members <= i < self.members:
-            raise IndexError(f"member {i} of an ensemble of {self.members}")
+        i = index("member", i, self.members, f"an ensemble of {self.members}")
         kept = ~np.isnan(self.t[i])
         stats = {name: entries[i] for name, entries in self.stats.items() if name != "result"}
         return replace(
@@ -179,10 +179,13 @@ class Trajectory:
             The run has kept θ at its last time alone, and this is another.
             The run was loaded and its parameters are in containers that no file can restore;
             ``flow.load(path, like=params)`` restores them. Or this is an ensemble.
+        IndexError, TypeError
+            There is no such saved time, or `i` is no integer.
         """
         check_single("path.params", self)
+        i = index("row", i, len(self.t), f"{len(self.t)} saved times")
         if not self.keeps_theta:
-            if i not in (-1, len(self.t) - 1):
+            if i % len(self.t) != len(self.t) - 1:
                 raise ValueError(
                     f"path.params({i}) is not kept, only θ at the last time, path.params(-1); run "
                     'with keep="theta"'
@@ -199,6 +202,7 @@ class Trajectory:
 
     def named(self, label: str) -> "Trajectory":
         """The same run under another name in tables and figures."""
+        instance("label", label, str, "a string")
         return replace(self, config={**self.config, "label": label})
 
     def __repr__(self) -> str:
@@ -303,7 +307,7 @@ def open_netcdf(path: str | os.PathLike, load: Callable, kind: str, version: int
     ValueError
         It is truncated, or not of that format, or of a newer one.
     """
-    path = Path(path)
+    path = file_path("path", path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; give one that flow saved")
     try:
@@ -353,6 +357,9 @@ def from_xarray(dataset: "xarray.Dataset", like: PyTree = None) -> Trajectory:
 
 def _like(like: PyTree, size: int) -> Callable[[np.ndarray], PyTree]:
     leaves, treedef = jax.tree.flatten(like)
+    for path, leaf in jax.tree.leaves_with_path(like):
+        if isinstance(leaf, np.ndarray) or not hasattr(leaf, "dtype"):
+            numbers(path_name("like", path), leaf)
     sizes = [np.size(leaf) for leaf in leaves]
     if sum(sizes) != size:
         raise ValueError(f"like has {sum(sizes)} entries, but the run has {size} parameters")

@@ -1,17 +1,16 @@
 """What one number a run does along t: J, its gradient's norm, sharpness, distance, steps."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from numbers import Real
+from typing import Any
 
 import numpy as np
 
+from flow.checks import instance, real, several
+from flow.comparison import Comparison
 from flow.plots.moving import moving
 from flow.plots.style import TIME_LABEL, axes, colour, finish, log_if_positive, look
 from flow.trajectory import Trajectory, check_single
-
-if TYPE_CHECKING:
-    from flow.comparison import Comparison
-
 
 # Of flows whose colour tells something else.
 LINES = ["-", "--", ":", "-."]
@@ -87,7 +86,9 @@ def sharpness(
         A run has not recorded it; or there are more limits than runs.
     """
     check_single("flow.plots.sharpness", *runs)
-    limits = np.atleast_1d(np.array(limits, object))
+    one = limits is None or isinstance(limits, Real)
+    limits = [limits] if one else several("limits", limits, "a number, or one of each run")
+    limits = [None if limit is None else real("limits", limit) for limit in limits]
     if len(limits) > len(runs):
         raise ValueError(f"{len(limits)} limits for {len(runs)} runs; give each its own, or None")
     given, ax = ax, _vectors(runs, name, axes(ax))
@@ -117,6 +118,7 @@ def _vectors(runs: Sequence[Trajectory], name: str, ax: Any) -> Any:
 
 def recorded(run: Trajectory, name: str) -> np.ndarray:
     """An observable of a run; an error that says how to record it."""
+    instance("name", name, str, "a string")
     if name in run.observed:
         return run.observed[name]
     function = "flow.sharpness" if name == "sharpness" else "function of (objective, params)"
@@ -127,8 +129,9 @@ def recorded(run: Trajectory, name: str) -> np.ndarray:
     )
 
 
-def distance(comparison: "Comparison", ax: Any = None) -> Any:
+def distance(comparison: Comparison, ax: Any = None) -> Any:
     """‖θ_run − θ_ref‖ against t, with the reference's own error where it is known."""
+    instance("comparison", comparison, Comparison, "what flow.compare returns")
     given, ax = ax, axes(ax)
     for i, pair in enumerate(comparison.pairs):
         # At t = 0 there is none, which a logarithm does not show.

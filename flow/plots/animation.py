@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from flow.checks import positive, positive_integer
+from flow.checks import positive, positive_integer, truth
 from flow.files import refuse_existing, write_new
 from flow.plots.moving import times_of
 from flow.plots.style import TIME_LABEL
 
 # Of a frame's palette; figures have few colours, and a GIF of more is larger.
 PALETTE = 128
+LEAST_DPI = 10
 
 
 def animate(
@@ -68,7 +69,9 @@ def animate(
     figure = getattr(figure, "figure", figure)
     if not hasattr(figure, "findobj"):
         raise TypeError(f"figure must be a matplotlib figure, or axes of one, got {figure!r:.80}")
-    positive_integer("dpi", dpi)
+    if positive_integer("dpi", dpi) < LEAST_DPI:
+        raise ValueError(f"dpi must be at least {LEAST_DPI}, for text to be drawn, got {dpi}")
+    truth("progress", progress)
     positive_integer("frames", frames)
     positive("seconds", seconds)
     file = refuse_existing(file)

@@ -4,21 +4,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flow.checks import instance
+from flow.comparison import Comparison
 from flow.plots.along import distance, gradient_norm, loss, sharpness
 from flow.plots.plane import plane, seen
 
 if TYPE_CHECKING:
-    from flow.comparison import Comparison
     from flow.study import Study
 
 # A limit further above all sharpness that was met would flatten it.
 LIMITS_IN_VIEW = 2.0
 
 
-def comparison(comparison: "Comparison", figure: Any = None) -> Any:
+def comparison(comparison: Comparison, figure: Any = None) -> Any:
     """Loss, distance, gradient norm and common PCA plane in one 2 × 2 figure."""
     import matplotlib.pyplot as plt
 
+    instance("comparison", comparison, Comparison, "what flow.compare returns")
     figure = figure or plt.figure(figsize=(10, 7.6), layout="constrained")
     axes = figure.subplots(2, 2)
     runs = (comparison.reference, *(pair.run for pair in comparison.pairs))
@@ -41,6 +43,9 @@ def study(study: "Study", figure: Any = None) -> Any:
     """
     import matplotlib.pyplot as plt
 
+    from flow.study import Study
+
+    instance("study", study, Study, "what flow.study returns")
     figure = figure or plt.figure(figsize=(10, 7.6), layout="constrained")
     axes = figure.subplots(2, 2)
     runs = (study.flow, *study.runs)

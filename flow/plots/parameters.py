@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from flow.audit import drifts_along
+from flow.checks import instance
 from flow.objective import Objective
 from flow.plots.along import bundle
 from flow.plots.style import TIME_LABEL, finish, log_if_positive
@@ -81,7 +82,8 @@ def conserved(*runs: Trajectory, objective: Objective | None = None, ax: Any = N
         It conserves nothing, or is not known.
     """
     check_keeps_theta("flow.plots.conserved", *runs)
-    objective = objective or objective_of(runs)
+    objective = objective_of(runs) if objective is None else objective
+    instance("objective", objective, Objective, "a flow.Objective")
     if not objective.conserved:
         raise ValueError(
             "this objective declares no conserved quantity; give it one, "

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flow.checks import numbers, several
 from flow.plots.moving import moving
 from flow.plots.parameters import check_alike, entry_name, leaves
 from flow.plots.style import axes, finish, look
@@ -91,10 +92,12 @@ def given_plane(runs: Sequence[Trajectory], directions: Any, *, filter_normalise
         They are not two, not of θ's size, not finite, or one is a multiple of the other.
     """
     run, origin = runs[0], start_of(runs)
+    directions = several("directions", directions, "two, each like the parameters")
     if len(directions) != 2:  # noqa: PLR2004
         raise ValueError(f"directions must be two, got {len(directions)}")
     flat = [
-        np.concatenate([np.ravel(x) for x in jax.tree.leaves(d)]).astype(float) for d in directions
+        np.concatenate([np.ravel(numbers("directions", x)) for x in jax.tree.leaves(d)])
+        for d in directions
     ]
     for d in flat:
         if d.size != origin.size or not np.all(np.isfinite(d)):

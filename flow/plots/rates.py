@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flow.checks import instance
 from flow.plots.style import MARKERS, axes, colour, finish, label_log
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 def order(study: "OrderStudy", ax: Any = None) -> Any:
     """Distance at a fixed time against the learning rate, with the fitted line."""
+    from flow.order import OrderStudy
+
+    instance("study", study, OrderStudy, "what flow.order_study returns")
     ax = axes(ax)
     rates = study.learning_rates
     centre = np.exp(np.mean(np.log(study.distance)) - study.slope * np.mean(np.log(rates)))
@@ -57,6 +61,11 @@ def work_precision(
     >>> ax.get_xscale(), ax.get_legend_handles_labels()[1]
     ('log', ['RK4'])
     """
+    import pandas
+
+    instance("table", table, pandas.DataFrame, "a pandas.DataFrame")
+    for name, column in (("cost", cost), ("error", error), ("by", by)):
+        instance(name, column, str, "the name of a column")
     given, ax, table = ax, axes(ax), table.reset_index()
     for name in (cost, error, by):
         if name not in table:

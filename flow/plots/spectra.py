@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flow.checks import instance, mapping, numbers, positive
 from flow.plots.style import LABEL_WIDTH, MARKERS, axes, colour, finish
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ def spectrum(eigenvalues: Mapping[str, Any], ax: Any = None) -> Any:
 
     if not isinstance(eigenvalues, Mapping):
         raise TypeError(f"eigenvalues must be {{name: eigenvalues}}, got {eigenvalues!r:.80}")
+    eigenvalues = {
+        name: numbers(f"eigenvalues[{name!r}]", values)
+        for name, values in mapping("eigenvalues", eigenvalues, "{name: eigenvalues}").items()
+    }
     given, ax = ax, axes(ax)
     for i, (name, values) in enumerate(eigenvalues.items()):
         ordered = -np.sort(-np.ravel(np.asarray(values, float)))
@@ -53,6 +58,10 @@ def spectrum(eigenvalues: Mapping[str, Any], ax: Any = None) -> Any:
 
 def spectral_density(density: "SpectralDensity", width: float | None = None, ax: Any = None) -> Any:
     """The density of the Hessian's eigenvalues; `width` as in `SpectralDensity.density`."""
+    from flow.spectrum import SpectralDensity
+
+    instance("density", density, SpectralDensity, "what flow.spectral_density returns")
+    width = None if width is None else positive("width", width)
     ax = axes(ax)
     low, high = density.nodes[0], density.nodes[-1]
     # To the foot of the outermost: five of their widths.

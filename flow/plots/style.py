@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flow.checks import instance
 from flow.trajectory import Trajectory
 
 # Okabe and Ito's, told apart by colour-blind readers; the reference is black.
@@ -38,11 +39,21 @@ def colour(i: int) -> str:
     return cycle[i % len(cycle)]
 
 
-def axes(ax: Any) -> Any:
-    """The axes to draw on, the current ones if None, with a faint grid."""
+def axes(ax: Any, *, grid: bool = True) -> Any:
+    """The axes to draw on, the current ones if None, with a faint grid.
+
+    Raises
+    ------
+    TypeError
+        What is given is no axes.
+    """
     import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
 
     ax = plt.gca() if ax is None else ax
+    instance("ax", ax, Axes, "matplotlib axes")
+    if not grid:
+        return ax
     if setting("axes.grid", ours=True):
         ax.grid(visible=True, alpha=setting("grid.alpha", 0.3))
     ax.set_axisbelow(True)

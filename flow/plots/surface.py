@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flow.checks import positive, positive_integer
+from flow.checks import flag, instance, positive, positive_integer
 from flow.objective import Objective
 from flow.plots.moving import moving
 from flow.plots.parameters import check_alike, objective_of
@@ -70,10 +70,12 @@ def surface(
     >>> ax = flow.plots.surface(path, flow.descend(objective, 0.2, 15), resolution=21)
     """
     check_alike("flow.plots.surface", runs)
+    flag("filter_normalised", filter_normalised)
     if positive_integer("resolution", resolution) < 2:  # noqa: PLR2004
         raise ValueError("resolution must be at least 2 points along each axis, got 1")
     positive("margin", margin)
-    objective = objective or objective_of(runs)
+    objective = objective_of(runs) if objective is None else objective
+    instance("objective", objective, Objective, "a flow.Objective")
     if objective.size != runs[0].theta.shape[1]:
         raise ValueError(
             f"objective has {objective.size} parameters, but the runs {runs[0].theta.shape[1]}"

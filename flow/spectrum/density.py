@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from flow.checks import positive, positive_integer
+from flow.checks import numbers, positive, positive_integer, random_seed
 from flow.objective import Objective
 from flow.precision import double_precision
 from flow.pytrees import PyTree
@@ -46,8 +46,10 @@ class SpectralDensity:
         """
         spread = float(np.ptp(self.nodes)) or abs(float(self.nodes[0])) or 1.0
         width = spread / 100.0 if width is None else positive("width", width)
-        z = (np.asarray(eigenvalues, float)[..., None] - self.nodes) / width
-        return np.exp(-0.5 * z**2) @ self.weights / (width * np.sqrt(2.0 * np.pi))
+        eigenvalues = numbers("eigenvalues", eigenvalues)
+        with np.errstate(over="ignore"):  # of a width near zero the nodes are infinite peaks
+            z = (eigenvalues[..., None] - self.nodes) / width
+            return np.exp(-0.5 * z**2) @ self.weights / (width * np.sqrt(2.0 * np.pi))
 
     def quantile(self, share: Any) -> np.ndarray:
         """The λ below which lies a share of the eigenvalues, between nodes by interpolation.
@@ -55,7 +57,7 @@ class SpectralDensity:
         >>> SpectralDensity(np.array([1.0, 2.0, 3.0]), np.full(3, 1 / 3), 0).quantile(0.5)
         array(2.)
         """
-        share = np.asarray(share, float)
+        share = numbers("share", share)
         if not np.all((share >= 0) & (share <= 1)):
             raise ValueError(f"share must lie in [0, 1], got {share}")
         middle = np.cumsum(self.weights) - 0.5 * self.weights
@@ -96,7 +98,7 @@ def spectral_density(
     True
     """
     m, probes = positive_integer("lanczos_steps", lanczos_steps), positive_integer("probes", probes)
-    H = hessian(objective, params)
+    H, seed = hessian(objective, params), random_seed(seed)
     if H.size <= DENSE_SIZE:
         values = np.linalg.eigvalsh(H.dense())
         return SpectralDensity(values, np.full(H.size, 1.0 / H.size), H.size)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flow.checks import choice, positive, positive_integer
+from flow.checks import choice, instance, positive, positive_integer
 from flow.objective import Objective
 from flow.pytrees import PyTree
 from flow.spectrum.hessian import Hessian, hessian
@@ -100,6 +100,7 @@ def eigenpairs(
            [0., 0.],
            [1., 0.]]))
     """
+    instance("objective", objective, Objective, "a flow.Objective")
     n = objective.size
     if positive_integer("k", k) > n:
         raise ValueError(f"k={k} eigenvalues of a Hessian of size {n}: k is at most {n}")
@@ -170,6 +171,9 @@ def preconditioned_sharpness(
     >>> preconditioned_sharpness(objective, objective.params, np.array([1.0, 0.5]))
     6.0
     """
+    if preconditioner is None:
+        raise TypeError("preconditioner must be flat or like params, got None; flow.sharpness is "
+                        "without")  # fmt: skip
     return float(eigenpairs(objective, params, 1, "top", tol, preconditioner).values[0])
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flow.checks import instance, numbers
 from flow.objective import Objective
 from flow.precision import double_precision
 from flow.pytrees import PyTree
@@ -50,13 +51,14 @@ def hessian(objective: Objective, params: PyTree, preconditioner: Any = None) ->
     ValueError
         An entry of P is not positive and finite, or a parameter is not finite.
     """
+    instance("objective", objective, Objective, "a flow.Objective")
     theta = objective.flatten(params)
     if not np.all(np.isfinite(theta)):
         raise ValueError("params has entries that are not finite; there is no Hessian there")
     if preconditioner is None:
         return Hessian(objective, theta, np.ones(objective.size))
     if isinstance(preconditioner, np.ndarray) and preconditioner.shape == theta.shape:
-        P = preconditioner.astype(np.float64)
+        P = numbers("preconditioner", preconditioner)
     else:
         try:
             P = objective.flatten(preconditioner)
