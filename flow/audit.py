@@ -93,6 +93,7 @@ def audit(
     >>> abs(report.energy_residual) < 1e-6, report.conserved["balancedness 1-2"] < 1e-6
     (True, True)
     """
+    error_bar = flag("error_bar", error_bar)
     (check_keeps_theta if error_bar else check_single)("flow.audit", path)
     if objective is not None:
         kinds = "a flow.Objective or a dynamics, that was run"
@@ -123,7 +124,7 @@ def audit(
         float(residual),
         stats["largest_rise"],
         {name: float(drift.max()) for name, drift in drifts.items()},
-        error_bars(path, objective, progress=progress) if flag("error_bar", error_bar) else None,
+        error_bars(path, objective, progress=progress) if error_bar else None,
     )
 
 

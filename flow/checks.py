@@ -148,7 +148,7 @@ def mapping(name: str, value: Any, what: str) -> dict[str, Any]:
 def file_path(name: str, value: Any) -> Path:
     """Return `value` as a path, else raise."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise TypeError(f"{name} must be the path of a file, got {value!r:.80}")
+        raise TypeError(f"{name} must be a path, got {value!r:.80}")
     if "\0" in os.fspath(value):
         raise ValueError(f"{name} has a null character, got {value!r:.80}")
     return Path(value)

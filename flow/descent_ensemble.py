@@ -242,12 +242,16 @@ def zipped(objective: Objective, ensemble: Any, **each: Any) -> list[tuple[Any, 
     >>> [rest for _, *rest in zipped(objective, None, learning_rate=[0.1, 0.2], steps=3)]
     [[0.1, 3], [0.2, 3]]
     """
-    many = {name: value for name, value in each.items() if np.ndim(value) > 0}
+    many = {
+        name: value
+        for name, value in each.items()
+        if isinstance(value, list | tuple)
+        or (isinstance(value, np.ndarray | jax.Array) and value.ndim)
+    }
     for name, value in many.items():
-        if np.ndim(value) > 1 or len(value) == 0:
+        if len(value) == 0 or any(np.size(one) != 1 or np.shape(one) for one in value):
             raise ValueError(
-                f"{name} must be one for all members or a sequence, one for each; got shape "
-                f"{np.shape(value)}"
+                f"{name} must be one for all members or a sequence, one for each; got {value!r:.80}"
             )
     starts = None if ensemble is None else initialisations(objective, ensemble)
     counts = {name: len(value) for name, value in many.items()}

@@ -186,8 +186,14 @@ def integrate(
     from flow.methods.catalogue import check_dense, find_method
 
     asked = {
-        **{"t": t, "keep": keep, "spacing": spacing, "clock": clock, "save": save, "seed": seed},
-        **{"max_gradients": max_gradients, "max_steps": max_steps},
+        "t": t,
+        "keep": keep,
+        "spacing": spacing,
+        "clock": clock,
+        "save": save,
+        "seed": seed,
+        "max_gradients": max_gradients,
+        "max_steps": max_steps,
     }
     if isinstance(dynamics, Objective):
         dynamics = GradientFlow(dynamics)

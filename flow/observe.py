@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flow import spectrum
-from flow.checks import numbers, positive, positive_integer
+from flow.checks import numbers, positive, positive_integer, random_seed
 from flow.objective import Objective
 from flow.spectrum.hessian import hessian
 from flow.spectrum.tracking import start_block, track
@@ -86,6 +86,7 @@ def projection(k: int = 1024, seed: int = 0) -> Callable[[Objective, Any], np.nd
     """
     if positive_integer("k", k) > MOST_SUMS:
         raise ValueError(f"k must be at most {MOST_SUMS:,}, got {k:,}")
+    random_seed(seed)
 
     @cache
     def drawn(size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flow.checkpoints.keeper import Checkpoint, Keeper, header, latest
+from flow.checks import file_path
 from flow.descent import descend
 from flow.dynamics import Dynamics
 from flow.integration import integrate
@@ -77,7 +78,7 @@ def resume(
     >>> np.array_equal(again.theta, steps.theta)
     True
     """
-    folder = Path(folder)
+    folder = file_path("folder", folder)
     facts = header(folder)
     state, rows = latest(folder)
     keeper = Keeper(Checkpoint(folder, **facts["every"]), facts, state, rows)

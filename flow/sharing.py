@@ -124,7 +124,8 @@ def check_devices(
     """
     if devices is None:
         return None
-    given = tuple(devices) if isinstance(devices, list | tuple | np.ndarray) else ()
+    listed = isinstance(devices, list | tuple | np.ndarray)
+    given = tuple(np.ravel(devices)) if listed else ()
     if not given or not all(isinstance(device, jax.Device) for device in given):
         raise TypeError(f"devices must be a list of JAX's, jax.devices(), got {devices!r}")
     if members is None:

@@ -88,6 +88,16 @@ def is_path(value: Any) -> Any:
     return ANY if isinstance(value, str | Path) else REFUSED
 
 
+def is_folder(value: Any) -> Any:
+    """Whether that may be a folder; what is in it is left open."""
+    return ANY if isinstance(value, str | Path) and str(value) else REFUSED
+
+
+def is_many(value: Any) -> Any:
+    """Whether that may be one number for each member of an ensemble."""
+    return ANY if isinstance(value, np.ndarray | jax.Array) and value.ndim == 1 else REFUSED
+
+
 def quiet(call: Any) -> Any:
     """The call without progress."""
     return lambda **arguments: call(**arguments, progress=False)
@@ -106,6 +116,8 @@ def of_run(run: Any) -> tuple:
 theta = array(2)  # θ of the bowl: int arrays are numbers
 finite_theta = array(2, finite=True)
 an_objective = wrong(never, net_params=net.params, loss=energy, path=path)
+kept = FOLDER / "kept"
+flow.integrate(bowl, 1.0, save=3, checkpoint=kept, progress=False)
 a_path = wrong(never, study=studied, ensemble=many, objective=bowl, file=str(saved))
 functions = tries(
     function,
@@ -544,7 +556,7 @@ INTEGRATE = {
     "max_gradients": (given(3000), integer(1, 10**31) | none),
     "max_steps": (given(3000), integer(1, 10**31) | none),
     "max_seconds": (given(5.0), positive | none),
-    "checkpoint": (given(None), none),
+    "checkpoint": (given(None), none | Kind(is_folder)),
     "progress": (given(False), anything),
     "engine": (given("scipy"), none | option("scipy")),
     "ensemble": (given(None), none),
@@ -590,7 +602,7 @@ DESCEND = {
 
 DESCEND_BOWL = DESCEND | {
     "objective": (given(bowl), an_objective), "batch_size": (given(None), none),
-    "learning_rate": (given(0.1), positive), "stop": (given(None), none),
+    "learning_rate": (given(0.1), positive | Kind(is_many)), "stop": (given(None), none),
     "observe": (given(None), none | no_names),
 }  # fmt: skip
 
@@ -632,6 +644,78 @@ class Failing:
 
 
 RUNS = {
+    "integrate, keeping less": Target(
+        lambda **arguments: flow.integrate(bowl, 1.0, save=3, progress=False, **arguments),
+        {
+            "keep": (given("last"), option("theta", "last", "projection")),
+            "checkpoint": (
+                lambda: new_file(""),
+                none
+                | wrong(
+                    Kind(is_folder),
+                    used=kept,
+                    file=saved,
+                    missing=FOLDER / "no" / "where",
+                    nul="a\0b",
+                    run=path,
+                ),
+            ),
+        },
+        lambda run: (run.t, run.params(-1), run.loss),
+        errors=(FileExistsError, FileNotFoundError),
+        examples=40,
+    ),
+    "resume": Target(
+        lambda **arguments: flow.resume(progress=False, **arguments),
+        {
+            "folder": (
+                given(kept),
+                wrong(never, file=saved, missing=FOLDER / "no", other=FOLDER, nul="a\0b"),
+            ),
+            "dynamics": (given(bowl), tries(never, line=line, path=path, other=net)),
+            "observe": (given(None), none | tries(never, empty={})),
+            "stop": (given(None), none | tries(never, empty=[])),
+            "method": (given(None), none),
+            "learning_rate": (given(None), none),
+            "optimizer": (given(None), none),
+            "max_seconds": (given(5.0), positive | none),
+        },
+        of_run,
+        errors=(FileNotFoundError, FileExistsError, NotADirectoryError),
+        examples=60,
+    ),
+    "Checkpoint": Target(
+        flow.Checkpoint,
+        {
+            "folder": (given("a"), Kind(is_folder)),
+            "seconds": (given(1.0), positive | none),
+            "gradients": (given(3), integer(1, 10**31) | none),
+        },
+        lambda made: made.interval,
+        examples=30,
+    ),
+    "descents together": Target(
+        lambda **arguments: flow.descend(bowl, save=2, progress=False, **arguments),
+        {
+            "learning_rate": (
+                given([0.1, 0.2]),
+                wrong(
+                    positive,
+                    empty=[],
+                    ragged=[[0.1], 0.2],
+                    text=["a", "b"],
+                    nan=[0.1, np.nan],
+                    three=[0.1, 0.2, 0.3],
+                    negative=[0.1, -0.1],
+                ),
+            ),
+            "steps": (given([4, 2]), wrong(integer(1, 50), half=[1.5, 2], zero=[0, 1], one=[3])),
+            "seed": (given([0, 1]), wrong(seed, half=[0.5, 1], none=[None, 0])),
+            "devices": (given(None), none | wrong(never, empty=[], text=["cpu"], number=[3])),
+        },
+        lambda runs: (runs.t, runs.theta),
+        examples=50,
+    ),
     "integrate by Euler": Target(
         lambda **arguments: flow.integrate(
             bowl, method="Euler", save=3, max_steps=2000, progress=False, **arguments
@@ -789,6 +873,11 @@ RUNS = {
     ),
     "observe.sharpness": Target(
         flow.observe.sharpness, {"tol": (given(1e-3), positive)}, lambda o: True, examples=25
+    ),
+    "observe.projection": Target(
+        lambda **arguments: flow.observe.projection(**arguments)(bowl, START),
+        {"k": (given(1), integer(1, 2**16)), "seed": (given(0), seed)},
+        examples=25,
     ),
     "observe.top_eigenvalues": Target(
         lambda **arguments: (o := flow.observe.top_eigenvalues(**arguments)).update(

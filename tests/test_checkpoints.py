@@ -260,7 +260,11 @@ def test_another_run_is_refused(kept: Path):
     """Assert that θ₀, size, data, dynamics, observers and conditions must be those of the run."""
     other = [
         (flow.MLP([64, 4, 10]).objective(X, Y, seed=1), {}, "initial state differs"),
-        (flow.MLP([64, 5, 10]).objective(X, Y, seed=0), {}, r"\d+ parameters .* and this one has"),
+        (
+            flow.MLP([64, 5, 10]).objective(X, Y, seed=0),
+            {},
+            r"\d+ parameters .* and the given dynamics has",
+        ),
         (flow.MLP([64, 4, 10]).objective(X, -Y, seed=0), {}, "right-hand side at t = 0 differs"),
         (flow.GradientFlow(OBJECTIVE, weight_decay=0.1), {}, "with dynamics .*'weight_decay': 0.0"),
         (OBJECTIVE, {"observe": SHARP}, r"observe \[\], and here it is \['sharpness'\]"),
@@ -306,7 +310,7 @@ def test_a_folder_in_use_is_refused(kept: Path, tmp_path: Path):
         flow.integrate(OBJECTIVE, 5.0, checkpoint=kept / "run.npz")
     with pytest.raises(FileNotFoundError, match="does not exist; create it first"):
         flow.descend(OBJECTIVE, 0.1, 5, checkpoint=tmp_path / "no" / "where")
-    with pytest.raises(TypeError, match="must be a folder"):
+    with pytest.raises(TypeError, match="checkpoint, a folder, must be a path, got 3"):
         flow.descend(OBJECTIVE, 0.1, 5, checkpoint=3)
     with pytest.raises(ValueError, match="seconds must be positive"):
         flow.Checkpoint(tmp_path, seconds=-1)

@@ -4,6 +4,7 @@ import os
 import re
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 
 from flow.checkpoints.file import Unreadable, read, write
-from flow.checks import positive, positive_integer
+from flow.checks import file_path, positive, positive_integer
 from flow.files import UNFINISHED
 
 SECONDS = 60.0
@@ -64,10 +65,8 @@ class Checkpoint:
     gradients: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.folder, str | os.PathLike) or not os.fspath(self.folder):
-            raise TypeError(
-                f"checkpoint must be a folder or a flow.Checkpoint, got {self.folder!r}"
-            )
+        if not file_path("checkpoint, a folder,", self.folder).name:
+            raise ValueError(f"checkpoint must name a folder, got {self.folder!r}")
         if self.seconds is not None:
             positive("seconds", self.seconds)
         if self.gradients is not None:
@@ -112,7 +111,7 @@ def keeper(
     if checkpoint is None:
         return None
     again = again | {
-        "observe": list(observe or {}),
+        "observe": list(observe) if isinstance(observe, Mapping) else [],
         "stop": [_name(condition) for condition in (*stops.each_step, *stops.each_save)],
     }
     if isinstance(checkpoint, Keeper):
@@ -363,7 +362,9 @@ def _refuse_used(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"checkpoint={str(folder)!r} is a file; give a folder")
     if not folder.parent.is_dir():
-        raise FileNotFoundError(f"folder {folder.parent} does not exist; create it first")
+        raise FileNotFoundError(
+            f"checkpoint={str(folder)!r}: folder {folder.parent} does not exist; create it first"
+        )
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -413,8 +414,8 @@ def _check_start(
         mine, other = np.asarray(start[name]), np.asarray(kept[name])
         if mine.shape != other.shape:
             raise ValueError(
-                f"{folder} holds a run with {other.size} parameters or state variables, and this "
-                f"one has {mine.size}"
+                f"{folder} holds a run with {other.size} parameters or state variables, and the "
+                f"given dynamics has {mine.size}"
             )
         if np.array_equal(mine, other):
             continue
