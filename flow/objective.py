@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Float64
 
 from flow.checks import choice, flag, function, mapping, numbers, positive_integer, users
 from flow.host_batches import HostBatches
+from flow.placement import find_device, placed
 from flow.precision import PrecisionWarning, coarsest_float, double_precision
 from flow.pytrees import PyTree, as_data, as_parameters, path_name, to_numpy
 from flow.reduction import Reduction, check_is_mean, mesh_of, rows_of, spread
@@ -67,6 +68,9 @@ class Objective:
         False if the loss has kinks (ReLU), at which error-controlled integrators stall.
     dtype
         "float64", or "float32" to compute in single precision inside.
+    device
+        Where all of it is computed, and the data lies: "cpu", "gpu" or "tpu", the first of these,
+        or one of ``jax.devices()``; JAX's default unless given. A `mesh` names its own.
     batch_chunk
         Examples that J, ∇J and ∇²J·v are computed on at once, on each device; their sum is the
         same but for rounding, and the same from run to run. Memory is that of one chunk. J beside
@@ -127,10 +131,12 @@ class Objective:
         conserved: Mapping[str, Callable[[PyTree], Any]] | None = None,
         smooth: bool = True,
         dtype: str = "float64",
+        device: Any = None,
         batch_chunk: int | None = None,
         mesh: Any = None,
     ) -> None:
         self._dtype = _precision(dtype)
+        self.device = find_device(device)
         self.params = params
         params64 = as_parameters(params)
         loss = _loss_of(loss, outputs, output_loss, data)
@@ -475,7 +481,7 @@ class Objective:
         if key not in self._compiled:
             if len(self._compiled) >= MAX_COMPILED:
                 del self._compiled[next(iter(self._compiled))]
-            self._compiled[key] = build()
+            self._compiled[key] = placed(build(), self.device)
         return self._compiled[key]
 
     def tree(self, theta: Float[Array, "n"]) -> PyTree:
@@ -553,6 +559,8 @@ class Objective:
 
     def _split(self, data: PyTree, chunk: Any, mesh: Any) -> tuple[PyTree, Reduction]:
         """The data as it is to lie, and how a mean over it is taken."""
+        if mesh is not None and self.device is not None:
+            raise ValueError(f"device={self.device} is one, and mesh= has its own; leave one out")
         if isinstance(data, HostBatches):
             if chunk is not None or mesh is not None:
                 raise ValueError("HostBatches are chunks already, read in one process; leave "
@@ -567,8 +575,14 @@ class Objective:
         if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
             raise TypeError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}")
         mesh = mesh or mesh_of(data)
+        if mesh is not None and self.device is not None:
+            raise ValueError(
+                f"device={self.device} is one, and data= lies on several already; leave device= out"
+            )
         if mesh is not None:
             data = spread(data, mesh)
+        elif self.device is not None:
+            data = jax.device_put(data, self.device)
         return data, Reduction(rows_of(data), chunk, mesh)
 
     def _other_data(self, data: PyTree) -> PyTree:

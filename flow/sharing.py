@@ -140,11 +140,12 @@ def check_devices(
             f"devices has some of another process, {list(given)}; give jax.local_devices(), and "
             "each process members of its own"
         )
-    if objective.mesh is not None:
+    if objective.mesh is not None or objective.device is not None:
+        placed = objective.device or f"a mesh of {objective.mesh.size}"
         raise ValueError(
-            f"devices= spreads members over {len(given)} devices, but the objective's examples are "
-            f"spread over a mesh of {objective.mesh.size} already; make it without mesh= (and of "
-            "arrays that are not sharded), or leave devices= out"
+            f"devices= spreads members over {len(given)} devices, but the objective's examples lie "
+            f"on {placed} already; make it without device= and mesh= (and of arrays that are not "
+            "sharded), or leave devices= out"
         )
     return given
 

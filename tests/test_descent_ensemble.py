@@ -323,4 +323,4 @@ def test_members_on_several_devices(tmp_path: Path):
     assert "f32[2]" in program
     assert not any(word in program for word in ("all-reduce", "all-gather", "collective", "f32[16"))
     assert len(errors) == 2
-    assert all("examples are spread over a mesh of 2 already" in error for error in errors)
+    assert all("examples lie on a mesh of 2 already" in error for error in errors)

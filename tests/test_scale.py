@@ -194,6 +194,59 @@ def test_examples_on_several_devices(tmp_path: Path):
         assert run < 1e-11
 
 
+PLACED = """
+import json
+import jax, numpy as np
+import flow
+
+there, (X, y) = jax.devices()[2], flow.datasets.digits(60)
+network, found = flow.MLP([64, 4, 10]), {}
+losses = {
+    "network": lambda device: network.objective(X, y, device=device),
+    "bowl": lambda device: flow.Objective(lambda x: (x**2).sum() + x.prod(), np.ones(3),
+                                          device=device),
+}
+for name, make in losses.items():
+    o, usual = make(there), make(None)
+    with jax.enable_x64(True):
+        function = o.compiled("value_and_gradient", o._build_value_and_gradient)
+        lies = function(o.theta, o.data)[1].devices() == {there}
+    runs = {
+        "host": lambda o: flow.integrate(o, 0.2, save=3, progress=False).theta,
+        "compiled": lambda o: flow.integrate(o, 0.2, method="TSRKC3", engine="jax", save=3,
+                                             progress=False).theta,
+        "descent": lambda o: flow.descend(o, 0.05, 10, save=3, progress=False).theta,
+        "gradient": lambda o: o.flatten(o.gradient(o.params)),
+        "sharpness": lambda o: flow.sharpness(o, o.params),
+    }
+    found[name] = [lies, *(bool(np.array_equal(run(o), run(usual))) for run in runs.values())]
+mesh = jax.sharding.Mesh(np.array(jax.devices()), ("examples",))
+for name, more in {"both": {"mesh": mesh, "device": there}, "absent": {"device": "tpu"}}.items():
+    try:
+        network.objective(X, y, **more)
+    except ValueError as error:
+        found[name] = str(error)
+print(json.dumps(found))
+"""
+
+
+def test_a_device_of_ones_own(tmp_path: Path):
+    """Assert that all is computed on the device that was asked for, to the same bits."""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    answer = subprocess.run(
+        [sys.executable, "-c", PLACED],
+        cwd=tmp_path,
+        env={**os.environ, **flags},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout.splitlines()[-1])
+    assert "is one, and mesh= has its own; leave one out" in found.pop("both")
+    assert "device='tpu' is not here; JAX has [" in found.pop("absent")
+    assert found == {"network": [True] * 6, "bowl": [True] * 6}
+
+
 def test_processes_on_loopback(tmp_path: Path):
     """Assert that two processes do what one does, alike in both, with one all-reduce a gradient."""
     script = ROOT / "experiments" / "scale_out.py"

@@ -86,6 +86,7 @@ class Network:
         loss: str | Loss = "mse",
         seed: int = 0,
         dtype: str = "float64",
+        device: Any = None,
         batch_chunk: int | None = None,
         mesh: Any = None,
     ) -> Objective:
@@ -101,8 +102,9 @@ class Network:
             maximised (``ascent=True``); or a `flow.backprop.Loss`. Each is a mean over examples.
         seed
             Of the initial weights.
-        dtype, batch_chunk, mesh
-            Precision of the computation, and how the examples are split, see `flow.Objective`.
+        dtype, device, batch_chunk, mesh
+            Precision of the computation, where it is, and how the examples are split, see
+            `flow.Objective`.
 
         Raises
         ------
@@ -126,6 +128,7 @@ class Network:
             conserved=self._conserved(),
             smooth=all(getattr(layer, "smooth", True) for layer in self.chain.layers),
             dtype=dtype,
+            device=device,
             batch_chunk=batch_chunk,
             mesh=mesh,
         )
