@@ -42,7 +42,7 @@ class Configuration(Options):
 
     examples: int = 10_000
     """Images that the MLP learns."""
-    images: int = 2_000
+    images: int = 500
     """Images that the convolutional network learns."""
     hidden: tuple[int, ...] = (1000, 200)
     """Hidden units of the MLP."""

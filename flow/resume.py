@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flow.checkpoints.keeper import Checkpoint, Keeper, header, latest
+from flow.checkpoints.folder import header, latest
+from flow.checkpoints.keeper import Checkpoint, Keeper
 from flow.checks import file_path
 from flow.descent import descend
 from flow.dynamics import Dynamics

@@ -175,18 +175,23 @@ print(json.dumps(found))
 """
 
 
-def test_examples_on_several_devices(tmp_path: Path):
-    """Assert gradients and flows on a mesh, also in chunks, and of arrays that lie there."""
+def on_four_devices(script: str, folder: Path) -> dict[str, Any]:
+    """What a script prints in a process with four virtual devices."""
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     answer = subprocess.run(
-        [sys.executable, "-c", SHARDED],
-        cwd=tmp_path,
+        [sys.executable, "-c", script],
+        cwd=folder,
         env={**os.environ, **flags},
         capture_output=True,
         text=True,
     )
     assert answer.returncode == 0, answer.stderr
-    found = json.loads(answer.stdout.splitlines()[-1])
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def test_examples_on_several_devices(tmp_path: Path):
+    """Assert gradients and flows on a mesh, also in chunks, and of arrays that lie there."""
+    found = on_four_devices(SHARDED, tmp_path)
     assert "58 examples do not divide; leave out 2 of them" in found.pop("error")
     for gradient, product, run in found.values():
         assert gradient < 1e-13
@@ -232,16 +237,7 @@ print(json.dumps(found))
 
 def test_a_device_of_ones_own(tmp_path: Path):
     """Assert that all is computed on the device that was asked for, to the same bits."""
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    answer = subprocess.run(
-        [sys.executable, "-c", PLACED],
-        cwd=tmp_path,
-        env={**os.environ, **flags},
-        capture_output=True,
-        text=True,
-    )
-    assert answer.returncode == 0, answer.stderr
-    found = json.loads(answer.stdout.splitlines()[-1])
+    found = on_four_devices(PLACED, tmp_path)
     assert "is one, and mesh= has its own; leave one out" in found.pop("both")
     assert "device='tpu' is not here; JAX has [" in found.pop("absent")
     assert found == {"network": [True] * 6, "bowl": [True] * 6}

@@ -1,7 +1,6 @@
 """When a run's checkpoints are due, and the folder that they lie in."""
 
 import os
-import re
 import time
 import warnings
 from collections.abc import Mapping
@@ -12,20 +11,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from flow.checkpoints.file import Unreadable, read, write
+from flow.checkpoints.file import write
+from flow.checkpoints.folder import (
+    HEADER,
+    CheckpointWarning,
+    columns,
+    discard_unfinished,
+    refuse_used,
+    rows_file,
+    state_file,
+    states,
+)
+from flow.checkpoints.start import check_start
 from flow.checks import file_path, positive, positive_integer
-from flow.files import UNFINISHED
 
 SECONDS = 60.0
 KEPT = 2
-HEADER = "run.npz"
-_NAMES = re.compile(r"(state|rows)-(\d{12})(?:-(\d{12}))?\.npz")
-# J and the slope at θ₀ are the same on another machine but for so many units of roundoff.
-_SAME = 1e4
-
-
-class CheckpointWarning(UserWarning):
-    """A checkpoint could not be written or read, or the run goes on to other bits than before."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class Keeper:
         self._before = 0.0 if resumed is None else resumed["seconds"]
         self._began = time.perf_counter()
         if not self._exists and self._writes:
-            _refuse_used(self.folder)
+            refuse_used(self.folder)
 
     @property
     def _exists(self) -> bool:
@@ -206,9 +207,9 @@ class Keeper:
             The folder can't be made or written to.
         """
         if self._exists:
-            _check_start(self.folder, self.facts["start"], start, resolution)
+            check_start(self.folder, self.facts["start"], start, resolution)
             if self._writes:
-                self._discard_unfinished()
+                discard_unfinished(self.folder, self._segments, self._written)
         elif self._writes:
             self.folder.mkdir(exist_ok=True)
             every = {"seconds": self._every.seconds, "gradients": self._every.gradients}
@@ -262,172 +263,13 @@ class Keeper:
         new = [row for row in rows if row["serial"] >= known]
         if new:
             segment = [known, new[-1]["serial"] + 1]
-            write(_rows_file(self.folder, *segment), _columns(new))
+            write(rows_file(self.folder, *segment), columns(new))
             self._segments.append(segment)
         seconds = self._before + time.perf_counter() - self._began
         kept = {"rows": [row["serial"] for row in rows], "segments": self._segments}
         number = self._written + 1
-        file = _state_file(self.folder, number)
+        file = state_file(self.folder, number)
         write(file, state | kept | {"written": number, "seconds": seconds})
         self._written = number
-        for old in _states(self.folder)[KEPT:]:
+        for old in states(self.folder)[KEPT:]:
             old.unlink(missing_ok=True)
-
-    def _discard_unfinished(self) -> None:
-        """Remove what was not yet whole, or can't be read, beyond the state that is gone on from.
-
-        Its rows will be computed again, to the same bits.
-        """
-        whole = {_rows_file(self.folder, *segment) for segment in self._segments}
-        states = [file for file in _states(self.folder) if file.stem > _stem(self._written)]
-        rows = [file for file in _files(self.folder, "rows") if file not in whole]
-        begun = [UNFINISHED.format(name=name) for name in (HEADER, "state-", "rows-")]
-        hidden = [f for f in self.folder.iterdir() if f.name.startswith(tuple(begun))]
-        for file in (*states, *rows, *hidden):
-            file.unlink(missing_ok=True)
-
-
-def header(folder: Path) -> dict[str, Any]:
-    """What the run of a folder was asked for, and where it started.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is none.
-    ValueError
-        It can't be read.
-    """
-    file = folder / HEADER
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no run: there is no {HEADER}; integrate and descend make one by "
-            "checkpoint="
-        )
-    return read(file)
-
-
-def latest(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """The last state that can be read, None where none was written, and the rows that it has.
-
-    Raises
-    ------
-    ValueError
-        There are some, and none can be read.
-    """
-    states = _states(folder)
-    for file in states:
-        try:
-            state = read(file)
-            return state, _rows(folder, state)
-        except (Unreadable, FileNotFoundError, KeyError) as error:
-            failed = error
-            warnings.warn(f"{error}; the one before is tried", CheckpointWarning, stacklevel=3)
-    if states:
-        raise ValueError(f"no checkpoint in {folder} can be read: {failed}") from failed
-    return None, []
-
-
-def _files(folder: Path, kind: str) -> list[Path]:
-    """Files of that kind, sorted."""
-    found = ((f, _NAMES.fullmatch(f.name)) for f in folder.iterdir())
-    return sorted(f for f, match in found if match and match[1] == kind)
-
-
-def _states(folder: Path) -> list[Path]:
-    """Files of states, the last first."""
-    return _files(folder, "state")[::-1]
-
-
-def _stem(number: int) -> str:
-    return f"state-{number:012d}"
-
-
-def _state_file(folder: Path, number: int) -> Path:
-    return folder / f"{_stem(number)}.npz"
-
-
-def _rows_file(folder: Path, first: int, end: int) -> Path:
-    return folder / f"rows-{first:012d}-{end:012d}.npz"
-
-
-def _refuse_used(folder: Path) -> None:
-    """Refuse a folder that holds a run."""
-    if folder.is_dir() and any(
-        f.name == HEADER or _NAMES.fullmatch(f.name) for f in folder.iterdir()
-    ):
-        raise FileExistsError(
-            f"{folder} holds the checkpoints of a run; go on with flow.resume({str(folder)!r}, "
-            "dynamics), or choose another folder"
-        )
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"checkpoint={str(folder)!r} is a file; give a folder")
-    if not folder.parent.is_dir():
-        raise FileNotFoundError(
-            f"checkpoint={str(folder)!r}: folder {folder.parent} does not exist; create it first"
-        )
-
-
-def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rows as one array for each of their entries; entries of entries by name."""
-    first = rows[0]
-    return {
-        name: {inner: np.array([row[name][inner] for row in rows]) for inner in entry}
-        if isinstance(entry, dict)
-        else np.array([row[name] for row in rows])
-        for name, entry in first.items()
-    }
-
-
-def _rows(folder: Path, state: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows that a state names, from their files."""
-    wanted, found = set(state["rows"]), []
-    for first, end in state["segments"]:
-        columns = read(_rows_file(folder, int(first), int(end)))
-        for i, serial in enumerate(columns["serial"].tolist()):
-            if serial in wanted:
-                found.append(_row(columns, i))
-    if len(found) != len(wanted):
-        raise Unreadable(f"{folder} has {len(found)} of {len(wanted)} saved rows")
-    return found
-
-
-def _row(columns: dict[str, Any], i: int) -> dict[str, Any]:
-    return {
-        name: {inner: np.array(a[i]) for inner, a in entry.items()}
-        if isinstance(entry, dict)
-        else (entry[i].item() if entry.ndim == 1 else np.array(entry[i]))
-        for name, entry in columns.items()
-    }
-
-
-def _check_start(
-    folder: Path, kept: dict[str, Any], start: dict[str, Any], resolution: float
-) -> None:
-    """Refuse a run that does not start where the kept one did; warn if only the bits differ."""
-    what = {
-        "initial": "initial state",
-        "slope": "right-hand side at t = 0",
-        "loss": "initial loss",
-        "gradient_norm": "initial gradient norm",
-    }
-    for name, meaning in what.items():
-        mine, other = np.asarray(start[name]), np.asarray(kept[name])
-        if mine.shape != other.shape:
-            raise ValueError(
-                f"{folder} holds a run with {other.size} parameters or state variables, and the "
-                f"given dynamics has {mine.size}"
-            )
-        if np.array_equal(mine, other):
-            continue
-        apart = np.linalg.norm(mine - other) / max(np.linalg.norm(other), np.finfo(float).tiny)
-        if name == "initial" or not apart <= _SAME * resolution:
-            raise ValueError(
-                f"{folder} holds another run: its {meaning} differs, by {apart:.1e} of itself; "
-                "give the dynamics, data and parameters that it started with"
-            )
-        warnings.warn(
-            f"the {meaning} differs from that in {folder} by rounding ({apart:.1e}): the run goes "
-            "on, but not to the bit as where it began; machine or versions are others",
-            CheckpointWarning,
-            stacklevel=3,
-        )

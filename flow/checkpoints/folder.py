@@ -1,0 +1,143 @@
+"""What lies in a folder of checkpoints: a header, the last states, and every row once."""
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flow.checkpoints.file import Unreadable, read
+from flow.files import UNFINISHED
+
+HEADER = "run.npz"
+_NAMES = re.compile(r"(state|rows)-(\d{12})(?:-(\d{12}))?\.npz")
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint could not be written or read, or the run goes on to other bits than before."""
+
+
+def header(folder: Path) -> dict[str, Any]:
+    """What the run of a folder was asked for, and where it started.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    ValueError
+        It can't be read.
+    """
+    file = folder / HEADER
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no run: there is no {HEADER}; integrate and descend make one by "
+            "checkpoint="
+        )
+    return read(file)
+
+
+def latest(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """The last state that can be read, None where none was written, and the rows that it has.
+
+    Raises
+    ------
+    ValueError
+        There are some, and none can be read.
+    """
+    kept = states(folder)
+    for file in kept:
+        try:
+            state = read(file)
+            return state, _rows(folder, state)
+        except (Unreadable, FileNotFoundError, KeyError) as error:
+            failed = error
+            warnings.warn(f"{error}; the one before is tried", CheckpointWarning, stacklevel=3)
+    if kept:
+        raise ValueError(f"no checkpoint in {folder} can be read: {failed}") from failed
+    return None, []
+
+
+def files(folder: Path, kind: str) -> list[Path]:
+    """Files of that kind, sorted."""
+    found = ((f, _NAMES.fullmatch(f.name)) for f in folder.iterdir())
+    return sorted(f for f, match in found if match and match[1] == kind)
+
+
+def states(folder: Path) -> list[Path]:
+    """Files of states, the last first."""
+    return files(folder, "state")[::-1]
+
+
+def state_file(folder: Path, number: int) -> Path:
+    """That of the number-th state."""
+    return folder / f"state-{number:012d}.npz"
+
+
+def rows_file(folder: Path, first: int, end: int) -> Path:
+    """That of the rows from the first-th to before the end-th."""
+    return folder / f"rows-{first:012d}-{end:012d}.npz"
+
+
+def discard_unfinished(folder: Path, segments: list[list[int]], written: int) -> None:
+    """Remove what was not yet whole, or can't be read, beyond the state that is gone on from.
+
+    Its rows will be computed again, to the same bits.
+    """
+    whole = {rows_file(folder, *segment) for segment in segments}
+    rows = [file for file in files(folder, "rows") if file not in whole]
+    later = [file for file in states(folder) if file.name > state_file(folder, written).name]
+    begun = tuple(UNFINISHED.format(name=name) for name in (HEADER, "state-", "rows-"))
+    hidden = [file for file in folder.iterdir() if file.name.startswith(begun)]
+    for file in (*later, *rows, *hidden):
+        file.unlink(missing_ok=True)
+
+
+def refuse_used(folder: Path) -> None:
+    """Refuse a folder that holds a run."""
+    if folder.is_dir() and any(
+        f.name == HEADER or _NAMES.fullmatch(f.name) for f in folder.iterdir()
+    ):
+        raise FileExistsError(
+            f"{folder} holds the checkpoints of a run; go on with flow.resume({str(folder)!r}, "
+            "dynamics), or choose another folder"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"checkpoint={str(folder)!r} is a file; give a folder")
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(
+            f"checkpoint={str(folder)!r}: folder {folder.parent} does not exist; create it first"
+        )
+
+
+def columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows as one array for each of their entries; entries of entries by name."""
+    first = rows[0]
+    return {
+        name: {inner: np.array([row[name][inner] for row in rows]) for inner in entry}
+        if isinstance(entry, dict)
+        else np.array([row[name] for row in rows])
+        for name, entry in first.items()
+    }
+
+
+def _rows(folder: Path, state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that a state names, from their files."""
+    wanted, found = set(state["rows"]), []
+    for first, end in state["segments"]:
+        columns = read(rows_file(folder, int(first), int(end)))
+        for i, serial in enumerate(columns["serial"].tolist()):
+            if serial in wanted:
+                found.append(_row(columns, i))
+    if len(found) != len(wanted):
+        raise Unreadable(f"{folder} has {len(found)} of {len(wanted)} saved rows")
+    return found
+
+
+def _row(columns: dict[str, Any], i: int) -> dict[str, Any]:
+    return {
+        name: {inner: np.array(a[i]) for inner, a in entry.items()}
+        if isinstance(entry, dict)
+        else (entry[i].item() if entry.ndim == 1 else np.array(entry[i]))
+        for name, entry in columns.items()
+    }
