@@ -14,12 +14,15 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 import pandas as pd
+import tyro
 
 import flow
 from flow.checks import positive, positive_integer
@@ -28,6 +31,8 @@ from flow.records import Options, Record, run_experiment
 
 # Seconds after which a process that hears nothing of another gives up, and after which all do.
 SILENCE, PATIENCE = 30, 600
+# The former where one is to be killed.
+LOST = 10
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Configuration(Options):
     """Flow time, learning rate × steps."""
     learning_rate: float = 0.02
     """Of gradient descent."""
+    kill: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Then kill one of two processes half-way, the first and the second, and go on alone."""
     seed: int = 0
     """Seed of the initial weights."""
 
@@ -87,33 +94,43 @@ def collectives(objective: flow.Objective) -> tuple[int, int]:
     return len(sums) + len(others), sum(int(np.prod([int(n) for n in s.split(",")])) for s in sums)
 
 
+def long_run(config: Configuration, folder: Path) -> flow.Trajectory:
+    """A flow that keeps checkpoints, or the rest of it."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("examples",))
+    data = flow.datasets.digits(config.examples)
+    objective = flow.MLP([64, config.hidden, 10]).objective(*data, seed=config.seed, mesh=mesh)
+    if (folder / "run.npz").exists():
+        return flow.resume(folder, objective, progress=False)
+    often = flow.Checkpoint(folder, gradients=200)
+    return flow.integrate(objective, 20 * config.t, save=2, checkpoint=often, progress=False)
+
+
 def work() -> None:
     """One process of several: find the others, train, and write what came of it."""
     rank, processes, port, out, *options = sys.argv[2:]
+    config = tyro.cli(Configuration, args=options)
+    patience = LOST if config.kill else SILENCE
     jax.distributed.initialize(
-        f"127.0.0.1:{port}", int(processes), int(rank), heartbeat_timeout_seconds=SILENCE
+        f"127.0.0.1:{port}", int(processes), int(rank), heartbeat_timeout_seconds=patience
     )
-    import tyro
+    if config.kill:
+        long_run(config, Path(out).with_suffix(""))
+    else:
+        np.savez(out, **train(config))
 
-    np.savez(out, **train(tyro.cli(Configuration, args=options)))
 
-
-def start(config: Configuration, processes: int, devices: int, out: Path) -> list[dict]:
-    """Run in so many processes, and collect what each wrote.
-
-    Raises
-    ------
-    RuntimeError
-        One of them failed; the others end with it.
-    """
+def launch(
+    config: Configuration, processes: int, devices: int, files: list[Path]
+) -> list[subprocess.Popen]:
+    """Start so many processes of `work`, each with its file."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     names = ("examples", "hidden", "t", "learning_rate", "seed")
     options = [x for n in names for x in (f"--{n.replace('_', '-')}", str(getattr(config, n)))]
+    options += ["--kill"] * config.kill
     flags = f"--xla_force_host_platform_device_count={devices}"
-    files = [out / f"{processes}x{devices}-{rank}.npz" for rank in range(processes)]
-    workers = [
+    return [
         subprocess.Popen(  # noqa: S603 - this script
             [sys.executable, __file__, "--worker", str(rank), str(processes), str(port), str(file),
              *options],
@@ -124,6 +141,60 @@ def start(config: Configuration, processes: int, devices: int, out: Path) -> lis
         )
         for rank, file in enumerate(files)
     ]  # fmt: skip
+
+
+def kill_one(config: Configuration, victim: int, folder: Path) -> dict[str, Any]:
+    """Kill one of two processes half-way; how the other ends, and what is left of the run.
+
+    Raises
+    ------
+    RuntimeError
+        The other has not ended in time, or they never came half-way.
+    """
+    workers = launch(config, 2, 1, [folder.with_suffix(".npz")] * 2)
+    survivor = workers[1 - victim]
+    try:
+        half_way = folder / "state-000000000003.npz"
+        deadline = time.monotonic() + PATIENCE
+        while not half_way.exists() and survivor.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        workers[victim].kill()
+        workers[victim].communicate()
+        began = time.monotonic()
+        told = survivor.communicate(timeout=4 * LOST)[1]
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"the survivor still waits after {4 * LOST} s") from None
+    finally:
+        for worker in workers:
+            worker.kill()
+    if survivor.returncode == 0:
+        raise RuntimeError("the run was over before it could be disturbed; give a longer --t")
+    seconds = time.monotonic() - began
+    with warnings.catch_warnings(record=True) as met:  # other bits than in two processes
+        warnings.simplefilter("always", flow.CheckpointWarning)
+        path = long_run(config, folder)
+    whole = long_run(config, folder.with_name(f"{folder.name}-undisturbed"))
+    apart = np.linalg.norm(path.theta[-1] - whole.theta[-1]) / np.linalg.norm(whole.theta[-1])
+    return {
+        "exit code of the other": survivor.returncode,
+        "seconds until then": seconds,
+        "says which": "processes of this run was probably lost" in told or "leader" in told,
+        "gone on with alone": path.result,
+        "‖Δθ‖/‖θ‖ to an undisturbed run": apart,
+        "warned of other bits": len(met) > 0,
+    }
+
+
+def start(config: Configuration, processes: int, devices: int, out: Path) -> list[dict]:
+    """Run in so many processes, and collect what each wrote.
+
+    Raises
+    ------
+    RuntimeError
+        One of them failed; the others end with it.
+    """
+    files = [out / f"{processes}x{devices}-{rank}.npz" for rank in range(processes)]
+    workers = launch(replace(config, kill=False), processes, devices, files)
     try:
         told = [worker.communicate(timeout=PATIENCE)[1] for worker in workers]
     finally:
@@ -169,7 +240,16 @@ def experiment(config: Configuration, record: Record) -> str | None:
     table = pd.DataFrame(rows).T.rename_axis("where")
     record.table("table", table)
     print(table.T.to_string(float_format="{:.3g}".format))
-    return None if table["alike in all processes"].all() else "processes differ"
+    short = None if table["alike in all processes"].all() else "processes differ"
+    if config.kill:
+        killed = {
+            name: kill_one(config, victim, record.folder / f"killed-{victim}")
+            for victim, name in enumerate(("the first", "the second"))
+        }
+        lost = pd.DataFrame(killed).T.rename_axis("killed")
+        record.table("killed", lost)
+        print(f"\n{lost.T.to_string()}")
+    return short
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from flow.initialisations import named
 from flow.objective import Objective
 from flow.observe import Observer
 from flow.precision import double_precision
+from flow.processes import explained
 from flow.recording import Meter, Recorder
 from flow.sampling import batches
 from flow.saving import SPACINGS, save_steps
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from flow.checkpoints.keeper import Checkpoint, Keeper
 
 
+@explained()
 def descend(
     objective: Objective,
     learning_rate: float | Sequence[float] | Callable[[Any], Any] | None = None,

@@ -15,6 +15,7 @@ from flow.noise import at_steps, noise_settings
 from flow.objective import Objective
 from flow.observe import Observer
 from flow.precision import double_precision
+from flow.processes import explained
 from flow.recording import Meter, Recorder
 from flow.saving import SPACINGS, is_number, number_of_times, save_times
 from flow.sharing import check_devices, refuse_checkpoint
@@ -39,6 +40,7 @@ CLOCKS = ["linear", "log"]
 ENGINES = ["scipy", "jax"]
 
 
+@explained()
 def integrate(
     dynamics: Dynamics | Objective,
     t: float,

@@ -273,3 +273,19 @@ def test_processes_on_loopback(tmp_path: Path):
     # θ has 64·3 + 3 + 3·10 + 10 entries.
     assert list(table["numbers in them"]) == [235, 235]
     assert list(table["all-reduces a gradient"]) == [1, 1]
+
+
+def test_one_process_of_two_is_killed(tmp_path: Path):
+    """Assert that the other ends within its time-out and says why, and that the run goes on."""
+    sys.path.insert(0, str(ROOT / "experiments"))
+    try:
+        import scale_out
+    finally:
+        sys.path.pop(0)
+    config = scale_out.Configuration(examples=200, hidden=8, kill=True)
+    found = scale_out.kill_one(config, 1, tmp_path / "killed")
+    assert found["exit code of the other"] != 0
+    assert found["says which"]
+    assert found["seconds until then"] < 3 * scale_out.LOST
+    assert found["gone on with alone"] == "reached t = 200"
+    assert found["‖Δθ‖/‖θ‖ to an undisturbed run"] < 1e-12
