@@ -35,7 +35,7 @@ class Configuration(Options):
     """Kills at most; the runs may end before."""
     window: float = 0.6
     """A kill comes so many seconds, at most, after all runs have gone on."""
-    t: float = 7000.0
+    t: float = 15000.0
     """Flow time, learning rate × steps, of the flow by scipy's loop."""
     every: int = 30
     """Gradients between two checkpoints."""
@@ -48,9 +48,9 @@ class Configuration(Options):
 def runs(config: Configuration) -> dict[str, tuple]:
     """Each run by name: its call, what goes into it beside the objective, what resume needs."""
     adam = {"optimizer": optax.adam(1e-4)}
-    descent = {"steps": int(20 * config.t), "time_step": 1e-4, "batch_size": 20}
+    descent = {"steps": int(25 * config.t), "time_step": 1e-4, "batch_size": 20}
     compiled = {
-        "t": config.t / 3.5,
+        "t": config.t / 7.5,
         "engine": "jax",
         "method": "TSRKC3",
         "rtol": 1e-11,
