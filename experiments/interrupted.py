@@ -31,11 +31,11 @@ PATIENCE = 120
 class Configuration(Options):
     """Killed at random moments, and gone on with."""
 
-    kills: int = 20
+    kills: int = 24
     """Kills at most; the runs may end before."""
     window: float = 0.6
     """A kill comes so many seconds, at most, after all runs have gone on."""
-    t: float = 15000.0
+    t: float = 22000.0
     """Flow time, learning rate × steps, of the flow by scipy's loop."""
     every: int = 30
     """Gradients between two checkpoints."""
@@ -48,9 +48,9 @@ class Configuration(Options):
 def runs(config: Configuration) -> dict[str, tuple]:
     """Each run by name: its call, what goes into it beside the objective, what resume needs."""
     adam = {"optimizer": optax.adam(1e-4)}
-    descent = {"steps": int(25 * config.t), "time_step": 1e-4, "batch_size": 20}
+    descent = {"steps": int(35 * config.t), "time_step": 1e-4, "batch_size": 20}
     compiled = {
-        "t": config.t / 7.5,
+        "t": config.t / 11,
         "engine": "jax",
         "method": "TSRKC3",
         "rtol": 1e-11,

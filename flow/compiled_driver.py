@@ -97,6 +97,7 @@ class CompiledDriver(Driver):
         made = jax.eval_shape(lambda: self.loop.start(*arguments))
         self.carry = like(made, books["carried"])
         self.take_up(books)
+        self.keeper.taken_up(self.meter.units)
 
     def begin(self, carry: Any) -> None:
         """Take what the loop starts with."""

@@ -177,7 +177,6 @@ class Driver:
         self.recorder.take_up(books["recorder"], self.keeper.rows)
         if self.cap is not None:
             self.cap.take_up(books["cap"])
-        self.keeper.taken_up(self.meter.units)
 
     def _choose_again(self, books: dict[str, Any]) -> None:
         """The method that ran; there is one alone."""
@@ -186,10 +185,13 @@ class Driver:
         """The solver at the start, or as it was kept."""
         if self.keeper is None or (books := self.keeper.resumed) is None:
             return self._solver(self.reached)
+        self.take_up(books)  # before anything can end the run
         self._choose_again(books)
-        solver = self._solver(self.reached)
+        self.meter.gradients = self.meter.hvps = 0  # what a solver begins with is paid for
+        solver = self._solver(Point(0.0, self.flat.initial))
         restore(solver, books["carried"])
         self.take_up(books)
+        self.keeper.taken_up(self.meter.units)
         return solver
 
     def _first_look(self) -> np.ndarray:

@@ -17,8 +17,8 @@ import pytest
 from scipy.integrate import RK45
 
 import flow
-from flow.checkpoints import Keeper, keeper
 from flow.checkpoints.file import Unreadable, read, write
+from flow.checkpoints.keeper import Keeper, keeper
 
 X, Y = flow.datasets.digits(60)
 OBJECTIVE = flow.MLP([64, 4, 10]).objective(X, Y, seed=0)
@@ -149,7 +149,7 @@ def test_noise_goes_on_along_its_path(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_killed_runs_go_on(run_here: Callable):
     """Assert the same after SIGKILL at random moments, of three runs side by side."""
-    folder = run_here("interrupted", "--kills", "2", "--t", "500", "--window", "0.3")
+    folder = run_here("interrupted", "--kills", "2", "--t", "700", "--window", "0.3")
     table = pd.read_csv(folder / "table.csv", index_col="run")
     assert table["same bits"].all()
     assert table["same counts"].all()
@@ -368,6 +368,16 @@ def test_the_first_must_be_written(tmp_path: Path):
             flow.integrate(OBJECTIVE, 5.0, checkpoint=tmp_path / "run", progress=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_seconds_are_of_each_call(kept: Path):
+    """Assert that a budget too short to begin with leaves what was kept, in path and folder."""
+    path = flow.resume(kept, OBJECTIVE, max_seconds=1e-9, progress=False)
+    assert path.result.startswith("budget spent at t = ")
+    assert path.t[-1] > 0
+    assert len(path.t) > 1
+    whole = flow.integrate(OBJECTIVE, 5.0, save=5, progress=False)
+    assert_same(flow.resume(kept, OBJECTIVE, progress=False), whole)
 
 
 def test_files_hold_no_names_of_others(kept: Path):
