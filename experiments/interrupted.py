@@ -2,8 +2,8 @@
 
 Gradient flow by scipy's loop (DOP853) and by the compiled one (TSRKC3), and Adam on mini-batches,
 side by side in one process that keeps checkpoints much more often than anybody would, is killed
-with SIGKILL at random moments, between two checkpoints and while one is written, and started again
-by `flow.resume`, until all have ended. Prints a table and writes it: how often each was killed, how
+with SIGKILL at random moments, half of them while a file is being written, and started again by
+`flow.resume`, until all have ended. Prints a table and writes it: how often each was killed, how
 often that was during the writing of a file, and whether the ends are those of undisturbed runs.
 """
 
@@ -25,6 +25,8 @@ from flow.records import Options, Record, run_experiment
 
 # Seconds in which a worker must have started.
 PATIENCE = 120
+# Share of the kills that wait for a file that is being written.
+WRITING = 0.5
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,10 @@ def kill_once(config: Configuration, folder: Path, chance: random.Random) -> dic
         try:
             worker.wait(chance.uniform(0.0, config.window))
         except subprocess.TimeoutExpired:
+            if chance.random() < WRITING:
+                patience = time.monotonic() + 1.0
+                while not list(folder.glob("*/.*")) and time.monotonic() < patience:
+                    pass
             worker.kill()  # SIGKILL: nothing is asked, nothing is closed
     finally:
         worker.kill()
