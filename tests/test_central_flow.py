@@ -86,7 +86,9 @@ def test_two_directions(method: str):
     assert path.state["critical"].tolist()[::16] == [0, 2]
     V, X = path.state["V"][-1], path.state["X"][-1]
     variance = turn @ V @ X @ V.T @ turn.T
-    np.testing.assert_allclose(variance[3:, 3:], np.diag([1.0, 2.0, 0.0]), atol=2e-3)
+    np.testing.assert_allclose(np.diag(variance)[3:], [1.0, 2.0, 0.0], atol=3e-4)
+    # Their covariance bends no curvature, ∂(y₁ᵀ∇²J y₂) = 0, so that the equation leaves it open.
+    np.testing.assert_allclose(variance - np.diag(np.diag(variance)), 0.0, atol=0.05)
     np.testing.assert_allclose(path.state["mean_loss"][-1], path.loss[-1] + 3.0 / eta, atol=0.01)
     np.testing.assert_allclose(
         path.state["mean_squared_gradient"][-1],
@@ -123,13 +125,17 @@ def test_arrives_and_leaves():
 def test_follows_averaged_gradient_descent():
     """Assert a tenth of the gradient flow's distance to it, and mean losses over bursts to 5 %.
 
-    And the gradient flow itself until λ_max meets 2/η, and what the central flow costs.
+    And the gradient flow itself until λ_max meets 2/η, and what the central flow costs. Where
+    θ₀ differs by rounding bursts come at other times: means are over four runs that do.
     """
     objective, eta, t = flow.networks.chebyshev(3, seed=0), 0.08, 2400.0
     steps = round(t / eta)
     # Every fifth step: odd, so that both sides of the oscillation are met.
     kept = np.arange(0, steps + 1, 5) * eta
-    descent = flow.descend(objective, eta, steps, save=kept[kept > 1900.0], progress=False)
+    starts = objective.theta + 1e-9 * np.random.default_rng(0).standard_normal((4, objective.size))
+    descents = flow.descend(
+        objective, eta, steps, ensemble=starts, save=kept[kept > 1900.0], progress=False
+    )
     common = {"t": t, "engine": "jax", "save": 121, "progress": False}
     gradient = flow.integrate(objective, rtol=1e-6, **common)
     central = flow.integrate(flow.CentralFlow(objective, eta, k=1), rtol=1e-4, **common)
@@ -140,17 +146,17 @@ def test_follows_averaged_gradient_descent():
     assert central.stats["gradients"] < 6000
     assert central.stats["hvps"] == 4 * central.stats["gradients"]
 
-    mean = descent.theta[descent.t > 2380.0].mean(axis=0)
+    mean = descents.theta[descents.t > 2380.0].mean(axis=0)
     near, far = (np.linalg.norm(run.theta[-1] - mean) for run in (central, gradient))
     assert far > 0.3
     assert near < 0.1 * far
     late = central.t > 1900.0
     assert central.state["critical"][late].min() == 1
-    predicted, measured = central.state["mean_loss"][late].mean(), descent.loss.mean()
+    predicted, measured = central.state["mean_loss"][late].mean(), descents.loss.mean()
     assert predicted == pytest.approx(measured, rel=0.05)
     assert central.loss[late].mean() < 0.8 * measured
     predicted = central.state["mean_squared_gradient"][late].mean()
-    assert predicted == pytest.approx((descent.gradient_norm**2).mean(), rel=0.05)
+    assert predicted == pytest.approx((descents.gradient_norm**2).mean(), rel=0.05)
     np.testing.assert_allclose(central.state["eigenvalues"][late, 0], 25.0, rtol=1e-4)
 
 
