@@ -38,8 +38,8 @@ ACTIVATION = {name: ACTIVATIONS[name] for name in ACTIVATIONS} | {"softplus200":
 
 
 def _bce(F: jax.Array, y: jax.Array) -> jax.Array:
-    p = 1 / (1 + jnp.exp(-F))
-    return -jnp.mean(jnp.sum(y * jnp.log(p) + (1 - y) * jnp.log(1 - p), axis=1))
+    log_p, log_not_p = -jnp.log1p(jnp.exp(-F)), -jnp.log1p(jnp.exp(F))
+    return -jnp.mean(jnp.sum(y * log_p + (1 - y) * log_not_p, axis=1))
 
 
 # Of rows F (examples, outputs), in the naive form of the definition; fine at moderate logits.
