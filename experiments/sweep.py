@@ -45,6 +45,8 @@ class Configuration(Options):
     """Relative tolerance; the absolute one is a thousandth of it."""
     rates: int = 16
     """Learning rates, from 0.01 to 0.1, of the descents in one call and one by one."""
+    rounds: int = 3
+    """Interleaved rounds of these; the least seconds count."""
     jobs: int = 1
     """Processes of this machine."""
     workers: int = 0
@@ -86,7 +88,7 @@ def cluster(config: Configuration) -> Iterator[None]:
         yield
 
 
-def together(rates: int, seed: int, rounds: int = 3) -> pd.DataFrame:
+def together(rates: int, seed: int, rounds: int) -> pd.DataFrame:
     """Seconds of gradient descents in one call and one by one, compilation apart.
 
     The least of interleaved rounds.
@@ -148,6 +150,7 @@ def experiment(config: Configuration, record: Record) -> str | None:
     positive("--t", config.t)
     positive_integer("--jobs", config.jobs)
     positive_integer("--rates", config.rates)
+    positive_integer("--rounds", config.rounds)
     if config.workers < 0 or (config.workers and config.scheduler):
         raise ValueError("--workers starts a cluster, of at least one, and --scheduler names one")
     on_dask = bool(config.workers or config.scheduler)
@@ -167,7 +170,7 @@ def experiment(config: Configuration, record: Record) -> str | None:
     record.figure("sweep", draw(found))
     shown = table.assign(error=table["error"].str.slice(0, 60))
     print(shown.to_string(float_format="{:.4g}".format, na_rep="–"))
-    descents = together(config.rates, config.seed)
+    descents = together(config.rates, config.seed, config.rounds)
     # The difference is rounding, which another machine has another of.
     record.table("together", descents, timings=["times as fast", "largest difference"])
     print(f"\n{descents.to_string(float_format='{:.4g}'.format)}")

@@ -127,7 +127,7 @@ def test_what_is_no_number_is_the_cells_error():
 def test_the_experiment(run_here: Any, tmp_path: Path):
     """Assert a table of every cell, refusals among them, and that a second call reads them."""
     small = ["--widths", "2", "28", "--methods", "TSRKC3", "Radau", "--examples", "20", "--t", "1"]
-    small += ["--cells", str(tmp_path / "cells"), "--rates", "2"]
+    small += ["--cells", str(tmp_path / "cells"), "--rates", "2", "--rounds", "1"]
     folder = run_here("sweep", *small)
     assert (pd.read_csv(folder / "together.csv")["largest difference"] < 1e-13).all()
     first = pd.read_csv(folder / "table.csv", index_col=["width", "method"])
