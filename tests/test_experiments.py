@@ -98,7 +98,7 @@ def test_rk_methods_tabulates_every_method(tmp_path: Path):
 
 def test_overhead_reports_ratios(tmp_path: Path):
     """Assert a row for each network, the counts and positive ratios (their size is no test)."""
-    answer = run("overhead.py", "--rounds", "1", "--t-factor", "0.05", "--quiet", out=tmp_path)
+    answer = run("overhead.py", "--rounds", "1", "--t-factor", "0.01", "--quiet", out=tmp_path)
     assert answer.returncode == 0, answer.stderr
     (table,) = tmp_path.glob("overhead/*/table.csv")
     found = pd.read_csv(table)
