@@ -1,8 +1,6 @@
 """The experiments at the edge of stability, at a small size: their numbers against theory."""
 
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -10,27 +8,10 @@ import pytest
 
 import flow
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
-
-@pytest.fixture
-def run(tmp_path: Path):
-    """Run an experiment as its user does; return its run folder and what it printed."""
-
-    def run(name: str, *arguments: str) -> tuple[Path, str]:
-        command = [sys.executable, EXPERIMENTS / f"{name}.py", *arguments]
-        found = subprocess.run(
-            [*command, "--quiet", "--out", tmp_path], capture_output=True, text=True, check=True
-        )
-        (folder,) = (tmp_path / name).iterdir()
-        return folder, found.stdout
-
-    return run
-
-
-def test_edge_of_stability(run):
+def test_edge_of_stability(run_here: Callable):
     """Assert when limits are met, that sharpness stays at them, and that the flow is left there."""
-    folder, _ = run(
+    folder = run_here(
         "edge_of_stability", "--problems", "chebyshev-3", "--learning-rates", "0.08", "0.05",
         "--save", "150",
     )  # fmt: skip
@@ -52,19 +33,19 @@ def test_edge_of_stability(run):
     assert (folder / "chebyshev-3.png").exists()
 
 
-def test_unstable_from_the_start(run):
+def test_unstable_from_the_start(run_here: Callable, capsys: pytest.CaptureFixture):
     """Assert that a learning rate beyond the limit at θ₀ is told, and the run shown."""
-    folder, printed = run(
+    folder = run_here(
         "edge_of_stability", "--problems", "digits-relu", "--learning-rates", "0.9", "--t", "9",
         "--save", "10",
     )  # fmt: skip
-    assert "λ_max(θ₀) = 3.62 is beyond its limit 2.22 already" in printed
+    assert "λ_max(θ₀) = 3.62 is beyond its limit 2.22 already" in capsys.readouterr().out
     assert pd.read_csv(folder / "table.csv").loc[0, "meets it at t"] == 0.0
 
 
-def test_central_flow(run):
+def test_central_flow(run_here: Callable):
     """Assert a tenth of the gradient flow's distance, and means to 5 %, two directions at once."""
-    folder, _ = run(
+    folder = run_here(
         "central_flow", "--problems", "digits", "--digits-t", "420", "--digits-k", "2",
         "--principal-seconds", "2", "--save", "121", "--burst", "250",
     )  # fmt: skip

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,15 +98,14 @@ def test_the_gallery_is_what_its_script_draws():
 
 
 # `problems.py` is what experiments run on, and lists itself.
-SCRIPTS = sorted({p.name for p in ROOT.glob("experiments/*.py")} - {"problems.py"})
+SCRIPTS = sorted({p.stem for p in ROOT.glob("experiments/*.py")} - {"problems"})
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_of_every_experiment(script: str):
+def test_help_of_every_experiment(script: str, run_here: Callable, capfd: pytest.CaptureFixture):
     """Assert that --help explains every option."""
-    run = [sys.executable, ROOT / "experiments" / script]
-    answer = subprocess.run([*run, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    names = set(re.findall(r"^│ (--[\w-]+)", answer.stdout, re.MULTILINE))
+    assert run_here(script, "--help") == 0
+    names = set(re.findall(r"^│ (--[\w-]+)", capfd.readouterr().out, re.MULTILINE))
     assert {"--out", "--quiet"} <= names
 
 
