@@ -194,6 +194,15 @@ class Objective:
         """∇²J·v, the push-forward (JVP) of the backward pass, to be called under `jax.jit`."""
         return jax.jvp(lambda p: self.traced_gradient(p, data), (params,), (v,))[1]
 
+    def traced_mean(
+        self, of: Callable[[PyTree, PyTree], PyTree], params: PyTree, data: PyTree
+    ) -> PyTree:
+        """Mean over all examples of what `of`(params, batch) is the mean of over a batch.
+
+        To be called under `jax.jit`; `params` is any pytree.
+        """
+        return self._reduction.mean(of, params, data)
+
     def traced_outputs(self, params: PyTree, X: Any) -> Any:
         """The network's outputs (examples, ...), to be called under `jax.jit`.
 
@@ -278,7 +287,7 @@ class Objective:
         self.check_has_outputs()
         theta = self.flatten(params)
         with double_precision(), users("outputs, called with X"):
-            X = self.data[0] if X is None else as_data(X, self._dtype, "X")
+            X = self.arrays("outputs without X")[0] if X is None else as_data(X, self._dtype, "X")
             return np.array(self.compiled("outputs", self._build_outputs)(theta, X), np.float64)
 
     def jvp(self, params: PyTree, v: PyTree) -> np.ndarray:
@@ -310,10 +319,10 @@ class Objective:
         array([[20.], [30.]])
         """
         self.check_has_outputs()
-        theta, tangent = self.flatten(params), self._flat("v", v)
+        theta, tangent, X = self.flatten(params), self._flat("v", v), self.arrays("jvp")[0]
         with double_precision():
             function = self.compiled("jvp", self._build_jvp)
-            return np.array(function(theta, tangent, self.data[0]), np.float64)
+            return np.array(function(theta, tangent, X), np.float64)
 
     def vjp(self, params: PyTree, u: Any) -> PyTree:
         """Pull u back through the network: (∂f/∂θ)ᵀu, the gradient of ⟨u, f(θ)⟩ by θ.
@@ -346,16 +355,16 @@ class Objective:
         [{'W': array([[32.]])}]
         """
         self.check_has_outputs()
-        theta, u = self.flatten(params), numbers("u", u)
+        theta, u, X = self.flatten(params), numbers("u", u), self.arrays("vjp")[0]
         with double_precision():
             network = self.compiled("outputs", self._build_outputs)
-            outputs = jax.eval_shape(network, theta, self.data[0])
+            outputs = jax.eval_shape(network, theta, X)
             if u.shape != outputs.shape:
                 raise ValueError(
                     f"u must be shaped like the outputs, {outputs.shape}, got {u.shape}"
                 )
             function = self.compiled("vjp", self._build_vjp)
-            return self.unflatten(np.array(function(theta, u, self.data[0])))
+            return self.unflatten(np.array(function(theta, u, X)))
 
     # ---- the same of flat vectors
 
@@ -450,26 +459,38 @@ class Objective:
             moved = jax.eval_shape(change, jax.tree.map(jnp.asarray, start))
         self._check_structure(moved, "change(params)")
 
-        def loss(w: PyTree, data: PyTree = None) -> Any:
-            return self.traced_value(change(w), data)
+        of_batch = self._hand_gradient or jax.grad(self._loss)
 
-        def gradient(w: PyTree, data: PyTree = None) -> PyTree:
+        # Of one batch: the mean over all of them is the new objective's to take.
+        def loss(w: PyTree, batch: PyTree = None) -> Any:
+            return self._loss(change(w), batch)
+
+        def gradient(w: PyTree, batch: PyTree = None) -> PyTree:
             theta, pull = jax.vjp(change, w)
-            slope = self.traced_gradient(theta, data)
+            slope = of_batch(theta, batch)
             return pull(jax.tree.map(lambda g, x: g.astype(x.dtype), slope, theta))[0]
 
-        return Objective(
+        return self.beside(
             loss if self._output_loss is None else None,
-            self.params,
-            self.data,
             outputs=self._network and (lambda w, X: self._network(change(w), X)),
             output_loss=self._output_loss,
             gradient=gradient,
             conserved=conserved,
             smooth=self.smooth,
+        )
+
+    def beside(self, loss: Any = None, **made: Any) -> "Objective":
+        """``Objective(loss, **made)`` of the same θ₀ and examples, held and computed as here."""
+        split = self._reduction
+        return Objective(
+            loss,
+            self.params,
+            self.data if split.source is None else split.source,
             dtype=self._dtype.name,
-            batch_chunk=self._reduction.chunk,
-            mesh=self._reduction.mesh,
+            device=self.device,
+            batch_chunk=split.chunk,
+            mesh=split.mesh,
+            **made,
         )
 
     def compiled(self, key: Any, build: Callable[[], Any]) -> Any:
@@ -543,6 +564,23 @@ class Objective:
         if self._network is None or self._output_loss is None:
             raise TypeError(_LOSS_ONLY)
 
+    def arrays(self, who: str) -> PyTree:
+        """The data, for `who` needs all examples as arrays.
+
+        Raises
+        ------
+        ValueError
+            The objective was made without, or of `flow.HostBatches`.
+        """
+        if self._reduction.source is not None:
+            raise ValueError(
+                f"{who} needs all examples as arrays, and this objective reads flow.HostBatches; "
+                "make one of as many as memory holds, data=(X, y)"
+            )
+        if self.data is None:
+            raise ValueError(f"{who} needs examples: flow.Objective(loss, params, data=(X, y))")
+        return self.data
+
     def _check_structure(self, params: PyTree, name: str = "params") -> None:
         if jax.tree.structure(params) != self._structure:
             raise ValueError(
@@ -587,23 +625,24 @@ class Objective:
 
     def _other_data(self, data: PyTree) -> PyTree:
         """Other examples, of the same structure and shapes as the objective's own."""
-        if self.data is None:
+        own = self._example
+        if own is None:
             raise ValueError("this objective was made without data=; its loss takes no other data")
         other = as_data(data, self._dtype)
-        if jax.tree.structure(other) == jax.tree.structure(self.data):
+        if jax.tree.structure(other) == jax.tree.structure(own):
             # One output may be written without its axis, as MLP.objective takes it.
             other = jax.tree.map(
-                lambda x, own: x[:, None] if x.ndim == 1 and own.shape[1:] == (1,) else x,
+                lambda x, mine: x[:, None] if x.ndim == 1 and mine.shape[1:] == (1,) else x,
                 other,
-                self.data,
+                own,
             )
-        shapes, own = (jax.tree.map(lambda x: x.shape[1:], d) for d in (other, self.data))
-        if shapes != own:
+        shapes, mine = (jax.tree.map(lambda x: x.shape[1:], d) for d in (other, own))
+        if shapes != mine:
             raise ValueError(
-                f"the data has examples of shape {shapes}, but the objective's own of {own}"
+                f"the data has examples of shape {shapes}, but the objective's own of {mine}"
             )
-        for x, mine in zip(jax.tree.leaves(other), jax.tree.leaves(self.data), strict=True):
-            if jnp.iscomplexobj(x) and not jnp.iscomplexobj(mine):
+        for x, mine in zip(jax.tree.leaves(other), jax.tree.leaves(own), strict=True):
+            if jnp.iscomplexobj(x) and not jnp.issubdtype(mine.dtype, jnp.complexfloating):
                 raise TypeError(f"the data has {x.dtype}, but the objective's own {mine.dtype}")
         return other
 

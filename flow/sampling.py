@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from flow.checks import choice, positive_integer
 from flow.objective import Objective
+from flow.pytrees import rows_of
 
 SAMPLINGS = ["iid", "epoch"]
 
@@ -49,9 +50,7 @@ def batches(objective: Objective, batch_size: Any, sampling: str) -> Batches | N
     if batch_size is None:
         return None
     size = positive_integer("batch_size", batch_size)
-    if objective.data is None:
-        raise ValueError("batch_size needs an objective with data=, to draw examples from")
-    examples = jax.tree.leaves(objective.data)[0].shape[0]
+    examples = rows_of(objective.arrays("batch_size"))
     if size > examples:
         raise ValueError(f"batch_size={size} is more than the {examples} examples")
     return Batches(size, examples, sampling)

@@ -328,7 +328,7 @@ DESCEND = [
         TypeError,
         "optimizer must be an optax optimizer, got 'sgd'",
     ),
-    ({"batch_size": 2}, ValueError, "batch_size needs an objective with data="),
+    ({"batch_size": 2}, ValueError, "batch_size needs examples: flow.Objective"),
     ({"sampling": "epochs"}, ValueError, "sampling 'epochs' is unknown.*mean 'epoch'"),
     ({"sampling": "IDD"}, ValueError, "sampling 'IDD' is unknown.*mean 'iid'"),
     ({"spacing": "lin"}, ValueError, "spacing 'lin' is unknown.*mean 'linear'"),

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flow
+from flow.dynamics.flat import flatten
 
 ROOT = Path(__file__).parent.parent
 X, Y = flow.datasets.digits(60)
@@ -25,7 +26,12 @@ WHOLE = NETWORK.objective(X, Y, seed=0)
 
 def loss(params: Any, batch: Any) -> Any:
     """The mean over a batch."""
-    return 0.5 * jnp.mean(jnp.sum((NETWORK.outputs(params, batch[0]) - batch[1]) ** 2, axis=1))
+    return mse(NETWORK.outputs(params, batch[0]), batch[1])
+
+
+def mse(A: Any, y: Any) -> Any:
+    """½‖A − y‖², the mean over examples."""
+    return 0.5 * jnp.mean(jnp.sum((A - y) ** 2, axis=1))
 
 
 def assert_alike(objective: flow.Objective, rtol: float = 1e-12) -> None:
@@ -72,6 +78,58 @@ def test_what_is_split_runs_as_the_whole():
         np.testing.assert_allclose(steps.theta, whole.theta, rtol=0, atol=1e-13)
     sharp = flow.sharpness(read, read.params)
     assert sharp == pytest.approx(flow.sharpness(WHOLE, WHOLE.params), rel=1e-10)
+
+
+# Flows that are no gradient of the objective's own loss: of its outputs, or of another loss.
+SECOND_HAND = {
+    "natural": lambda o: flow.NaturalGradientFlow(o, damping=0.1),
+    "linearised": flow.LinearizedFlow,
+    "scale-free": lambda o: flow.ScaleFreeFlow(o, leaves=["params[0]['W']"]),
+}
+
+
+def speed(dynamics: flow.Dynamics) -> np.ndarray:
+    """θ̇ near θ₀, (n,)."""
+    flat = flatten(dynamics)
+    with flow.precision.double_precision():
+        return np.asarray(flat.derivative(0.0, flat.initial + 0.01)[0])
+
+
+@pytest.mark.parametrize("name", SECOND_HAND)
+def test_what_is_split_moves_as_the_whole(name: str):
+    """Assert θ̇ to 1e-10 of its length, as a solve is to 1e-12, and the whole's is no gradient."""
+    make, outputs = SECOND_HAND[name], {"outputs": NETWORK.outputs, "output_loss": mse}
+    batches = flow.HostBatches([(X[:25], Y[:25]), (X[25:50], Y[25:50]), (X[50:], Y[50:])])
+    whole = speed(make(WHOLE))
+    for split in (
+        flow.Objective(**outputs, params=WHOLE.params, data=batches),
+        flow.Objective(**outputs, params=WHOLE.params, data=(X, Y), batch_chunk=25),
+    ):
+        np.testing.assert_allclose(
+            speed(make(split)), whole, rtol=0, atol=1e-10 * np.linalg.norm(whole)
+        )
+    assert np.linalg.norm(whole - speed(flow.GradientFlow(WHOLE))) > 1e-3 * np.linalg.norm(whole)
+
+
+def test_what_wants_all_examples_at_once():
+    """Assert that they are asked for as arrays, and that others are taken beside the batches."""
+    batches = flow.HostBatches([(X[:30], Y[:30]), (X[30:], Y[30:])])
+    read = flow.Objective(
+        outputs=NETWORK.outputs, output_loss=mse, params=WHOLE.params, data=batches
+    )
+    for name, wants in {
+        "outputs without X": lambda: read.outputs(read.params),
+        "jvp": lambda: read.jvp(read.params, read.params),
+        "vjp": lambda: read.vjp(read.params, Y),
+        "StochasticFlow": lambda: flow.StochasticFlow(read, 0.1, 4),
+        "batch_size": lambda: flow.descend(read, 0.1, 5, batch_size=4, seed=0),
+        "the tangent kernel": lambda: flow.LinearizedFlow(read).kernel(),
+    }.items():
+        with pytest.raises(ValueError, match=f"{name} needs all examples as arrays"):
+            wants()
+    np.testing.assert_array_equal(read.outputs(read.params, X), WHOLE.outputs(read.params))
+    other = WHOLE.value(read.params, (X[:7], Y[:7]))
+    assert read.value(read.params, (X[:7], Y[:7])) == pytest.approx(other, rel=1e-14)
 
 
 def test_batches_are_computed_in_the_precision_asked_for():
@@ -144,6 +202,7 @@ def test_a_batch_that_is_no_such():
 
 SHARDED = """
 import json, jax, numpy as np, flow
+from flow.dynamics.flat import flatten
 X, y = flow.datasets.digits(60)
 network = flow.MLP([64, 4, 10])
 whole = network.objective(X, y, seed=0)
@@ -167,6 +226,16 @@ for name, o in split.items():
     runs = [flow.integrate(x, 1.0, save=2, progress=False) for x in (o, whole)]
     gaps.append(np.abs(runs[0].theta - runs[1].theta).max())
     found[name] = [float(g) for g in gaps]
+alone = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("examples",))
+for devices in (mesh, alone):
+    o = network.objective(X, y, seed=0, mesh=devices)
+    for make in (lambda o: flow.NaturalGradientFlow(o, damping=0.1), flow.LinearizedFlow,
+                 lambda o: flow.ScaleFreeFlow(o, leaves=["params[0]['W']"])):
+        flat = [flatten(make(x)) for x in (o, whole)]
+        with flow.precision.double_precision():
+            one, all_ = (np.asarray(f.derivative(0.0, f.initial + 0.01)[0]) for f in flat)
+        moved = float(np.linalg.norm(one - all_) / np.linalg.norm(all_))
+        found.setdefault("moved", []).append(moved)
 try:
     network.objective(X[:58], y[:58], mesh=mesh)
 except ValueError as error:
@@ -193,6 +262,7 @@ def test_examples_on_several_devices(tmp_path: Path):
     """Assert gradients and flows on a mesh, also in chunks, and of arrays that lie there."""
     found = on_four_devices(SHARDED, tmp_path)
     assert "58 examples do not divide; leave out 2 of them" in found.pop("error")
+    assert max(found.pop("moved")) < 1e-10
     for gradient, product, run in found.values():
         assert gradient < 1e-13
         assert product < 1e-12

@@ -110,7 +110,7 @@ class LinearizedFlow(Dynamics):
         if times.ndim != 1 or not np.all(np.isfinite(times) & (times >= 0)):
             raise ValueError(f"t must be finite times, not negative, got {t!r:.80}")
         objective = self.objective
-        kernel, (_, y) = self.kernel(), objective.data
+        kernel, (_, y) = self.kernel(), objective.arrays("LinearizedFlow.outputs")
         start = objective.outputs(objective.params)
         flat = start.ravel()
         with double_precision():
@@ -156,7 +156,7 @@ def tangent_kernel(objective: Objective) -> np.ndarray:
         return J @ J.T
 
     with double_precision():
-        X = objective.data[0]
+        X = objective.arrays("the tangent kernel")[0]
         rows = jax.eval_shape(f, objective.theta, X).shape[0]
         if rows > LARGEST_KERNEL:
             raise ValueError(
@@ -193,16 +193,12 @@ def _linearised(objective: Objective) -> Objective:
 
     def outputs(params: PyTree, X: Any) -> Any:
         away = jax.tree.map(lambda p, p0: p - p0.astype(p.dtype), params, start)
-        at = jax.tree.map(lambda p, p0: jnp.asarray(p0, p.dtype), params, start)
+        # Made of p, so that on a mesh it is each device's own, as p is.
+        at = jax.tree.map(lambda p, p0: jnp.zeros_like(p) + p0.astype(p.dtype), params, start)
         network = lambda p: objective.traced_outputs(p, X)  # noqa: E731
         f, moved = jax.jvp(network, (at,), (away,))
         return f + moved
 
-    made = Objective(
-        outputs=outputs,
-        output_loss=objective.traced_output_loss,
-        params=objective.params,
-        data=objective.data,
-    )
+    made = objective.beside(outputs=outputs, output_loss=objective.traced_output_loss)
     made.network = objective
     return made

@@ -99,15 +99,18 @@ class NaturalGradientFlow(Dynamics):
 
 def natural_gradient(dynamics: NaturalGradientFlow, params: PyTree, data: PyTree) -> PyTree:
     """(G + λI)⁻¹∇J, traced."""
-    objective, (X, y) = dynamics.objective, data
-    network = partial(objective.traced_outputs, X=X)
-    f, push = jax.linearize(network, params)
-    pull = jax.linear_transpose(push, params)
-    slope = jax.grad(objective.traced_output_loss)
+    objective = dynamics.objective
+
+    def curved(at: tuple[PyTree, PyTree], batch: PyTree) -> PyTree:
+        (params, v), (X, y) = at, batch
+        network = partial(objective.traced_outputs, X=X)
+        f, pushed = jax.jvp(network, (params,), (v,))
+        slope = jax.grad(lambda f: objective.traced_output_loss(f, y))
+        return jax.vjp(network, params)[1](jax.jvp(slope, (f,), (pushed,))[1])[0]
 
     def product(v: PyTree) -> PyTree:
-        curved = jax.jvp(lambda f: slope(f, y), (f,), (push(v),))[1]
-        return jax.tree.map(lambda a, b: a + dynamics.damping * b, pull(curved)[0], v)
+        Gv = objective.traced_mean(curved, (params, v), data)
+        return jax.tree.map(lambda a, b: a + dynamics.damping * b, Gv, v)
 
     gradient = objective.traced_gradient(params, data)
     return jax.scipy.sparse.linalg.cg(

@@ -54,10 +54,7 @@ class StochasticFlow(Dynamics):
     def __post_init__(self) -> None:
         rate = positive("learning_rate", self.learning_rate)
         self.settle(learning_rate=rate, batch_size=positive_integer("batch_size", self.batch_size))
-        if self.objective.data is None:
-            raise ValueError(
-                "StochasticFlow needs examples: flow.Objective(loss, params, data=(X, y))"
-            )
+        self.objective.arrays("StochasticFlow")
         if self.batch_size > self.examples:
             raise ValueError(
                 f"batch_size {self.batch_size} is larger than the {self.examples} examples; take "
