@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Configuration(Options):
     rounds: int = 3
     """Interleaved rounds of these; the least seconds count."""
     jobs: int = 1
-    """Processes of this machine."""
+    """Processes of this machine, where there is no cluster."""
     workers: int = 0
     """Workers of a Dask cluster that is started on this machine; needs the extra "cluster"."""
     scheduler: str | None = None
@@ -154,6 +155,8 @@ def experiment(config: Configuration, record: Record) -> str | None:
     if config.workers < 0 or (config.workers and config.scheduler):
         raise ValueError("--workers starts a cluster, of at least one, and --scheduler names one")
     on_dask = bool(config.workers or config.scheduler)
+    if on_dask and find_spec("distributed") is None:
+        raise ValueError("--workers and --scheduler need Dask; pip install -e '.[cluster]'")
     function = partial(
         cell, examples=config.examples, t=config.t, rtol=config.rtol, seed=config.seed
     )
@@ -162,7 +165,7 @@ def experiment(config: Configuration, record: Record) -> str | None:
             function,
             {"width": config.widths, "method": config.methods},
             folder=config.cells or record.folder / "cells",
-            jobs=-1 if on_dask else config.jobs,
+            jobs=config.jobs,
             progress=not config.quiet,
         )
     table = found.to_dataframe()

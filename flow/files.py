@@ -1,5 +1,6 @@
 """Files are written whole or not at all, and nothing is overwritten."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from flow.checks import file_path
 
 # What a file is called while it is written: hidden, and with a random part behind the name.
 UNFINISHED = ".{name}"
+# What a file system without links answers: FAT, and some that are mounted from elsewhere.
+NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
 
 
 def write_new(path: str | os.PathLike, content: bytes | Callable[[BinaryIO], object]) -> Path:
@@ -38,13 +41,22 @@ def write_new(path: str | os.PathLike, content: bytes | Callable[[BinaryIO], obj
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
-        # A link fails where a rename would replace a file that came into being meanwhile.
-        os.link(temporary, path)
+        _put(temporary, path)
     except FileExistsError:
         raise FileExistsError(_exists(path)) from None
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     return path
+
+
+def _put(temporary: Path, path: Path) -> None:
+    """Give a file its name; a link fails where a rename would replace what came meanwhile."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        temporary.rename(refuse_existing(path))
 
 
 def refuse_existing(path: str | os.PathLike) -> Path:

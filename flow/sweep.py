@@ -5,7 +5,9 @@ import itertools
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -37,7 +39,9 @@ def sweep(
     """Call a function at every point of a grid, and put what it returns into one labelled dataset.
 
     A cell that fails is recorded with its error, and the rest is kept. With a `folder` each cell is
-    written as it is done; calling again computes only what is missing or has failed.
+    written as it is done; calling again computes only what is missing or has failed. Where a worker
+    dies, what was not done says so: on a Dask cluster the cell that killed four workers, else all
+    that were left. Where a cell can't be written, there is a warning, and the sweep goes on.
 
     It is for runs that differ in kind: widths, methods, data. Runs of one problem that differ in
     numbers alone, θ₀, learning rate or seed, share a compiled loop and go through in one call,
@@ -54,8 +58,9 @@ def sweep(
     folder
         Where to keep the cells; made if it is missing.
     jobs
-        Processes, by joblib: ``joblib.parallel_config("dask")`` around the call makes a Dask
-        cluster of them.
+        Processes, by joblib; -1 for as many as there are cores. With
+        ``joblib.parallel_config("dask")`` around the call the workers of that cluster take the
+        cells, and `jobs` says nothing.
     progress
         Show progress.
 
@@ -69,6 +74,8 @@ def sweep(
     ------
     FileExistsError
         The folder is a file.
+    TypeError
+        The function can't be sent to another process.
     ValueError
         The grid is empty, has values that no file can name, or of several kinds along an axis; or
         the folder holds cells of another function or is not one of a sweep.
@@ -99,7 +106,7 @@ def sweep(
         for i, outcome in _outcomes(function, cells, todo, jobs):
             found[i] = outcome
             if files is not None and not outcome[1]:
-                _write(files[i], cells[i], outcome)
+                _keep(files[i], cells[i], outcome)
             bar.update()
     for i in todo:
         found.setdefault(i, ({}, "not done: interrupted, or its worker died", np.nan))
@@ -138,6 +145,12 @@ def _outcomes(
     function: Callable[..., Any], cells: Sequence[Cell], todo: Sequence[int], jobs: int
 ) -> Iterator[tuple[int, Outcome]]:
     """Outcomes as they come; it ends early by Ctrl-C, or where a worker dies."""
+    from joblib.parallel import get_active_backend
+
+    client = getattr(get_active_backend()[0], "client", None)
+    if client is not None:
+        yield from _on_dask(client, function, cells, todo)
+        return
     if jobs == 1:
         try:
             for i in todo:
@@ -148,6 +161,7 @@ def _outcomes(
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
+    _check_travels(function)
     work = Parallel(n_jobs=jobs, return_as="generator_unordered")
     try:
         yield from work(delayed(_numbered)(i, function, cells[i]) for i in todo)
@@ -157,6 +171,41 @@ def _outcomes(
 
 def _numbered(i: int, function: Callable[..., Any], cell: Cell) -> tuple[int, Outcome]:
     return i, attempt(function, cell)
+
+
+def _on_dask(
+    client: Any, function: Callable[..., Any], cells: Sequence[Cell], todo: Sequence[int]
+) -> Iterator[tuple[int, Outcome]]:
+    """Outcomes from the client that joblib names, whose workers may die.
+
+    Not by joblib's own loop, which waits forever for a cell that killed its worker (1.6.0).
+    """
+    from distributed import as_completed
+
+    _check_travels(function)
+    futures = {client.submit(attempt, function, cells[i], pure=False): i for i in todo}
+    try:
+        for future in as_completed(futures):
+            error = future.exception()
+            lost = {}, f"not done: its worker died: {type(error).__name__}: {error}", np.nan
+            yield futures[future], future.result() if error is None else lost
+    except (KeyboardInterrupt, CancelledError):  # cancelled where the scheduler is lost
+        return
+    finally:
+        client.cancel(list(futures))
+
+
+def _check_travels(function: Callable[..., Any]) -> None:
+    """Refuse what can't be sent to another process."""
+    from joblib.externals.loky.backend.reduction import dumps
+
+    try:
+        dumps(function)
+    except Exception as error:
+        raise TypeError(
+            f"function can't be sent to another process ({error}); let it make what it needs "
+            "itself, or take jobs=1"
+        ) from error
 
 
 def attempt(function: Callable[..., Any], cell: Cell) -> Outcome:
@@ -201,12 +250,20 @@ def _named(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", repr(function))
 
 
-def _write(file: Path, cell: Cell, outcome: Outcome) -> None:
+def _keep(file: Path, cell: Cell, outcome: Outcome) -> None:
+    """Write a cell; where that fails, it is still in what `sweep` returns."""
     arrays, _, seconds = outcome
     content = io.BytesIO()
     kept = {f"value:{name}": array for name, array in arrays.items()}
     np.savez(content, cell=json.dumps(cell, sort_keys=True), seconds=seconds, **kept)
-    write_new(file, content.getvalue())
+    try:
+        write_new(file, content.getvalue())
+    except OSError as error:
+        warnings.warn(
+            f"the cell {cell} can't be kept ({error}); it is in what sweep returns, and the next "
+            "call computes it again",
+            stacklevel=3,
+        )
 
 
 def _read(file: Path, cell: Cell) -> Outcome:

@@ -1,13 +1,18 @@
 """`flow.sweep`: every cell, failures among them, kept and not computed twice."""
 
+import logging
 import os
+import resource
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from distributed import Client
 
 import flow
 from flow.sweep import sweep
@@ -95,6 +100,57 @@ def test_processes_and_one_that_dies(tmp_path: Path):
     np.testing.assert_array_equal(found["value"], [0, 1, 4])
     found = sweep(squared_or_dead, {"x": [1, 3]}, jobs=2, folder=tmp_path / "s", progress=False)
     assert "its worker died" in str(found["error"].sel(x=3).item())
+
+
+def test_a_dask_cluster_of_two_workers(tmp_path: Path):
+    """Assert the same on a cluster, that who dies loses one cell, and it alone is called again."""
+
+    def squared(x: int) -> int:
+        if x == 3 and not (tmp_path / "well").exists():
+            os._exit(1)
+        return x**2
+
+    grid, keep = {"x": [0, 1, 2, 3, 4, 5]}, {"folder": tmp_path / "s", "progress": False}
+    at_home = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with Client(**at_home, silence_logs=logging.CRITICAL), joblib.parallel_config("dask"):
+        found = sweep(squared, grid, **keep)
+        (tmp_path / "well").touch()
+        times = {f: f.stat().st_mtime_ns for f in (tmp_path / "s").glob("cell-*.npz")}
+        again = sweep(squared, grid, **keep)
+    np.testing.assert_array_equal(found["value"], [0, 1, 4, np.nan, 16, 25])
+    assert "not done: its worker died: KilledWorker" in str(found["error"].sel(x=3).item())
+    np.testing.assert_array_equal(again["value"], [0, 1, 4, 9, 16, 25])
+    assert {f: f.stat().st_mtime_ns for f in times} == times
+    assert len(times) == 5
+
+
+def test_what_cannot_be_sent():
+    """Assert that it is refused before any cell, with the remedy."""
+    lock = threading.Lock()
+    with pytest.raises(TypeError, match="can't be sent .*lock.*let it make what it needs itself"):
+        sweep(lambda x: x if lock else 0, {"x": [1]}, jobs=2, progress=False)
+
+
+def test_a_cell_that_cannot_be_written(tmp_path: Path):
+    """Assert a warning and the cell's value, and that the next call computes it again."""
+    limits, grid = resource.getrlimit(resource.RLIMIT_FSIZE), {"x": [1, 2]}
+    calls: list[int] = []
+
+    def squared(x: int) -> int:
+        if calls == [1]:  # from the second cell on the disk is full
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        calls.append(x)
+        return x**2
+
+    try:
+        with pytest.warns(UserWarning, match=r"the cell {'x': 2} can't be kept \(.*too large"):
+            found = sweep(squared, grid, folder=tmp_path / "s", progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    np.testing.assert_array_equal(found["value"], [1, 4])
+    again = sweep(squared, grid, folder=tmp_path / "s", progress=False)
+    np.testing.assert_array_equal(again["value"], [1, 4])
+    assert calls == [1, 2, 2]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Runs in files: what comes back, what is refused, and that files are whole or not there."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -259,6 +260,23 @@ def test_whole_or_not_at_all(tmp_path: Path):
     )
     assert done.stdout.splitlines() == ["refused 27", "[]", "['run.nc']"], done.stderr
     assert flow.load(tmp_path / "run.nc").result == "reached t = 1"
+
+
+def test_a_file_system_without_links(
+    path: flow.Trajectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Assert the same file there, nothing beside it, and that it is not overwritten."""
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    content = path.save(tmp_path / "run.nc").read_bytes()
+    np.testing.assert_array_equal(flow.load(tmp_path / "run.nc").theta, path.theta)
+    with pytest.raises(FileExistsError, match="exists and is not overwritten"):
+        path.save(tmp_path / "run.nc")
+    assert [p.name for p in tmp_path.iterdir()] == ["run.nc"]
+    assert (tmp_path / "run.nc").read_bytes() == content
 
 
 # ---- what loaded runs are good for
