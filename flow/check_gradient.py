@@ -153,8 +153,8 @@ def check_gradient(objective: Objective, params: PyTree = None) -> GradientCheck
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(params)]
     structure = jax.tree.structure(params)
 
-    def value(moved: list[Any]) -> Any:
-        return objective.traced_value(jax.tree.unflatten(structure, moved), objective.data)
+    def value(moved: list[Any], data: Any) -> Any:
+        return objective.traced_value(jax.tree.unflatten(structure, moved), data)
 
     return GradientCheck(
         compare_leaves(
@@ -166,6 +166,7 @@ def check_gradient(objective: Objective, params: PyTree = None) -> GradientCheck
             sample=SAMPLE,
             examples=number_of_examples(objective),
             resolution=objective.resolution,
+            data=objective.data,
         )
     )
 

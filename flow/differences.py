@@ -45,12 +45,13 @@ class Differences:
 
 
 def central_differences(
-    along: Callable[[Array, Array], Array],
+    along: Callable[[Array, Array, Any], Array],
     directions: Int[np.ndarray, "k"],
     size: int,
     resolution: float,
+    data: Any = None,
 ) -> Differences:
-    """d/ds of ``along(s, direction)`` at s = 0, by `scipy.differentiate.derivative`.
+    """d/ds of ``along(s, direction, data)`` at s = 0, by `scipy.differentiate.derivative`.
 
     (J(s) − J(−s))/2s and the same with s/4 combine to cancel the s² term of the error. s starts at
     0.01 and is cut until two such estimates agree to 1e-9, or to the floor: 5e4 unit round-offs
@@ -59,22 +60,24 @@ def central_differences(
     Parameters
     ----------
     along
-        (s, direction) ↦ J, traced by JAX.
+        (s, direction, data) ↦ J, traced by JAX.
     directions
         Codes (k,) that `along` understands.
     size
         Numbers that one evaluation holds; bounds how many are evaluated together.
     resolution
         Unit round-off of J.
+    data
+        What J takes beside, a pytree of arrays.
 
     >>> import jax.numpy as jnp
     >>> found = central_differences(
-    ...     lambda s, k: jnp.exp((1.0 + s) * k), np.array([1, 2]), size=1, resolution=2.2e-16)
+    ...     lambda s, k, _: jnp.exp((1.0 + s) * k), np.array([1, 2]), size=1, resolution=2.2e-16)
     >>> found.value / np.exp([1, 2])  # k eᵏ
     array([1., 2.])
     """
     lanes = max(1, min(64, _BATCH // size))
-    together = jax.jit(jax.vmap(along))
+    together = jax.jit(jax.vmap(along, in_axes=(0, 0, None)))
 
     def evaluate(s: Any, direction: np.ndarray) -> np.ndarray:
         s, direction = np.broadcast_arrays(np.asarray(s, np.float64), direction)
@@ -82,7 +85,7 @@ def central_differences(
         short = -flat.size % lanes  # every batch has one shape, or each would be compiled
         flat, codes = np.pad(flat, (0, short)), np.pad(codes, (0, short), mode="edge")
         values = [
-            np.asarray(together(flat[i : i + lanes], codes[i : i + lanes]), np.float64)
+            np.asarray(together(flat[i : i + lanes], codes[i : i + lanes], data), np.float64)
             for i in range(0, flat.size, lanes)
         ]
         return np.concatenate(values)[: s.size].reshape(s.shape)

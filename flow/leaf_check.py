@@ -157,7 +157,7 @@ class LeafCheck:
 
 
 def compare_leaves(
-    J: Callable[[list[Array]], Array],
+    J: Callable[[list[Array], Any], Array],
     leaves: Sequence[np.ndarray],
     gradient: Sequence[np.ndarray],
     names: Sequence[str],
@@ -166,6 +166,7 @@ def compare_leaves(
     sample: int,
     examples: int | None,
     resolution: float,
+    data: Any = None,
 ) -> list[LeafCheck]:
     """Compare each leaf of a gradient with central differences of J.
 
@@ -178,7 +179,7 @@ def compare_leaves(
     Parameters
     ----------
     J
-        Of a list of arrays like `leaves`; traced by JAX.
+        Of a list of arrays like `leaves`, and of `data`; traced by JAX.
     leaves, gradient, names
         Where, ∂J/∂leaf to be checked, and what they are called.
     scales
@@ -189,6 +190,8 @@ def compare_leaves(
         N of the mean, if known.
     resolution
         Unit round-off of J.
+    data
+        A pytree of arrays.
     """
     rng = np.random.default_rng(0)
     sizes = [leaf.size for leaf in leaves]
@@ -203,14 +206,15 @@ def compare_leaves(
     codes = [p + end - n for p, end, n in zip(picked, ends, sizes, strict=True)]
     directions = np.concatenate([*codes, [-1 - l for l in sampled]]).astype(np.int64)
 
-    def along(s: Array, code: Array) -> Array:
+    def along(s: Array, code: Array, data: Any) -> Array:
         step = jnp.where(
             code >= 0, jnp.arange(x.size) == code, jnp.where(owner == -1 - code, signs, 0.0)
         )
         moved = jnp.split(x + s * scale * step, ends[:-1])
-        return J([part.reshape(leaf.shape) for part, leaf in zip(moved, leaves, strict=True)])
+        parts = [part.reshape(leaf.shape) for part, leaf in zip(moved, leaves, strict=True)]
+        return J(parts, data)
 
-    found = central_differences(along, directions, x.size, resolution)
+    found = central_differences(along, directions, x.size, resolution, data)
     parts = iter(np.split(np.arange(directions.size), np.cumsum([p.size for p in picked])))
     last = {l: directions.size - len(sampled) + i for i, l in enumerate(sampled)}
     checks = []

@@ -18,7 +18,7 @@ from flow.host_batches import HostBatches
 from flow.placement import find_device, placed
 from flow.precision import PrecisionWarning, coarsest_float, double_precision
 from flow.pytrees import PyTree, as_data, as_parameters, path_name, to_numpy
-from flow.reduction import Reduction, check_is_mean, mesh_of, rows_of, spread
+from flow.reduction import Reduction, check_is_mean, mesh_of, rows_of, spread, whole
 
 Theta: TypeAlias = Float64[np.ndarray, "n"]
 
@@ -288,7 +288,7 @@ class Objective:
         theta = self.flatten(params)
         with double_precision(), users("outputs, called with X"):
             X = self.arrays("outputs without X")[0] if X is None else as_data(X, self._dtype, "X")
-            return np.array(self.compiled("outputs", self._build_outputs)(theta, X), np.float64)
+            return whole(self.compiled("outputs", self._build_outputs)(theta, X)).astype(np.float64)
 
     def jvp(self, params: PyTree, v: PyTree) -> np.ndarray:
         """Push v forward through the network: ∂f/∂θ·v, how its outputs f move with θ along v.
@@ -322,7 +322,7 @@ class Objective:
         theta, tangent, X = self.flatten(params), self._flat("v", v), self.arrays("jvp")[0]
         with double_precision():
             function = self.compiled("jvp", self._build_jvp)
-            return np.array(function(theta, tangent, X), np.float64)
+            return whole(function(theta, tangent, X)).astype(np.float64)
 
     def vjp(self, params: PyTree, u: Any) -> PyTree:
         """Pull u back through the network: (∂f/∂θ)ᵀu, the gradient of ⟨u, f(θ)⟩ by θ.

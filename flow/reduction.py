@@ -142,6 +142,15 @@ def spread(data: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(put, data)
 
 
+def whole(x: Any) -> np.ndarray:
+    """An array of numpy's, where each device, of this process or another, holds a part of it."""
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        from jax.experimental.multihost_utils import process_allgather
+
+        x = process_allgather(x, tiled=True)
+    return np.array(x)
+
+
 def check_is_mean(loss: Callable, params: PyTree, data: PyTree, rtol: float) -> None:
     """Refuse a loss that is no mean over examples: chunks of it are not its parts.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -359,3 +360,51 @@ def test_one_process_of_two_is_killed(tmp_path: Path):
     assert found["seconds until then"] < 3 * scale_out.LOST
     assert found["gone on with alone"] == "reached t = 200"
     assert found["‖Δθ‖/‖θ‖ to an undisturbed run"] < 1e-12
+
+
+IN_PARTS = """
+import json, sys
+import jax, numpy as np
+jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 2, int(sys.argv[1]))
+import flow
+
+X, y = flow.datasets.digits(60)
+network = flow.MLP([64, 4, 10])
+mesh = jax.sharding.Mesh(np.array(jax.devices()), ("examples",))
+whole, parts = network.objective(X, y, seed=0), network.objective(X, y, seed=0, mesh=mesh)
+p = whole.params
+found = {
+    name: float(np.abs(of(parts) - of(whole)).max() / np.abs(of(whole)).max())
+    for name, of in {
+        "outputs": lambda o: o.outputs(p),
+        "jvp": lambda o: o.jvp(p, p),
+        "kernel": lambda o: flow.LinearizedFlow(o).outputs([1.0]),
+    }.items()
+}
+found["error"] = flow.check_gradient(parts).worst.error
+found["explained"] = str(flow.explain(parts)) == str(flow.explain(whole))
+print(json.dumps(found))
+"""
+
+
+def test_what_is_of_all_examples_in_two_processes(tmp_path: Path):
+    """Assert outputs, products with them and checks, each process having all of what is asked."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    flags = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", IN_PARTS, str(rank), port],
+            cwd=tmp_path,
+            env={**os.environ, **flags},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    one, other = (json.loads(p.communicate(timeout=240)[0].splitlines()[-1]) for p in processes)
+    assert one == other
+    assert one.pop("explained")
+    assert one.pop("error") < 1e-9
+    assert max(one.values()) < 1e-12

@@ -13,6 +13,7 @@ from flow.dynamics.base import Dynamics, squared_speed
 from flow.objective import Objective
 from flow.precision import double_precision
 from flow.pytrees import PyTree
+from flow.reduction import whole
 
 # Rows of a tangent kernel: beyond, it has 800 MB and its eigendecomposition takes minutes.
 LARGEST_KERNEL = 10_000
@@ -110,14 +111,16 @@ class LinearizedFlow(Dynamics):
         if times.ndim != 1 or not np.all(np.isfinite(times) & (times >= 0)):
             raise ValueError(f"t must be finite times, not negative, got {t!r:.80}")
         objective = self.objective
-        kernel, (_, y) = self.kernel(), objective.arrays("LinearizedFlow.outputs")
+        kernel, y = self.kernel(), whole(objective.arrays("LinearizedFlow.outputs")[1])
         start = objective.outputs(objective.params)
         flat = start.ravel()
         with double_precision():
             slope = jax.jit(
-                jax.grad(lambda f: objective.traced_output_loss(f.reshape(start.shape), y))
+                jax.grad(
+                    lambda f: objective.traced_output_loss(f.reshape(start.shape), jnp.asarray(y))
+                )
             )
-            residual, target = np.array(slope(flat)), np.array(y, np.float64).ravel()
+            residual, target = np.array(slope(flat)), y.astype(np.float64).ravel()
             n = len(start)
             elsewhere = np.array(slope(flat + 1.0))
         squared = target.size == flat.size and all(

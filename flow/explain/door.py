@@ -15,6 +15,7 @@ from flow.networks import Network
 from flow.objective import Objective
 from flow.precision import double_precision
 from flow.pytrees import to_numpy
+from flow.reduction import whole
 
 # Entries of a node that are compared with differences.
 SAMPLE = 16
@@ -92,10 +93,10 @@ def explain(
         raise ValueError(f"params: the loss is {J} there; explain the network elsewhere")
     chain, function = objective.backprop
     with double_precision():
-        columns_of = [columns(rows) for rows in objective.data]
+        columns_of = [columns(whole(rows)) for rows in objective.data]
         params = jax.tree.map(jnp.asarray, to_numpy(params))
         nodes = walk(chain, function, params, *columns_of)
-        value = moved_loss(chain, function, params, *columns_of, nodes)
+        value = moved_loss(chain, function, params, nodes)
         checks = compare_leaves(
             value,
             [np.zeros_like(n.value) if isinstance(n.place, int) else n.value for n in nodes],
@@ -105,6 +106,7 @@ def explain(
             sample=SAMPLE,
             examples=columns_of[0].shape[-1],
             resolution=float(np.finfo(np.float64).eps),
+            data=tuple(columns_of),
         )
     rows = [
         Row(node.symbol, node.value.shape, node.rule, check)

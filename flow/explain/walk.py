@@ -75,16 +75,15 @@ def walk(
     return nodes
 
 
-def moved_loss(
-    chain: Chain, loss: Loss, params: list[dict[str, Any]], X: Any, Y: Any, nodes: list[Node]
-) -> Any:
-    """J as a function of every node at once, a list of arrays like `nodes`.
+def moved_loss(chain: Chain, loss: Loss, params: list[dict[str, Any]], nodes: list[Node]) -> Any:
+    """J as a function of every node at once, a list of arrays like `nodes`, and of (X, Y).
 
     An activation is moved by what is added to it, so that all nodes after it follow; a parameter
     takes the value itself.
     """
 
-    def value(moved: list[Array]) -> Array:
+    def value(moved: list[Array], data: tuple[Array, Array]) -> Array:
+        X, Y = data
         places = dict(zip((node.place for node in nodes), moved, strict=True))
         A = X + places[0]
         for l, (layer, slot) in enumerate(zip(chain.layers, chain.slots, strict=True), 1):
