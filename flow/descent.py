@@ -161,7 +161,9 @@ def descend(
                 "sampling": None if drawn is None else sampling,
                 "seed": seed,
             },
-            keeper=keeper(checkpoint, "descent", asked, {"optimizer": label}, observe, stops),
+            keeper=keeper(
+                checkpoint, "descent", objective.mesh, asked, {"optimizer": label}, observe, stops
+            ),
         )
 
     each = zipped(objective, ensemble, learning_rate=learning_rate, steps=steps, seed=seed)

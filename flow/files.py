@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+import jax
+
 from flow.checks import file_path
 
 # What a file is called while it is written: hidden, and with a random part behind the name.
@@ -70,7 +72,10 @@ def refuse_existing(path: str | os.PathLike) -> Path:
 
 
 def _exists(path: Path) -> str:
-    return f"{path} exists and is not overwritten; choose another name or remove it first"
+    told = f"{path} exists and is not overwritten; choose another name or remove it first"
+    if jax.process_count() > 1:
+        told += "; where each process has the same to write, if jax.process_index() == 0: write it"
+    return told
 
 
 def _umask() -> int:

@@ -235,7 +235,7 @@ def integrate(
         plain = Driver if engine == "scipy" else CompiledDriver
         asked |= {"method": chosen.name, "engine": engine, **settings}
         again = _given_again(dynamics.in_flow_time, chosen)
-        kept = keeper(checkpoint, "flow", asked, again, observe, stops)
+        kept = keeper(checkpoint, "flow", dynamics.objective.mesh, asked, again, observe, stops)
         run = driver(AutoDriver if chosen.name == "auto" else plain, dynamics, keeper=kept)
     else:
         refuse_checkpoint(checkpoint)

@@ -393,5 +393,5 @@ def test_seconds_and_gradients_say_when():
     assert flow.Checkpoint("a").interval == (60.0, np.inf)
     assert flow.Checkpoint("a", gradients=5).interval == (np.inf, 5)
     assert flow.Checkpoint("a", seconds=2, gradients=5).interval == (2, 5)
-    assert keeper(None, "flow", {}, {}, None, None) is None
+    assert keeper(None, "flow", None, {}, {}, None, None) is None
     assert jax.process_index() == 0

@@ -383,12 +383,19 @@ found = {
 }
 found["error"] = flow.check_gradient(parts).worst.error
 found["explained"] = str(flow.explain(parts)) == str(flow.explain(whole))
+runs = {"shared": parts, f"own-{sys.argv[1]}": whole}
+for folder, objective in runs.items():
+    flow.integrate(objective, 0.2, checkpoint=folder, progress=False)
+found["resumed"] = [flow.resume(folder, o, progress=False).result for folder, o in runs.items()]
 print(json.dumps(found))
 """
 
 
 def test_what_is_of_all_examples_in_two_processes(tmp_path: Path):
-    """Assert outputs, products with them and checks, each process having all of what is asked."""
+    """Assert outputs, products with them and checks, each process having all of what is asked.
+
+    And that each keeps the checkpoints of a run of its own, and one those of a run they share.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -406,5 +413,6 @@ def test_what_is_of_all_examples_in_two_processes(tmp_path: Path):
     one, other = (json.loads(p.communicate(timeout=240)[0].splitlines()[-1]) for p in processes)
     assert one == other
     assert one.pop("explained")
+    assert one.pop("resumed") == ["reached t = 0.2"] * 2
     assert one.pop("error") < 1e-9
     assert max(one.values()) < 1e-12

@@ -84,6 +84,7 @@ class Checkpoint:
 def keeper(
     checkpoint: Any,
     kind: str,
+    mesh: jax.sharding.Mesh | None,
     asked: dict[str, Any],
     again: dict[str, Any],
     observe: Any,
@@ -95,6 +96,9 @@ def keeper(
     ----------
     kind
         "flow" or "descent".
+    mesh
+        That of the objective. Of the processes that it spans, which all drive the same run, the
+        first writes; without one the run is this process's own.
     asked
         Arguments of the run, which a file can hold.
     again
@@ -115,13 +119,20 @@ def keeper(
         "observe": list(observe) if isinstance(observe, Mapping) else [],
         "stop": [_name(condition) for condition in (*stops.each_step, *stops.each_save)],
     }
+    here = jax.process_index()
+    writes = here == min([here] if mesh is None else [d.process_index for d in mesh.devices.flat])
     if isinstance(checkpoint, Keeper):
         checkpoint.check_given(again)
+        checkpoint.writes = writes
         return checkpoint
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
+    if writes:
+        refuse_used(Path(checkpoint.folder))
     asked = {k: v if np.ndim(v) == 0 else np.asarray(v, np.float64) for k, v in asked.items()}
-    return Keeper(checkpoint, {"kind": kind, "asked": asked, "again": again})
+    kept = Keeper(checkpoint, {"kind": kind, "asked": asked, "again": again})
+    kept.writes = writes
+    return kept
 
 
 def _name(condition: Any) -> str:
@@ -133,8 +144,7 @@ class Keeper:
     """Keeps one run: a header once, new rows and the state whenever they are due.
 
     A row of θ is written once, however many checkpoints there are; of the states the last two are
-    kept, so that there is one whatever happens while the next is written. Of several processes the
-    first writes.
+    kept, so that there is one whatever happens while the next is written.
 
     Parameters
     ----------
@@ -144,7 +154,14 @@ class Keeper:
         What the run was asked for, plain data: "kind", "asked" and "again" of `keeper`.
     resumed, rows
         A state to go on from, None for a new run; and the rows that were saved by then.
+
+    Attributes
+    ----------
+    writes
+        Whether this process does, of those that drive the run.
     """
+
+    writes = True
 
     def __init__(
         self,
@@ -162,17 +179,11 @@ class Keeper:
         self._next_time = self._next_gradients = -np.inf
         self._before = 0.0 if resumed is None else resumed["seconds"]
         self._began = time.perf_counter()
-        if not self._exists and self._writes:
-            refuse_used(self.folder)
 
     @property
     def _exists(self) -> bool:
         """Whether the folder holds the run already."""
         return "start" in self.facts
-
-    @property
-    def _writes(self) -> bool:
-        return jax.process_index() == 0
 
     def check_given(self, again: dict[str, Any]) -> None:
         """Refuse to go on with other things than the run began with.
@@ -208,9 +219,9 @@ class Keeper:
         """
         if self._exists:
             check_start(self.folder, self.facts["start"], start, resolution)
-            if self._writes:
+            if self.writes:
                 discard_unfinished(self.folder, self._segments, self._written)
-        elif self._writes:
+        elif self.writes:
             self.folder.mkdir(exist_ok=True)
             every = {"seconds": self._every.seconds, "gradients": self._every.gradients}
             write(self.folder / HEADER, self.facts | {"start": start, "every": every})
@@ -240,7 +251,7 @@ class Keeper:
         """
         first = self._next_time == -np.inf
         self._schedule(gradients)
-        if not self._writes:
+        if not self.writes:
             return
         try:
             self._write(state, rows)
