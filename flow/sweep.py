@@ -4,11 +4,13 @@ import io
 import itertools
 import json
 import os
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from functools import partial
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from tqdm import tqdm
 
 from flow.checks import file_path, mapping, positive_integer, truth
 from flow.files import write_new
+from flow.identity import identity
 
 if TYPE_CHECKING:
     import xarray
@@ -40,8 +43,8 @@ def sweep(
 
     A cell that fails is recorded with its error, and the rest is kept. With a `folder` each cell is
     written as it is done; calling again computes only what is missing or has failed. Where a worker
-    dies, what was not done says so: on a Dask cluster the cell that killed four workers, else all
-    that were left. Where a cell can't be written, there is a warning, and the sweep goes on.
+    dies, what was not done says so: on a Dask cluster what was there as four workers died, else
+    all that were left. Where a cell can't be written, there is a warning, and the sweep goes on.
 
     It is for runs that differ in kind: widths, methods, data. Runs of one problem that differ in
     numbers alone, θ₀, learning rate or seed, share a compiled loop and go through in one call,
@@ -78,7 +81,8 @@ def sweep(
         The function can't be sent to another process.
     ValueError
         The grid is empty, has values that no file can name, or of several kinds along an axis; or
-        the folder holds cells of another function or is not one of a sweep.
+        the folder holds cells of another function or is not one of a sweep. A function is another
+        where its name, code, fixed arguments or the numbers and arrays that it closes over are.
 
     Examples
     --------
@@ -102,7 +106,7 @@ def sweep(
         found = {i: _read(file, cells[i]) for i, file in enumerate(files) if file.is_file()}
     todo = [i for i in range(len(cells)) if i not in found]
     bar = tqdm(total=len(cells), initial=len(found), desc="cells", disable=not progress)
-    with bar:
+    with bar, suppress(KeyboardInterrupt):
         for i, outcome in _outcomes(function, cells, todo, jobs):
             found[i] = outcome
             if files is not None and not outcome[1]:
@@ -152,11 +156,12 @@ def _outcomes(
         yield from _on_dask(client, function, cells, todo)
         return
     if jobs == 1:
-        try:
-            for i in todo:
-                yield i, attempt(function, cells[i])
-        except KeyboardInterrupt:
-            return
+        for i in todo:
+            with ctrl_c() as pressed:
+                outcome = attempt(function, cells[i])
+            if pressed:  # and the cell is of a run that ended early by it
+                return
+            yield i, outcome
         return
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import BrokenProcessPool
@@ -165,8 +170,28 @@ def _outcomes(
     work = Parallel(n_jobs=jobs, return_as="generator_unordered")
     try:
         yield from work(delayed(_numbered)(i, function, cells[i]) for i in todo)
-    except (KeyboardInterrupt, BrokenProcessPool):
+    except BrokenProcessPool:
         return
+
+
+@contextmanager
+def ctrl_c() -> Iterator[list[bool]]:
+    """Note that it was pressed, even where a run inside ended by it and returned what it had."""
+    pressed: list[bool] = []
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+
+    def press(number: int, frame: Any) -> Any:
+        pressed.append(True)
+        return before(number, frame)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _numbered(i: int, function: Callable[..., Any], cell: Cell) -> tuple[int, Outcome]:
@@ -189,7 +214,7 @@ def _on_dask(
             error = future.exception()
             lost = {}, f"not done: its worker died: {type(error).__name__}: {error}", np.nan
             yield futures[future], future.result() if error is None else lost
-    except (KeyboardInterrupt, CancelledError):  # cancelled where the scheduler is lost
+    except CancelledError:  # the scheduler is lost
         return
     finally:
         client.cancel(list(futures))
@@ -215,11 +240,15 @@ def attempt(function: Callable[..., Any], cell: Cell) -> Outcome:
         value = function(**cell)
         named = dict(value) if isinstance(value, Mapping) else {"value": value}
         arrays = {str(k): np.asarray(v) for k, v in named.items()}
+        taken = OWN | set(cell)
         for name, array in arrays.items():
-            if array.dtype.kind not in "fiub" or name in OWN | set(cell):
-                raise TypeError(f"function must return numbers under names of its own, got {name}="
-                                f"{value!r:.80}")  # fmt: skip
-    except Exception as error:  # noqa: BLE001 - recorded
+            if array.dtype.kind not in "fiub" or isinstance(named[name], np.ma.MaskedArray):
+                raise TypeError(f"function must return numbers, got {name}={named[name]!r:.80}")
+            for own in (name, *_dimensions(name, array)):
+                if own in (taken if own == name else taken | set(arrays)):
+                    raise TypeError(f"function must return numbers under names of its own; {own} "
+                                    f"is another's, so that {name} needs another name")  # fmt: skip
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - recorded
         return {}, f"{type(error).__name__}: {error}", time.perf_counter() - began
     return arrays, "", time.perf_counter() - began
 
@@ -229,25 +258,21 @@ def _files(folder: Path, function: Callable[..., Any], cells: Sequence[Cell]) ->
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"folder {folder} is a file; choose another name")
     folder.mkdir(parents=True, exist_ok=True)
-    told = json.dumps({"sweep of": _named(function)}).encode()
+    told = json.dumps({"sweep of": identity(function)}).encode()
     mark = folder / "sweep.json"
     if not mark.exists():
-        if any(folder.iterdir()):
+        # What is hidden is being written, by another process of the same sweep perhaps.
+        if any(not file.name.startswith(".") for file in folder.iterdir() if file != mark):
             raise ValueError(f"folder {folder} holds other files, and no sweep; choose another")
-        write_new(mark, told)
-    elif mark.read_bytes() != told:
+        with suppress(FileExistsError):
+            write_new(mark, told)
+    if mark.read_bytes() != told:
         raise ValueError(
-            f"folder {folder} has cells of another function, {mark.read_text()}; choose another"
+            f"folder {folder} has cells of another function, {mark.read_text()[:200]}; choose "
+            "another folder, where the function has changed as well"
         )
     names = [sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:16] for cell in cells]
     return [folder / f"cell-{name}.npz" for name in names]
-
-
-def _named(function: Callable[..., Any]) -> str:
-    """What a function is known by; of a `functools.partial` with what it fixes."""
-    if isinstance(function, partial):
-        return f"{_named(function.func)}{function.args}{sorted(function.keywords.items())}"
-    return getattr(function, "__qualname__", repr(function))
 
 
 def _keep(file: Path, cell: Cell, outcome: Outcome) -> None:
@@ -258,6 +283,8 @@ def _keep(file: Path, cell: Cell, outcome: Outcome) -> None:
     np.savez(content, cell=json.dumps(cell, sort_keys=True), seconds=seconds, **kept)
     try:
         write_new(file, content.getvalue())
+    except FileExistsError:  # another process has come to it
+        return
     except OSError as error:
         warnings.warn(
             f"the cell {cell} can't be kept ({error}); it is in what sweep returns, and the next "
@@ -292,12 +319,15 @@ def _dataset(axes: Mapping[str, list[Any]], outcomes: Sequence[Outcome]) -> "xar
         for i, (arrays, _, _) in enumerate(outcomes):
             if name in arrays:
                 rows[i] = arrays[name]
-        own = [f"{name}_{i}" for i in range(first.ndim)]
-        variables[name] = ((*axes, *own), rows.reshape(*shape, *first.shape))
+        variables[name] = ((*axes, *_dimensions(name, first)), rows.reshape(*shape, *first.shape))
     errors = np.array([error for _, error, _ in outcomes], dtype=object).reshape(shape)
     seconds = np.array([s for _, _, s in outcomes]).reshape(shape)
     variables |= {"error": (tuple(axes), errors), "seconds": (tuple(axes), seconds)}
     return xarray.Dataset(variables, coords=dict(axes))
+
+
+def _dimensions(name: str, array: np.ndarray) -> list[str]:
+    return [f"{name}_{i}" for i in range(array.ndim)]
 
 
 def _of_one_shape(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], dict[str, np.ndarray]]:

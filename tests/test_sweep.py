@@ -4,7 +4,11 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import threading
+import time
+from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from distributed import Client
+from joblib import Parallel, delayed
 
 import flow
 from flow.sweep import sweep
@@ -45,7 +50,8 @@ def test_every_cell_by_its_labels():
 
 def test_what_is_done_is_not_done_again(tmp_path: Path):
     """Assert that only failed cells are called again, and the result is the same."""
-    calls, broken = [], [True]
+    # A list would be taken for what tells the function.
+    calls, broken = deque(), deque([True])
 
     def count(x: float) -> float:
         calls.append(x)
@@ -58,7 +64,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path):
     broken.clear()
     calls.clear()
     again = sweep(count, {"x": [1.0, 2.0, 3.0, 4.0]}, folder=tmp_path / "s", progress=False)
-    assert calls == [2.0, 4.0]
+    assert list(calls) == [2.0, 4.0]
     np.testing.assert_array_equal(again["value"], [1.0, 4.0, 9.0, 16.0])
 
     def other(x: float) -> float:
@@ -103,7 +109,10 @@ def test_processes_and_one_that_dies(tmp_path: Path):
 
 
 def test_a_dask_cluster_of_two_workers(tmp_path: Path):
-    """Assert the same on a cluster, that who dies loses one cell, and it alone is called again."""
+    """Assert the same on a cluster, what a cell that kills workers takes along, and a second call.
+
+    Dask gives up what was four times on a worker that died, also where it waited there.
+    """
 
     def squared(x: int) -> int:
         if x == 3 and not (tmp_path / "well").exists():
@@ -117,11 +126,16 @@ def test_a_dask_cluster_of_two_workers(tmp_path: Path):
         (tmp_path / "well").touch()
         times = {f: f.stat().st_mtime_ns for f in (tmp_path / "s").glob("cell-*.npz")}
         again = sweep(squared, grid, **keep)
-    np.testing.assert_array_equal(found["value"], [0, 1, 4, np.nan, 16, 25])
-    assert "not done: its worker died: KilledWorker" in str(found["error"].sel(x=3).item())
+    lost = found["x"].to_numpy()[found["error"] != ""]
+    assert 3 in lost
+    for x in grid["x"]:
+        if x in lost:
+            assert "not done: its worker died: KilledWorker" in str(found["error"].sel(x=x).item())
+        else:
+            assert found["value"].sel(x=x) == x**2
     np.testing.assert_array_equal(again["value"], [0, 1, 4, 9, 16, 25])
     assert {f: f.stat().st_mtime_ns for f in times} == times
-    assert len(times) == 5
+    assert len(times) == 6 - len(lost) >= 1
 
 
 def test_what_cannot_be_sent():
@@ -134,10 +148,10 @@ def test_what_cannot_be_sent():
 def test_a_cell_that_cannot_be_written(tmp_path: Path):
     """Assert a warning and the cell's value, and that the next call computes it again."""
     limits, grid = resource.getrlimit(resource.RLIMIT_FSIZE), {"x": [1, 2]}
-    calls: list[int] = []
+    calls: deque[int] = deque()
 
     def squared(x: int) -> int:
-        if calls == [1]:  # from the second cell on the disk is full
+        if list(calls) == [1]:  # from the second cell on the disk is full
             resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
         calls.append(x)
         return x**2
@@ -150,7 +164,7 @@ def test_a_cell_that_cannot_be_written(tmp_path: Path):
     np.testing.assert_array_equal(found["value"], [1, 4])
     again = sweep(squared, grid, folder=tmp_path / "s", progress=False)
     np.testing.assert_array_equal(again["value"], [1, 4])
-    assert calls == [1, 2, 2]
+    assert list(calls) == [1, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -169,6 +183,69 @@ def test_what_makes_no_sense(function: Any, grid: dict, message: str):
         sweep(function, grid, progress=False)
 
 
+def test_ctrl_c_inside_a_run_is_no_result(tmp_path: Path):
+    """Assert that a cell whose run Ctrl-C ended is not done, and done by the next call."""
+    pressed: deque[float] = deque()
+
+    def loss(t: float) -> float:
+        def press(*_: Any) -> float:
+            if t == 2.0 and not pressed:
+                pressed.append(t)
+                signal.raise_signal(signal.SIGINT)
+            return 0.0
+
+        objective = flow.Objective(lambda x: 0.5 * x @ x, np.ones(2))
+        return flow.integrate(objective, t, observe={"press": press}, progress=False).loss[-1]
+
+    grid = {"t": [1.0, 2.0, 3.0]}
+    found = sweep(loss, grid, folder=tmp_path / "s", progress=False)
+    np.testing.assert_allclose(found["value"], [np.exp(-2.0), np.nan, np.nan], rtol=1e-5)
+    assert "not done: interrupted" in str(found["error"].sel(t=2.0).item())
+    again = sweep(loss, grid, folder=tmp_path / "s", progress=False)
+    np.testing.assert_allclose(again["value"], np.exp([-2.0, -4.0, -6.0]), rtol=1e-4)
+
+
+def test_functions_of_one_name_are_told_apart(tmp_path: Path):
+    """Assert that cells of one are not given for another's: by code, closure and what is fixed."""
+
+    def times(k: float) -> Any:
+        return lambda x: k * x
+
+    def total(x: float, data: np.ndarray) -> float:
+        return x + data.sum()
+
+    data = np.zeros(5000)
+    for one, other in (
+        (lambda x: x, lambda x: 100 * x),
+        (times(1.0), times(100.0)),
+        (partial(total, data=data), partial(total, data=data + 1)),
+    ):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        sweep(one, {"x": [1.0]}, folder=folder, progress=False)
+        with pytest.raises(ValueError, match="has cells of another function"):
+            sweep(other, {"x": [1.0]}, folder=folder, progress=False)
+        sweep(one, {"x": [1.0, 2.0]}, folder=folder, progress=False)
+
+
+def test_two_processes_in_one_folder(tmp_path: Path):
+    """Assert that both have all cells where they began together."""
+    work = [delayed(in_folder)(tmp_path / "s") for _ in range(2)]
+    for found in Parallel(n_jobs=2)(work):
+        np.testing.assert_array_equal(found, np.arange(40) ** 2)
+
+
+def in_folder(folder: Path) -> np.ndarray:
+    """A sweep of squares there."""
+    while time.time() % 1.0 > 0.02:  # both at once
+        pass
+    return sweep(square, {"x": list(range(40))}, folder=folder, progress=False)["value"].to_numpy()
+
+
+def square(x: int) -> int:
+    """x²."""
+    return x**2
+
+
 def test_what_is_no_number_is_the_cells_error():
     """Assert that text and a name that is taken are recorded as errors."""
     found = sweep(lambda x: "text", {"x": [1]}, progress=False)
@@ -176,8 +253,19 @@ def test_what_is_no_number_is_the_cells_error():
     found = sweep(np.ones, {"shape": [1, 2]}, progress=False)
     assert found["error"].to_numpy()[1] == "value has shape (2,) here, but (1,) before"
     assert found["value"].sel(shape=1).item() == 1.0
-    found = sweep(lambda x: {"x": 1.0}, {"x": [1]}, progress=False)
-    assert "under names of its own" in found["error"].item()
+    for value in ({"x": 1.0}, {"a": np.ones(2), "a_0": 1.0}):
+        found = sweep(lambda x, value=value: value, {"x": [1]}, progress=False)
+        assert "under names of its own" in found["error"].item()
+    found = sweep(lambda a_0: {"a": np.ones(2)}, {"a_0": [1]}, progress=False)
+    assert "a_0 is another's" in found["error"].item()
+    found = sweep(lambda x: np.ma.masked_array([1.0], [True]), {"x": [1]}, progress=False)
+    assert "must return numbers" in found["error"].item()
+
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
+    found = sweep(leave, {"status": [2, 0]}, progress=False)
+    assert list(found["error"].to_numpy()) == ["SystemExit: 2", "SystemExit: 0"]
 
 
 def test_the_experiment(run_here: Any, tmp_path: Path):
