@@ -666,9 +666,16 @@ class Objective:
         if split == Reduction(split.examples):
             return
         with double_precision():
-            loss = jax.jit(lambda p, d: self._loss(self._inside(p), d))
-            some = self.data if split.source is None else split.source.read(0)
-            check_is_mean(loss, params, some, 1e4 * self.resolution)
+            gradient = self._hand_gradient or jax.grad(self._loss)
+
+            @jax.jit
+            def of_batch(params: PyTree, batch: PyTree) -> PyTree:
+                inside = self._inside(params)
+                return self._loss(inside, batch), gradient(inside, batch)
+
+            some = self.data if split.source is None else split.source.ends()
+            most = rows_of(some) if split.chunk is None else max(split.chunk, 4)
+            check_is_mean(of_batch, params, some, most, 1e4 * self.resolution)
 
     def _check_hand_gradient(self, params: PyTree) -> None:
         if self._hand_gradient is None:

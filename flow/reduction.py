@@ -15,6 +15,12 @@ from flow.host_batches import HostBatches
 from flow.pytrees import PyTree, rows_of
 
 Mean = Callable[[PyTree, PyTree], PyTree]
+# Examples on which a loss is compared with its halves.
+DRAWN = 32
+_NO_MEAN = (
+    "batch normalisation, which looks at all of its batch, can't be split; weights must not be "
+    "divided by their sum, and a hand-written gradient divides by the examples that it is given"
+)
 
 
 @dataclass(frozen=True)
@@ -151,27 +157,63 @@ def whole(x: Any) -> np.ndarray:
     return np.array(x)
 
 
-def check_is_mean(loss: Callable, params: PyTree, data: PyTree, rtol: float) -> None:
-    """Refuse a loss that is no mean over examples: chunks of it are not its parts.
+def check_is_mean(of_batch: Mean, params: PyTree, data: PyTree, most: int, rtol: float) -> None:
+    """Refuse a loss, or a gradient, that is no mean over examples: chunks of it are not its parts.
+
+    Compared on examples drawn from all, in three draws, at θ₀ and twice near it: a last layer of
+    zeros hides what is before it.
+
+    Parameters
+    ----------
+    of_batch
+        (params, batch) ↦ J and ∇J.
+    data
+        Arrays of all examples, or of some.
+    most
+        Examples that memory surely holds.
+    rtol
+        Relative difference that is rounding.
 
     Raises
     ------
     ValueError
-        On four examples, or two where there are no more, it is not the mean of its halves'.
+        On some examples one is not the mean of its halves'.
     """
-    half = min(rows_of(data), 4) // 2
+    half = min(rows_of(data), DRAWN, most) // 2
     if half == 0:
         return
-    mesh = mesh_of(data)
+    mesh, rng = mesh_of(data), np.random.default_rng(0)
     place = None if mesh is None else NamedSharding(mesh, P())
-    first = jax.jit(lambda d: jax.tree.map(lambda x: x[: 2 * half], d), out_shardings=place)
-    few = jax.tree.map(np.asarray, first(data))
-    halves = [jax.tree.map(lambda x, k=k: x[k : k + half], few) for k in (0, half)]
-    whole, parts = loss(params, few), [loss(params, half) for half in halves]
-    if not np.isclose(whole, np.mean(parts), rtol=rtol, atol=rtol):
+    take = jax.jit(lambda d, i: jax.tree.map(lambda x: x[i], d), out_shardings=place)
+    theta, unravel = ravel_pytree(params)
+    size = float(jnp.sqrt(jnp.mean(theta**2))) or 1.0
+    for far in (0.0, 0.1, 0.1):
+        near = unravel(theta + far * size * rng.standard_normal(theta.size))
+        drawn = take(data, rng.choice(rows_of(data), 2 * half, replace=False))
+        few = jax.tree.map(np.asarray, drawn)
+        halves = [jax.tree.map(lambda x, k=k: x[k : k + half], few) for k in (0, half)]
+        whole, *parts = (
+            np.asarray(ravel_pytree(of_batch(near, batch))[0], np.float64)
+            for batch in (few, *halves)
+        )
+        if np.all(np.isfinite([whole, *parts])):
+            _compare(whole, parts, 2 * half, rtol)
+
+
+def _compare(whole: np.ndarray, parts: list[np.ndarray], rows: int, rtol: float) -> None:
+    mean = np.mean(parts, axis=0)
+    told = (
+        "batch_chunk=, mesh= and HostBatches need a loss that is a mean over examples, but on "
+        f"{rows} of them "
+    )
+    if not np.isclose(whole[0], mean[0], rtol=rtol, atol=rtol):
         raise ValueError(
-            f"batch_chunk=, mesh= and HostBatches need a loss that is a mean over examples, but on "
-            f"{2 * half} of them it is {float(whole):.6g}, and on their halves "
-            f"{float(np.mean(parts)):.6g} in the mean; "
-            "batch normalisation, which looks at all of its batch, can't be split"
+            f"{told}it is {whole[0]:.6g}, and on their halves {mean[0]:.6g} in the mean; {_NO_MEAN}"
+        )
+    apart = np.linalg.norm(whole[1:] - mean[1:])
+    size = max(np.linalg.norm(part[1:]) for part in (whole, *parts))
+    if not apart <= rtol * (size + 1.0):
+        raise ValueError(
+            f"{told}its gradient is off the mean of their halves' by {apart / size:.1e} of itself; "
+            f"{_NO_MEAN}"
         )

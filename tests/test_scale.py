@@ -178,6 +178,24 @@ def test_a_batch_that_is_no_such():
     for split in ({"data": X, "batch_chunk": 8}, {"data": large}, {"data": small}):
         with pytest.raises(ValueError, match="need a loss that is a mean over examples"):
             flow.Objective(variance, np.ones(64), **split)
+    # Not at θ₀ = 0, not on the first rows, or only in the gradient.
+    scaled = lambda p, x: jnp.mean(p * x) / (1.0 + jnp.abs(p[0]) * jnp.var(x))  # noqa: E731
+    weighted = lambda p, b: jnp.sum(b[1] * (b[0] @ p)) / jnp.sum(b[1])  # noqa: E731
+    mean = lambda p, x: jnp.mean(x @ p)  # noqa: E731
+    fixed = {"gradient": lambda p, x: jnp.sum(x, axis=0) / 60}
+    for loss_, theta, data, more in (
+        (scaled, np.zeros(64), X, {}),
+        (weighted, np.ones(64), (X, np.where(np.arange(60) < 40, 1.0, 0.0)), {}),
+        (mean, np.ones(64), X, fixed),
+    ):
+        with pytest.raises(ValueError, match="need a loss that is a mean over examples"):
+            flow.Objective(loss_, theta, data=data, batch_chunk=20, **more)
+    single = flow.HostBatches([X[i : i + 1] for i in range(60)])
+    with pytest.raises(ValueError, match="need a loss that is a mean over examples"):
+        flow.Objective(variance, np.ones(64), data=single)
+    assert flow.Objective(mean, np.ones(64), data=single).value(np.ones(64)) == pytest.approx(
+        (X @ np.ones(64)).mean()
+    )
     for make, error, message in (
         (lambda: NETWORK.objective(X, Y, batch_chunk=0), ValueError, "batch_chunk must be"),
         (lambda: NETWORK.objective(X, Y, mesh="all"), TypeError, "must be a jax.sharding.Mesh"),
