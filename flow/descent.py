@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flow.checkpoints.keeper import keeper
+from flow.checkpoints.keeper import keeper, released
 from flow.checks import choice, flag, numbers, positive, positive_integer, random_seed, users
 from flow.clock import Clock
 from flow.descent_ensemble import DescentEnsemble, DescentMember, check_one_rule, zipped
@@ -178,7 +178,7 @@ def descend(
             with named(i):
                 members.append(loop(DescentMember, *arguments))
         run = DescentEnsemble(members, spread)
-    with double_precision():
+    with released(getattr(run, "keeper", None)), objective.reading(), double_precision():
         return run.run(progress)
 
 

@@ -184,13 +184,14 @@ class DescentLoop:
 
     def _check_same(self, kept: Carry, again: Carry) -> None:
         """Refuse an optimizer or batches by which the last step would have been another."""
-        before, moved, mine = map(
-            _flat, (kept.before, (kept.params, kept.state), (again.params, again.state))
-        )
-        if np.array_equal(moved, mine, equal_nan=True):
+        parts = kept.before, (kept.params, kept.state), (again.params, again.state)
+        before, moved, mine = map(_flat, parts)
+        whole, again_whole = map(_counted, parts[1:])
+        if np.array_equal(moved, mine, equal_nan=True) and whole == again_whole:
             return
         rounding = AGAIN * self.objective.resolution * np.linalg.norm(moved)
-        if not np.linalg.norm(mine - moved) <= STEP * np.linalg.norm(moved - before) + rounding:
+        most = STEP * np.linalg.norm(moved - before) + rounding
+        if whole != again_whole or not np.linalg.norm(mine - moved) <= most:
             raise ValueError(
                 f"{self.keeper.folder} holds another run: its last step can't be taken again; "
                 "give the optimizer, schedule and data that it began with"
@@ -390,8 +391,17 @@ def moments(state: Any, params: PyTree) -> dict[str, np.ndarray]:
 
 
 def _flat(tree: PyTree) -> np.ndarray:
-    """All numbers of it in one vector."""
-    return np.concatenate([np.ravel(x).astype(float) for x in leaves(tree)])
+    """All floating-point numbers of it in one vector."""
+    return np.concatenate([np.ravel(x).astype(float) for x in leaves(tree) if not _counts(x)])
+
+
+def _counted(tree: PyTree) -> list[Any]:
+    """What is counted or drawn from: the same to the bit, or another."""
+    return [np.asarray(x).tolist() for x in leaves(tree) if _counts(x)]
+
+
+def _counts(x: Any) -> bool:
+    return not jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
 def measure_of(objective: Objective) -> Callable:

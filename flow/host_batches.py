@@ -34,8 +34,9 @@ class HostBatches:
     ValueError
         It is empty, the shapes of its batches differ, or they are no arrays of numbers.
 
-    What reading a batch raises later, inside a compiled function, `Objective.value`, `gradient` and
-    `hvp` raise as it was, with a note that names the batch.
+    What reading a batch raises later, inside a compiled function, is raised as it was, with a note
+    that names the batch, by an objective's methods, `integrate`, `descend` and eigenvalues. A run
+    goes on from its checkpoint, ``checkpoint=``.
 
     Examples
     --------
@@ -141,21 +142,33 @@ _WIDE = 8
 
 
 def _words(x: np.ndarray) -> np.ndarray:
-    if x.dtype.itemsize < _WIDE:
-        return x
-    return np.ascontiguousarray(x).view(np.uint32).reshape(*x.shape, 2)
+    x = np.ascontiguousarray(x)
+    if x.dtype.kind == "c":  # as real and imaginary parts
+        x = x.view(x.real.dtype).reshape(*x.shape, 2)
+    return x if x.dtype.itemsize < _WIDE else x.view(np.uint32).reshape(*x.shape, 2)
 
 
 def _as_words(x: Any) -> Any:
-    return jnp.zeros((*x.shape, 2), jnp.uint32) if x.dtype.itemsize == _WIDE else x
+    shape = (*x.shape, 2) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x.shape
+    real = _real(x)
+    return jnp.zeros((*shape, 2), jnp.uint32) if real.itemsize == _WIDE else jnp.zeros(shape, real)
 
 
 def _from_words(x: Any, like: Any) -> Any:
-    return jax.lax.bitcast_convert_type(x, like.dtype) if like.dtype.itemsize == _WIDE else x
+    real = _real(like)
+    x = jax.lax.bitcast_convert_type(x, real) if real.itemsize == _WIDE else x
+    split = jnp.issubdtype(like.dtype, jnp.complexfloating)
+    return jax.lax.complex(x[..., 0], x[..., 1]) if split else x
+
+
+def _real(x: Any) -> np.dtype:
+    """The type of an array's parts."""
+    return np.zeros((), x.dtype).real.dtype
 
 
 def _double(leaf: Any) -> np.ndarray:
     if isinstance(leaf, np.ma.MaskedArray):
         numbers("a batch", leaf)
     array = np.asarray(leaf)
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
+    wide = {"f": np.float64, "c": np.complex128}.get(array.dtype.kind)
+    return array if wide is None else array.astype(wide)

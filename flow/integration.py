@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flow.checkpoints.keeper import keeper
+from flow.checkpoints.keeper import keeper, released
 from flow.checks import choice, positive, positive_integer, random_seed, real
 from flow.dynamics import Dynamics, GradientFlow
 from flow.dynamics.log_clock import LogClock
@@ -242,7 +242,13 @@ def integrate(
         members = [driver(Member, moved, members=len(own), path=i) for i, moved in enumerate(own)]
         run = EnsembleDriver(dynamics, chosen, members, spread)
     threaded = chosen.dense and dynamics.objective.size > THREADED_SIZE
-    with double_precision(), single_blas_thread(not threaded), np.errstate(all="ignore"):
+    with (
+        released(getattr(run, "keeper", None)),
+        dynamics.objective.reading(),
+        double_precision(),
+        single_blas_thread(not threaded),
+        np.errstate(all="ignore"),
+    ):
         return run.run(progress)
 
 

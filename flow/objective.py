@@ -252,7 +252,7 @@ class Objective:
         theta = self.flatten(params)
         with double_precision():
             batch = self.data if data is None else self._other_data(data)
-            with self._reading():
+            with self.reading():
                 return float(self.compiled("value", self._build_value)(theta, batch))
 
     def gradient(self, params: PyTree) -> PyTree:
@@ -371,7 +371,7 @@ class Objective:
     def flat_value_and_gradient(self, theta: Theta) -> tuple[float, Theta]:
         """J and ∇J at a flat θ (n,); the gradient is (n,)."""
         self.tally.gradients += 1
-        with double_precision(), self._reading():
+        with double_precision(), self.reading():
             function = self.compiled("value_and_gradient", self._build_value_and_gradient)
             value, gradient = function(theta, self.data)
             return float(value), np.array(gradient)
@@ -379,19 +379,21 @@ class Objective:
     def flat_hvp(self, theta: Theta, v: Theta) -> Theta:
         """∇²J(θ)·v for flat θ and v (n,)."""
         self.tally.hvps += 1
-        with double_precision(), self._reading():
+        with double_precision(), self.reading():
             return np.array(self.compiled("hvp", self._build_hvp)(theta, v, self.data))
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def reading(self) -> Iterator[None]:
         """Raise what went wrong in reading a batch in place of JAX's account of it."""
+        source = self._reduction.source
+        if source is not None:
+            source.failure = None
         try:
             yield
-        except jax.errors.JaxRuntimeError as error:
-            failure = getattr(self._reduction.source, "failure", None)
-            if failure is None:
+        except (jax.errors.JaxRuntimeError, ValueError) as error:  # which, is for JAX to choose
+            if source is None or source.failure is None or error is source.failure:
                 raise
-            raise failure from error
+            raise source.failure from error
 
     def counted(self) -> "Objective":
         """A view of the same compiled functions with a tally of its own, at zero."""

@@ -115,6 +115,11 @@ class Recorder:
         if not (observe is None or isinstance(observe, Mapping)):
             raise TypeError(f"observe must be a mapping, {{name: function}}, got {observe!r}")
         self._observers = {name: as_observer(f) for name, f in (observe or {}).items()}
+        if keep == "projection" and "projection" in self._observers:
+            raise ValueError(
+                'observe["projection"] is the name of what keep="projection" records; give yours '
+                "another"
+            )
         if keep == "projection":
             self._observers = {"projection": projection()} | self._observers
         for name, observer in self._observers.items():

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flow.checkpoints.folder import header, latest
-from flow.checkpoints.keeper import Checkpoint, Keeper
+from flow.checkpoints.keeper import Checkpoint, Keeper, is_first
+from flow.checkpoints.lock import held
 from flow.checks import file_path
 from flow.descent import descend
 from flow.dynamics import Dynamics
@@ -63,8 +64,8 @@ def resume(
         The folder holds no run.
     ValueError
         No checkpoint in it can be read; or θ₀, the data, the dynamics or its settings are not
-        those of the run. A single file that can't be read is a `flow.CheckpointWarning`, and the
-        checkpoint before it is gone on from.
+        those of the run; or it is going on, here or in another process. A single file that can't be
+        read is a `flow.CheckpointWarning`, and the checkpoint before it is gone on from.
     TypeError
         The folder holds a descent and a dynamics was given, or an argument goes with the other
         kind of run.
@@ -81,19 +82,21 @@ def resume(
     """
     folder = file_path("folder", folder)
     facts = header(folder)
-    state, rows = latest(folder)
-    keeper = Keeper(Checkpoint(folder, **facts["every"]), facts, state, rows)
-    given = {"observe": observe, "stop": stop, "max_seconds": max_seconds, "progress": progress}
-    asked = facts["asked"]
-    if facts["kind"] == "flow":
-        _refuse(folder, "a flow", learning_rate=learning_rate, optimizer=optimizer)
-        asked = asked if method is None else asked | {"method": method}
-        return integrate(dynamics, **asked, **given, checkpoint=keeper)
-    _refuse(folder, "a descent", method=method)
-    if not isinstance(dynamics, Objective):
-        raise TypeError(f"{folder} holds a descent; give its flow.Objective, got {dynamics!r}")
-    asked = asked if learning_rate is None else asked | {"learning_rate": learning_rate}
-    return descend(dynamics, **asked, **given, optimizer=optimizer, checkpoint=keeper)
+    mesh = getattr(getattr(dynamics, "objective", dynamics), "mesh", None)
+    with held(folder, by_this_process=is_first(mesh)):
+        state, rows = latest(folder)
+        keeper = Keeper(Checkpoint(folder, **facts["every"]), facts, state, rows)
+        given = {"observe": observe, "stop": stop, "max_seconds": max_seconds, "progress": progress}
+        asked = facts["asked"]
+        if facts["kind"] == "flow":
+            _refuse(folder, "a flow", learning_rate=learning_rate, optimizer=optimizer)
+            asked = asked if method is None else asked | {"method": method}
+            return integrate(dynamics, **asked, **given, checkpoint=keeper)
+        _refuse(folder, "a descent", method=method)
+        if not isinstance(dynamics, Objective):
+            raise TypeError(f"{folder} holds a descent; give its flow.Objective, got {dynamics!r}")
+        asked = asked if learning_rate is None else asked | {"learning_rate": learning_rate}
+        return descend(dynamics, **asked, **given, optimizer=optimizer, checkpoint=keeper)
 
 
 def _refuse(folder: Path, what: str, **arguments: Any) -> None:

@@ -318,6 +318,82 @@ def test_a_folder_in_use_is_refused(kept: Path, tmp_path: Path):
         flow.Checkpoint(tmp_path, gradients=1.5)
 
 
+def test_a_run_that_is_going_on_is_left_alone(tmp_path: Path):
+    """Assert that its folder is refused meanwhile, and free when it has ended."""
+    met: list[str] = []
+
+    def intrude(*_: Any) -> float:
+        try:
+            flow.resume(tmp_path / "run", OBJECTIVE, observe={"intrude": intrude})
+        except (ValueError, FileNotFoundError) as error:
+            met.append(str(error))
+        return 0.0
+
+    observe = {"intrude": intrude}
+    often = flow.Checkpoint(tmp_path / "run", gradients=20)
+    path = flow.integrate(OBJECTIVE, 2.0, save=4, observe=observe, checkpoint=often, progress=False)
+    assert len(met) == 4
+    assert all("belongs to a run that is going on" in m for m in met)
+    again = flow.resume(tmp_path / "run", OBJECTIVE, observe={"intrude": lambda o, p: 0.0})
+    np.testing.assert_array_equal(again.theta, path.theta)
+
+
+class Enough:
+    """A stop condition without a name."""
+
+    def __call__(self, *_: Any) -> bool:
+        """Never."""
+        return False
+
+
+def test_numbers_of_numpy_and_conditions_without_names(tmp_path: Path):
+    """Assert that a run goes on that was given them."""
+    one = np.int64(10**5)
+    path = flow.integrate(
+        OBJECTIVE, 2.0, max_gradients=one, save=np.int64(4), stop=Enough(),
+        checkpoint=tmp_path / "flow", progress=False,
+    )  # fmt: skip
+    again = flow.resume(tmp_path / "flow", OBJECTIVE, stop=Enough(), progress=False)
+    assert_same(again, path)
+    steps = flow.descend(
+        OBJECTIVE, np.float32(0.1), np.int64(20), batch_size=np.int64(8), seed=np.int64(1),
+        checkpoint=tmp_path / "descent", progress=False,
+    )  # fmt: skip
+    assert_same(flow.resume(tmp_path / "descent", OBJECTIVE, progress=False), steps)
+
+
+def test_another_precision_or_noise_is_refused(tmp_path: Path):
+    """Assert it of a flow and a descent in single precision, and of keys of random numbers."""
+    single = flow.MLP([64, 4, 10]).objective(X, Y, seed=0, dtype="float32")
+    flow.integrate(OBJECTIVE, 0.5, checkpoint=tmp_path / "flow", progress=False)
+    flow.descend(
+        OBJECTIVE, steps=20, optimizer=optax.noisy_sgd(0.01, key=0),
+        checkpoint=flow.Checkpoint(tmp_path / "noisy", gradients=5), progress=False,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="computed to 2.2e-16.*is to 1.2e-07; give the dtype="):
+        flow.resume(tmp_path / "flow", single)
+    with pytest.raises(ValueError, match="give the dtype="):
+        flow.resume(tmp_path / "noisy", single, optimizer=optax.noisy_sgd(0.01, key=0))
+    with pytest.raises(ValueError, match="its last step can't be taken again"):
+        flow.resume(tmp_path / "noisy", OBJECTIVE, optimizer=optax.noisy_sgd(0.05, key=0))
+
+
+def test_any_bit_of_a_file(kept: Path):
+    """Assert that a flipped one is told as unreadable, or changes nothing that is read."""
+    (file, *_) = sorted(kept.glob("state-*.npz"))
+    content, rng = file.read_bytes(), np.random.default_rng(0)
+    told = []
+    for at in (*rng.integers(len(content), size=300), *range(len(content) - 200, len(content))):
+        harmed = bytearray(content)
+        harmed[at] ^= 1 << rng.integers(8)
+        file.write_bytes(harmed)
+        try:
+            read(file)
+        except Unreadable as error:
+            told.append(str(error))
+    assert len(told) > 200
+
+
 def test_what_cannot_be_kept_is_told_at_once(tmp_path: Path):
     """Assert that LSODA, ensembles and observers of strange state are refused at the start."""
     with pytest.raises(ValueError, match="'LSODA' keeps _lsoda_solver"):

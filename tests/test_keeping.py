@@ -75,6 +75,13 @@ def test_members_keep_their_own_last():
     np.testing.assert_array_equal(paths.member(1).theta, whole.member(1).theta[-1:])
 
 
+def test_the_name_of_the_projection_is_taken():
+    """Assert that an observer of the user's is not lost to it."""
+    mine = {"projection": lambda o, p: 1.0}
+    with pytest.raises(ValueError, match="is the name of what keep="):
+        flow.integrate(OBJECTIVE, 1.0, keep="projection", observe=mine)
+
+
 def test_projections_of_runs_keep_distances():
     """Assert ‖P(a − b)‖ within 4 standard deviations of ‖a − b‖, and P of a run that of its θ."""
     (path, _, steps), (whole, _, all_steps) = runs("projection"), runs("theta")

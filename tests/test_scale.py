@@ -145,6 +145,56 @@ def test_batches_are_computed_in_the_precision_asked_for():
     )
 
 
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128, np.float32, np.int64, np.bool_])
+def test_batches_of_any_type(dtype: type):
+    """Assert what the array gives."""
+    data = ((1 + 1j) * X if np.issubdtype(dtype, np.complexfloating) else X).astype(dtype)
+    size = lambda p, x: jnp.mean(jnp.abs(x.astype(complex) @ p) ** 2)  # noqa: E731
+    read, array = (
+        flow.Objective(size, np.ones(64), data=d).value(np.ones(64))
+        for d in (flow.HostBatches([data[:40], data[40:]]), data)
+    )
+    assert read == pytest.approx(array, rel=1e-12 if dtype != np.complex64 else 1e-6)
+
+
+def test_what_reading_raises(tmp_path: Path):
+    """Assert that it is raised as it was, wherever batches are read, and forgotten afterwards."""
+
+    class Source:
+        lost = False
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, i: int) -> np.ndarray:
+            if self.lost and i == 1:
+                raise OSError("stale file handle")
+            return X[20 * i : 20 * i + 20]
+
+    source = Source()
+    read = flow.Objective(
+        lambda p, x: jnp.mean((x @ p) ** 2), np.ones(64), data=flow.HostBatches(source)
+    )
+    begun = flow.Checkpoint(tmp_path / "run", gradients=1)
+    path = flow.integrate(read, 0.1, checkpoint=begun, progress=False)
+    source.lost = True
+    for call in (
+        lambda: read.value(read.params),
+        lambda: read.gradient(read.params),
+        lambda: read.hvp(read.params, read.params),
+        lambda: flow.sharpness(read, read.params),
+        lambda: flow.descend(read, 0.1, 4, progress=False),
+        lambda: flow.integrate(read, 0.1, progress=False),
+        lambda: flow.integrate(read, 0.1, engine="jax", method="TSRKC3", progress=False),
+    ):
+        with pytest.raises(OSError, match="stale file handle") as raised:
+            call()
+        assert raised.value.__notes__ == ["from batches[1]"]
+    source.lost = False
+    again = flow.resume(tmp_path / "run", read, progress=False)
+    np.testing.assert_array_equal(again.theta, path.theta)
+
+
 def test_only_one_chunk_is_in_memory():
     """Assert the compiled gradient's temporaries: those of a chunk, not of all examples."""
     data = np.zeros((4000, 64)), np.zeros((4000, 10))

@@ -11,6 +11,7 @@ from flow.checkpoints.file import Unreadable, read
 from flow.files import UNFINISHED
 
 HEADER = "run.npz"
+FACTS = {"kind", "asked", "again", "start", "every", "resolution"}
 _NAMES = re.compile(r"(state|rows)-(\d{12})(?:-(\d{12}))?\.npz")
 
 
@@ -34,7 +35,10 @@ def header(folder: Path) -> dict[str, Any]:
             f"{folder} holds no run: there is no {HEADER}; integrate and descend make one by "
             "checkpoint="
         )
-    return read(file)
+    facts = read(file)
+    if not (isinstance(facts, dict) and facts.keys() >= FACTS):
+        raise Unreadable(f"{file} is of flow, but does not say what the run was asked for")
+    return facts
 
 
 def latest(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
@@ -50,7 +54,7 @@ def latest(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
         try:
             state = read(file)
             return state, _rows(folder, state)
-        except (Unreadable, FileNotFoundError, KeyError) as error:
+        except (ValueError, FileNotFoundError, KeyError, TypeError) as error:
             failed = error
             warnings.warn(f"{error}; the one before is tried", CheckpointWarning, stacklevel=3)
     if kept:

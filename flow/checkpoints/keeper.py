@@ -3,8 +3,10 @@
 import os
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from flow.checkpoints.folder import (
     state_file,
     states,
 )
+from flow.checkpoints.lock import take
 from flow.checkpoints.start import check_start
 from flow.checks import file_path, positive, positive_integer
 
@@ -119,8 +122,7 @@ def keeper(
         "observe": list(observe) if isinstance(observe, Mapping) else [],
         "stop": [_name(condition) for condition in (*stops.each_step, *stops.each_save)],
     }
-    here = jax.process_index()
-    writes = here == min([here] if mesh is None else [d.process_index for d in mesh.devices.flat])
+    writes = is_first(mesh)
     if isinstance(checkpoint, Keeper):
         checkpoint.check_given(again)
         checkpoint.writes = writes
@@ -129,15 +131,42 @@ def keeper(
         checkpoint = Checkpoint(checkpoint)
     if writes:
         refuse_used(Path(checkpoint.folder))
-    asked = {k: v if np.ndim(v) == 0 else np.asarray(v, np.float64) for k, v in asked.items()}
+    asked = {k: plain(v) for k, v in asked.items()}
     kept = Keeper(checkpoint, {"kind": kind, "asked": asked, "again": again})
     kept.writes = writes
     return kept
 
 
+@contextmanager
+def released(kept: "Keeper | None") -> Iterator[None]:
+    """Let the folder go when the run has ended."""
+    try:
+        yield
+    finally:
+        if kept is not None:
+            kept.release()
+
+
+def is_first(mesh: jax.sharding.Mesh | None) -> bool:
+    """Whether this process is the first of those that a mesh spans, or a run is its own."""
+    here = jax.process_index()
+    return here == min([here] if mesh is None else [d.process_index for d in mesh.devices.flat])
+
+
+def plain(value: Any) -> Any:
+    """A number as Python's own, numbers as an array."""
+    if np.ndim(value):
+        return np.asarray(value, np.float64)
+    return np.asarray(value).item() if hasattr(value, "dtype") else value
+
+
 def _name(condition: Any) -> str:
-    """A stop condition in words: thresholds with their numbers, functions by name."""
-    return getattr(condition, "__name__", None) or repr(condition)
+    """A stop condition in words, the same in every process: thresholds with their numbers."""
+    if is_dataclass(condition):
+        return repr(condition)
+    if isinstance(condition, partial):
+        return _name(condition.func)
+    return getattr(condition, "__name__", type(condition).__qualname__)
 
 
 class Keeper:
@@ -170,6 +199,7 @@ class Keeper:
         resumed: dict[str, Any] | None = None,
         rows: list[dict[str, Any]] | None = None,
     ) -> None:
+        self._lock = None  # where a run goes on, `resume` holds the folder
         self.folder = Path(checkpoint.folder)
         self.facts, self.resumed, self.rows = facts, resumed, rows or []
         self._every = checkpoint
@@ -213,18 +243,25 @@ class Keeper:
         Raises
         ------
         ValueError
-            It does not start there.
+            It does not start there, or another run holds the folder.
         OSError
             The folder can't be made or written to.
         """
         if self._exists:
-            check_start(self.folder, self.facts["start"], start, resolution)
+            check_start(self.folder, self.facts, start, resolution)
             if self.writes:
                 discard_unfinished(self.folder, self._segments, self._written)
         elif self.writes:
             self.folder.mkdir(exist_ok=True)
+            self._lock = take(self.folder)
             every = {"seconds": self._every.seconds, "gradients": self._every.gradients}
-            write(self.folder / HEADER, self.facts | {"start": start, "every": every})
+            known = {"start": start, "every": every, "resolution": resolution}
+            write(self.folder / HEADER, self.facts | known)
+
+    def release(self) -> None:
+        """Let another run go on in the folder."""
+        if self._lock is not None:
+            self._lock.release()
 
     def due(self, gradients: float) -> bool:
         """Whether to write, now that so many gradient units are spent."""
@@ -255,7 +292,7 @@ class Keeper:
             return
         try:
             self._write(state, rows)
-        except OSError as error:
+        except (OSError, TypeError) as error:  # TypeError: an observer's state is no number now
             if first:
                 raise
             warnings.warn(

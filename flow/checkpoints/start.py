@@ -8,14 +8,21 @@ import numpy as np
 
 from flow.checkpoints.folder import CheckpointWarning
 
-# J and the slope at θ₀ are the same on another machine but for so many units of roundoff.
-_SAME = 1e4
+# J and the slope at θ₀ are the same on another machine but for so many units of roundoff, and in
+# single precision for no more than this.
+_SAME, _MOST = 1e4, 2e-5
 
 
 def check_start(
-    folder: Path, kept: dict[str, Any], start: dict[str, Any], resolution: float
+    folder: Path, facts: dict[str, Any], start: dict[str, Any], resolution: float
 ) -> None:
     """Refuse a run that does not start where the kept one did; warn if only the bits differ."""
+    kept = facts["start"]
+    if facts["resolution"] != resolution:
+        raise ValueError(
+            f"{folder} holds a run computed to {facts['resolution']:.1e}, and the given dynamics "
+            f"is to {resolution:.1e}; give the dtype= that it began with"
+        )
     what = {
         "initial": "initial state",
         "slope": "right-hand side at t = 0",
@@ -32,7 +39,7 @@ def check_start(
         if np.array_equal(mine, other):
             continue
         apart = np.linalg.norm(mine - other) / max(np.linalg.norm(other), np.finfo(float).tiny)
-        if name == "initial" or not apart <= _SAME * resolution:
+        if name == "initial" or not apart <= min(_SAME * resolution, _MOST):
             raise ValueError(
                 f"{folder} holds another run: its {meaning} differs, by {apart:.1e} of itself; "
                 "give the dynamics, data and parameters that it started with"

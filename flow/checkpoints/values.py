@@ -92,4 +92,4 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _kind(array: Any) -> str:
-    return "" if _is_key(array) else np.dtype(array.dtype).kind
+    return "key" if _is_key(array) else np.dtype(array.dtype).kind

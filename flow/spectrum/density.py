@@ -105,14 +105,14 @@ def spectral_density(
     m = min(m, H.size)
     before = objective.tally.hvps
     objective.tally.hvps += m * probes
-    with double_precision():
+    with double_precision(), objective.reading():
         build = partial(_build, objective, m)
         solve = objective.compiled(("density", m), build)
         keys = jax.random.split(jax.random.key(seed), probes)
         found = [solve(H.theta, key, objective.data) for key in keys]
-    nodes, weights = (
-        np.concatenate([np.asarray(x) for x in part]) for part in zip(*found, strict=True)
-    )
+        nodes, weights = (
+            np.concatenate([np.asarray(x) for x in part]) for part in zip(*found, strict=True)
+        )
     if not np.all(np.isfinite(nodes) & np.isfinite(weights)):
         raise ValueError("the Hessian has entries that are not finite; there is no density")
     order = np.argsort(nodes)

@@ -36,10 +36,11 @@ class Hessian(NamedTuple):
     def dense(self) -> np.ndarray:
         """The matrix (n, n), by n products, counted; symmetrised, as rounding is not."""
         self.objective.tally.hvps += self.size
-        with double_precision():
+        with double_precision(), self.objective.reading():
             build = partial(_build_dense, self.objective)
-            H = self.objective.compiled("dense Hessian", build)(self.theta, self.objective.data)
-        H = self.scale[:, None] * np.array(H) * self.scale
+            solve = self.objective.compiled("dense Hessian", build)
+            H = np.array(solve(self.theta, self.objective.data))
+        H = self.scale[:, None] * H * self.scale
         return (H + H.T) / 2.0
 
 

@@ -53,7 +53,7 @@ def track(
     """
     n, width = block.shape
     most = MOST * k
-    with double_precision():
+    with double_precision(), H.objective.reading():
         build = partial(_build, H.objective, k, width, min(n, width + ROOM))
         solve = H.objective.compiled(("davidson", k, width), build)
         sign = 1.0 if end == "top" else -1.0
