@@ -4,6 +4,7 @@ In the modules whose signatures state shapes. Not in the loops around them, wher
 1e5 small calls takes longer than they do.
 """
 
+import gc
 import importlib.util
 import os
 import sys
@@ -28,6 +29,13 @@ install_import_hook([f"flow.{name}" for name in CHECKED.split()], "conftest.type
 # The same generated examples in every run; others are drawn by --hypothesis-profile=default.
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_is_there_stays() -> None:
+    """Spare the garbage collector what earlier modules compiled: it would read it all again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

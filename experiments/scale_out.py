@@ -129,7 +129,8 @@ def launch(
     names = ("examples", "hidden", "t", "learning_rate", "seed")
     options = [x for n in names for x in (f"--{n.replace('_', '-')}", str(getattr(config, n)))]
     options += ["--kill"] * config.kill
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    own = os.environ.get("XLA_FLAGS", "")
+    flags = f"{own} --xla_force_host_platform_device_count={devices}"
     return [
         subprocess.Popen(  # noqa: S603 - this script
             [sys.executable, __file__, "--worker", str(rank), str(processes), str(port), str(file),

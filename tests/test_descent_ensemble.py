@@ -303,10 +303,11 @@ print(json.dumps(found))
 
 def test_members_on_several_devices(tmp_path: Path):
     """Assert runs of eight devices: to rounding those of one, and two members on each."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     answer = subprocess.run(
         [sys.executable, "-c", DEVICES],
         cwd=tmp_path,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        env={**os.environ, "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
     )

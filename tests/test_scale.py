@@ -315,7 +315,7 @@ print(json.dumps(found))
 
 def on_four_devices(script: str, folder: Path) -> dict[str, Any]:
     """What a script prints in a process with four virtual devices."""
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"}
     answer = subprocess.run(
         [sys.executable, "-c", script],
         cwd=folder,
@@ -467,7 +467,7 @@ def test_what_is_of_all_examples_in_two_processes(tmp_path: Path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    flags = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    flags = {"JAX_PLATFORMS": "cpu"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", IN_PARTS, str(rank), port],
