@@ -7,8 +7,10 @@ In the modules whose signatures state shapes. Not in the loops around them, wher
 import gc
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -17,14 +19,66 @@ from beartype import BeartypeConf, beartype
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# XLA's older code generator for CPUs takes half the time to compile, and most of what tests do is
-# that. What it makes differs by rounding; `XLA_FLAGS= python -m pytest` compiles as users do.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+# Half of what tests do is compiling. XLA's older code generator for CPUs, in one thread and without
+# LLVM's optimisations, takes a third of the time; what it makes differs by rounding, and runs
+# longer: see `optimised`. `XLA_FLAGS= python -m pytest` compiles as users do.
+if "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = (
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
+# What one test has compiled the next need not, in another process and in another run; pytest's
+# --cache-clear forgets it. An entry whose writer was killed is compiled again (pyproject.toml).
+CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parent / ".pytest_cache" / "d" / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+for variable, value in CACHE.items():
+    os.environ.setdefault(variable, value)
 
 mpl.use("Agg")
 typecheck = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a fine float
 CHECKED = "backprop differences dynamics explain.walk leaf_check objective spectrum trajectory"
 install_import_hook([f"flow.{name}" for name in CHECKED.split()], "conftest.typecheck")
+
+# Programs that tests start; to collect their doctests would run them.
+collect_ignore = ["tests/bad_calls.py", "tests/bad_targets.py", "tests/bad_values.py"]
+
+
+LARGE_NOTEBOOKS = {
+    "03_choosing_an_integrator.ipynb",
+    "04_optimizers_in_continuous_time.ipynb",
+    "06_edge_of_stability.ipynb",
+}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Read only the files that have the one mark which is asked for, `-m quick` or `-m large`."""
+    asked = config.option.markexpr
+    if asked not in ("quick", "large") or not collection_path.is_file():
+        return None
+    if collection_path.suffix == ".ipynb":
+        return (asked == "large") != (collection_path.name in LARGE_NOTEBOOKS) or None
+    return f"mark.{asked}" not in collection_path.read_text() or None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Compile a notebook's programs with LLVM's optimisations: it runs longer than it compiles."""
+    with pytest.MonkeyPatch.context() as patch:
+        if item.path.suffix == ".ipynb":
+            patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        return (yield)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the notebooks that take long; they can't do it themselves."""
+    for item in items:
+        if item.path.name in LARGE_NOTEBOOKS:
+            item.add_marker("large")
+
 
 # The same generated examples in every run; others are drawn by --hypothesis-profile=default.
 settings.register_profile("same", derandomize=True)
@@ -46,24 +100,54 @@ def _figures_of_its_own() -> Iterator[None]:
         pyplot.close("all")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """Hear SIGINT also where the tests were started by what ignores it, a script's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
-def run_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path | int]:
-    """Run an experiment in this process by its command line: its run folder, or its exit code."""
+def optimised() -> Iterator[None]:
+    """Compile with LLVM's optimisations, for a test that runs longer than it compiles."""
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="session")
+def run_in() -> Callable[..., Path | int]:
+    """Run an experiment in this process by its command line, (folder, name, *arguments).
+
+    What comes back is its run folder, or its exit code where that is not 0.
+    """
     from flow.records import run_experiment
 
-    def run(name: str, *arguments: str) -> Path | int:
-        experiments = Path(__file__).parent / "experiments"
-        monkeypatch.syspath_prepend(experiments)
-        spec = importlib.util.spec_from_file_location(name, experiments / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, name, module)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, "argv", [name, *arguments, "--quiet", "--out", str(tmp_path)])
-        with pytest.raises(SystemExit) as ended:
-            run_experiment(module.Configuration, module.experiment)
+    def run(out: Path, name: str, *arguments: str) -> Path | int:
+        file = Path(__file__).parent / "experiments" / f"{name}.py"
+        there = set(out.glob(f"{name}/*"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(file.parent)
+            spec = importlib.util.spec_from_file_location(name, file)
+            module = importlib.util.module_from_spec(spec)
+            patch.setitem(sys.modules, name, module)
+            spec.loader.exec_module(module)
+            patch.setattr(sys, "argv", [name, *arguments, "--quiet", "--out", str(out)])
+            with pytest.raises(SystemExit) as ended:
+                run_experiment(module.Configuration, module.experiment)
         if ended.value.code != 0 or "--help" in arguments:
             return ended.value.code
-        (folder,) = (tmp_path / name).iterdir()
+        (folder,) = set(out.glob(f"{name}/*")) - there
         return folder
 
     return run
+
+
+@pytest.fixture
+def run_here(run_in: Callable, tmp_path: Path) -> Callable[..., Path | int]:
+    """Run an experiment in this process into a folder of the test's own, (name, *arguments)."""
+    return partial(run_in, tmp_path)

@@ -27,6 +27,7 @@ from flow.backprop import (
     MaxPooling,
     Reshape,
 )
+from flow.checks import positive_integer
 from flow.precision import double_precision
 from flow.records import Options, Record, run_experiment
 
@@ -61,6 +62,10 @@ class Configuration(Options):
     """scipy method of the flow and of solve_ivp."""
     t_factor: float = 1.0
     """Factor on the flow times, for a quick look."""
+    repeats: int = 20
+    """Bare gradients that a round times, at least."""
+    save: int = 200
+    """Number of saved times of each run."""
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -77,6 +82,7 @@ def measure(
     from scipy.integrate import solve_ivp
 
     t *= config.t_factor
+    run = partial(flow.integrate, t=t, method=config.method, save=config.save, progress=False)
     hand = network.objective(*flow.datasets.digits(examples))
     auto = flow.Objective(hand.traced_value, hand.params, hand.data)
 
@@ -102,9 +108,9 @@ def measure(
     rounds: dict[str, list[float]] = {"flow": [], "solve_ivp": [], "hand / jax.grad": []}
     with double_precision():
         by_hand, by_autodiff = bare(hand), bare(auto)
-        path = flow.integrate(hand, t, method=config.method, progress=False)
+        path = run(hand)
         by_hand(), by_autodiff(), rhs(0.0, hand.theta)
-        repeats = max(20, round(0.1 / seconds(by_hand)))
+        repeats = max(config.repeats, round(0.005 * config.repeats / seconds(by_hand)))
         for _ in tqdm(range(config.rounds), desc=name, disable=config.quiet):
             # The bare gradient is timed before and after each, as the machine drifts.
             times = {"hand": [], "auto": []}
@@ -112,7 +118,7 @@ def measure(
                 times["hand"].append(seconds(by_hand))
                 times["auto"].append(seconds(by_autodiff))
             before = sum(times["hand"]) / repeats
-            path = flow.integrate(hand, t, method=config.method, progress=False)
+            path = run(hand)
             between = sum(seconds(by_hand) for _ in range(repeats)) / repeats
             calls = 0
             plain = seconds(
@@ -134,6 +140,8 @@ def measure(
 
 def experiment(config: Configuration, record: Record) -> str | None:
     """Measure every network."""
+    for option in ("rounds", "repeats"):
+        positive_integer(f"--{option}", getattr(config, option))
     rows = {name: measure(*case, config, name) for name, case in NETWORKS.items()}
     table = pd.DataFrame(rows).T.rename_axis("network")
     record.table("table", table, timings=["flow", "solve_ivp", "hand / jax.grad"])

@@ -143,7 +143,8 @@ class CompiledDriver(Driver):
         if result is not None or self._behind():
             return result
         self.latest = Point(point.t, point.y, carry.attempted)
-        self.loss = float(carry.measures[0])
+        loss, norm = np.asarray(carry.measures).tolist()
+        self.loss = loss
         status = int(carry.status)
         if status == BUDGET:
             self.meter.exhausted()
@@ -151,7 +152,6 @@ class CompiledDriver(Driver):
             return self._failed(None)
         if status == FINISHED:
             return f"reached {self._at(point.t)}"
-        loss, norm = map(float, carry.measures)
         return self._stopped({"t": point.t, "loss": loss, "gradient_norm": norm}, saved=False)
 
     def _behind(self) -> bool:

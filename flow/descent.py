@@ -198,7 +198,7 @@ def _check_optimizer(objective: Objective, optimizer: Any) -> None:
         return made.update(p, made.init(p), p, **known)[0]
 
     with double_precision(), users("optimizer.init and optimizer.update, called with θ₀"):
-        theta = jax.tree.map(jnp.asarray, objective.unflatten(objective.theta))
+        theta = objective.unflatten(objective.theta)
         updates = jax.eval_shape(first, theta)
     if jax.tree.structure(updates) != jax.tree.structure(theta):
         raise ValueError(

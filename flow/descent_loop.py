@@ -112,16 +112,16 @@ class DescentLoop:
     def begin(self) -> tuple[float, float]:
         """What the loop starts with; J and ‖∇J‖ there."""
         objective = self.objective
-        params = jax.tree.map(jnp.asarray, objective.unflatten(objective.theta))
+        params = jax.device_put(objective.unflatten(objective.theta))
         state = self.rule.optimizer(self.rule.eta).init(params)
         shuffled = self.batches is not None and self.batches.sampling == "epoch"
-        order = jnp.zeros(self.batches.examples if shuffled else 0, jnp.int32)
+        order = np.zeros(self.batches.examples if shuffled else 0, np.int32)
         # Arrays of the loop's own types, or it would be compiled again for what it returns.
         worst = -np.inf if self.ascent else np.inf
-        loss, rise, met = map(jnp.float64, (worst, 0.0, 0.0))
+        loss, rise, met = np.float64([worst, 0.0, 0.0])
         before = (params, state)
-        self.carry = Carry(
-            jnp.int64(0), params, state, before, order, loss, rise, met, jnp.int32(RUNNING)
+        self.carry = jax.device_put(
+            Carry(np.int64(0), params, state, before, order, loss, rise, met, np.int32(RUNNING))
         )
         first = self._measure()
         check_start(*first)
@@ -172,7 +172,7 @@ class DescentLoop:
 
     def _take_up(self, books: dict[str, Any]) -> None:
         """Go on from a checkpoint, once its last step has been taken again."""
-        carry = jax.tree.map(jnp.asarray, like(self.carry, books["carried"]))
+        carry = jax.device_put(like(self.carry, books["carried"]))
         if carry.k > 0:
             params, state = carry.before
             self.carry = carry._replace(k=carry.k - 1, params=params, state=state)

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from flow.compiled_driver import FIRST_CHUNK, CompiledDriver, fetch
 from flow.driver import Point, kernel_of
@@ -21,6 +20,7 @@ from flow.methods.kernel import Kernel
 from flow.methods.stepping import Limits, Tolerance
 from flow.pace import paced
 from flow.progress import Progress, progress_of
+from flow.pytrees import ravel
 from flow.recording import BudgetSpent, ObserverFailed
 from flow.sharing import padded, shared, way
 from flow.trajectory import Trajectory
@@ -36,8 +36,7 @@ class Member(CompiledDriver):
 
     def prepare(self, shared: FlatDynamics) -> np.ndarray:
         """J and ‖∇J‖ where it starts; the compiled functions are shared by all members."""
-        initial, _ = ravel_pytree(self.dynamics.initial_state())
-        self.flat = replace(shared, initial=np.array(initial))
+        self.flat = replace(shared, initial=ravel(self.dynamics.initial_state())[0])
         return self._first_look()
 
     def save_start(self) -> None:

@@ -1,9 +1,13 @@
-"""Ctrl-C at a moment that leaves everything whole."""
+"""Ctrl-C at a moment that leaves everything whole, and processes that ignore it."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+
+from tqdm import tqdm
 
 
 @contextmanager
@@ -32,3 +36,23 @@ def held_back() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if met and callable(before):
         before(*met[0])
+
+
+def ignored() -> bool:
+    """Return whether Ctrl-C does nothing in this process.
+
+    A shell's script starts what it puts in the background so, and Python keeps to it.
+    """
+    return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@cache
+def tell_if_ignored() -> None:
+    """Say on stderr, once in a process that ignores Ctrl-C, what ends a run there."""
+    if ignored():
+        tqdm.write(
+            "Ctrl-C (SIGINT) is ignored in this process, as its parent ignored it: max_seconds=, "
+            "max_gradients= or stop= end a run with what it has, and checkpoint= keeps it where "
+            "the process is killed",
+            file=sys.stderr,
+        )

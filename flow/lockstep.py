@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from flow.gaps import Gaps
+from flow.interrupts import tell_if_ignored
 from flow.progress import Progress, bar_along, pace
 from flow.threads import single_blas_thread
 from flow.trajectory import Trajectory
@@ -142,6 +143,7 @@ class Lockstep:
         if bar.disable or first is None or time.perf_counter() < self._redraw:
             return
         self._redraw = time.perf_counter() + pace()
+        tell_if_ignored()
         slowest = min(self._at.values())
         spent = sum(int(record["gradients"]) for record in self._records.values())
         told = {"loss": f"{first['loss']:.3g}"}

@@ -17,7 +17,7 @@ from flow.checks import choice, flag, function, mapping, numbers, positive_integ
 from flow.host_batches import HostBatches
 from flow.placement import find_device, placed
 from flow.precision import PrecisionWarning, coarsest_float, double_precision
-from flow.pytrees import PyTree, as_data, as_parameters, path_name, to_numpy
+from flow.pytrees import PyTree, as_data, as_parameters, path_name, ravel, unravel_like
 from flow.reduction import Reduction, check_is_mean, mesh_of, rows_of, spread, whole
 
 Theta: TypeAlias = Float64[np.ndarray, "n"]
@@ -153,8 +153,7 @@ class Objective:
         self.tally = Tally()
         with double_precision():
             self.data, self._reduction = self._split(data, batch_chunk, mesh)
-            theta, self._unravel = ravel_pytree(params64)
-        self.theta: Theta = np.array(theta)
+            self.theta, self._unravel = ravel(params64)
         self.size: int = self.theta.size
         self._structure = jax.tree.structure(params64)
         self._compiled: dict[Any, Any] = {}
@@ -236,8 +235,7 @@ class Objective:
         theta = numbers("theta", theta)
         if theta.shape != (self.size,):
             raise ValueError(f"theta must have shape ({self.size},), got {theta.shape}")
-        with double_precision():
-            return to_numpy(self._unravel(theta))
+        return unravel_like(self.params, theta)
 
     # ---- what users call: pytrees in, numpy float64 out
 

@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from flow.checks import truth
+from flow.interrupts import tell_if_ignored
 
 # A terminal or a notebook is redrawn at this pace; a log file gets a line every so many seconds.
 _LIVE_SECONDS, _LOG_SECONDS = 0.2, 30.0
@@ -64,6 +65,8 @@ class Progress:
         if time.perf_counter() < self._next:
             return
         self._next = time.perf_counter() + self._interval
+        if not self._bar.disable:
+            tell_if_ignored()
         shown = {"loss": f"{float(loss):.3g}", "gradients": f"{gradients:,}"}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(t - self._bar.n)

@@ -1,10 +1,12 @@
 """Parameters and data as pytrees: what is let in, and in which form."""
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from flow.checks import numbers
 
@@ -66,3 +68,22 @@ def rows_of(data: PyTree) -> int:
 def to_numpy(tree: PyTree) -> PyTree:
     """The same pytree with numpy float64 leaves of its own."""
     return jax.tree.map(lambda x: np.array(x, np.float64), tree)
+
+
+def ravel(tree: PyTree) -> tuple[np.ndarray, Callable[[Any], PyTree]]:
+    """Return the flat vector of a pytree of arrays, and the traced way back.
+
+    Those of `jax.flatten_util.ravel_pytree`, which compiles a program for each leaf's shape where
+    it is not traced.
+    """
+    way_back: list[Callable] = []
+    jax.eval_shape(lambda x: way_back.append(ravel_pytree(x)[1]), tree)
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]), way_back[0]
+
+
+def unravel_like(tree: PyTree, vector: np.ndarray) -> PyTree:
+    """Return a pytree like `tree` of numpy arrays of their own, whose flat vector this is."""
+    leaves, structure = jax.tree.flatten(tree)
+    ends = np.cumsum([np.size(x) for x in leaves])[:-1]
+    parts = zip(np.split(vector, ends), leaves, strict=True)
+    return jax.tree.unflatten(structure, [p.reshape(np.shape(x)).copy() for p, x in parts])

@@ -5,6 +5,8 @@ import pytest
 
 import flow
 
+pytestmark = pytest.mark.quick
+
 LAMBDA = np.array([1.0, 4.0])
 
 

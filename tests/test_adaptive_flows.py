@@ -61,6 +61,7 @@ def order(make: Any, etas: list[float], t: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("options", ENGINES)
+@pytest.mark.quick
 def test_adam_with_a_constant_gradient(options: dict):
     """Assert m̂ = g, v̂ = g², so that θ moves at g/(|g| + ε), and m = g(1 − e^{−t/τ})."""
     eta, b1, b2, eps = 0.05, 0.8, 0.95, 1e-3
@@ -95,6 +96,7 @@ def test_rmsprop_with_a_constant_gradient(options: dict):
     eta=st.floats(0.005, 0.05),
     g=st.floats(0.1, 10.0) | st.floats(-10.0, -0.1),
 )
+@pytest.mark.quick
 def test_boundary_layer_of_rmsprop(decay: float, eta: float, g: float):
     """Assert that v = 0 at the start takes θ further than unit speed by 2 ln 2·τ."""
     tau = -eta / np.log(decay)
@@ -121,6 +123,7 @@ def test_rmsprop_below_epsilon_is_preconditioned_gradient_flow():
 
 
 @pytest.mark.parametrize("options", [{}, {"engine": "jax", "method": "TSRKC3"}])
+@pytest.mark.quick
 def test_smoothed_sign_flow(options: dict):
     """Assert that u − δ artanh(δ/u) + t stays the same on J = ½x², u = √(x² + δ²)."""
     delta = 0.1
@@ -272,6 +275,7 @@ def test_moments_approach_those_of_optax(quadratic: flow.Objective):
 
 
 @pytest.mark.parametrize("kind", ["adam", "rmsprop", "sign"])
+@pytest.mark.quick
 def test_counterparts_are_those_of_optax(quadratic: flow.Objective, kind: str):
     """Assert the steps of optax's own optimizers with their defaults, at another learning rate."""
     dynamics, optimizer = {

@@ -86,6 +86,7 @@ def test_many_linear_dimensions():
     assert path.stats["hvps"] <= 120
 
 
+@pytest.mark.quick
 def test_too_large_for_jacobians():
     """Assert that beyond dense sizes a linear flow is not Radau's."""
     policy = Auto(5000, 1e-3, dense=False)
@@ -124,6 +125,7 @@ def oscillator() -> Oscillator:
 
 @pytest.mark.parametrize("method", ["RKC2", "TSRKC3", flow.methods.RKC2])
 @pytest.mark.parametrize("engine", ["scipy", "jax"])
+@pytest.mark.quick
 def test_dynamics_that_oscillate_are_refused(oscillator: Oscillator, method: Any, engine: str):
     """Assert that a declaration is enough to keep the stabilised methods out."""
     with pytest.raises(ValueError, match=r"is for a real negative spectrum.*use 'DOP853' here"):
@@ -173,6 +175,7 @@ def test_a_false_declaration_is_found_out(oscillator: Oscillator, engine: str):
         ({"method": "RKC"}, "Did you mean 'RKC2'"),
     ],
 )
+@pytest.mark.quick
 def test_pairs_that_do_not_go_together(oscillator: Oscillator, arguments: dict, message: str):
     """Assert that the message names the remedy."""
     with pytest.raises(ValueError, match=message):

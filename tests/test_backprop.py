@@ -101,6 +101,7 @@ def linear() -> dict[str, np.ndarray]:
     return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
 
 
+@pytest.mark.quick
 def test_lemma_of_linear_parameters(linear: dict[str, np.ndarray]):
     """Assert that lemma 1 is the 3-tensor ∂z_i/∂W_jk = δ_ij u_k summed against ∂J/∂z, and a VJP."""
     W, b, u, dz = linear.values()
@@ -117,6 +118,7 @@ def test_lemma_of_linear_parameters(linear: dict[str, np.ndarray]):
     assert db.shape == b.shape
 
 
+@pytest.mark.quick
 def test_lemma_of_linear_input(linear: dict[str, np.ndarray]):
     """Assert that lemma 3 is Σ_i ∂J/∂z_i W_ik, branch by branch, and a VJP."""
     W, _, u, dz = linear.values()
@@ -129,6 +131,7 @@ def test_lemma_of_linear_input(linear: dict[str, np.ndarray]):
     assert du.shape == u.shape
 
 
+@pytest.mark.quick
 def test_lemma_of_activation():
     """Assert that lemma 2 is the diagonal Jacobian of σ against ∂J/∂a, and a VJP."""
     rng = np.random.default_rng(1)
@@ -146,6 +149,7 @@ def test_lemma_of_activation():
 
 
 @pytest.mark.parametrize("name", ACTIVATION)
+@pytest.mark.quick
 def test_activation(name: str):
     """Assert σ and σ′ against an independent formula and its autodiff, near 0 and far out."""
     z = np.concatenate([np.linspace(-8, 8, 161), [-1e-3, 1e-3, -20.0, 20.0]])
@@ -244,6 +248,7 @@ def test_gradient_is_autodiff(activation: str, loss: str):
     ("activation", "loss"),
     [("tanh", "mse"), ("gelu", "cross_entropy"), ("softplus", "binary_cross_entropy")],
 )
+@pytest.mark.quick
 def test_gradient_is_finite_differences(activation: str, loss: str):
     """Assert ∇J against central differences of J, entry by entry."""
     rng = np.random.default_rng(8)
@@ -305,6 +310,7 @@ def test_balanced_quantities_do_not_move():
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
+@pytest.mark.quick
 def test_forward_pass_is_done_once(layers: int):
     """Assert 3L − 1 matrix products in the compiled ∇J: L forward, L for W, L − 1 for inputs."""
     rng = np.random.default_rng(0)
@@ -319,6 +325,7 @@ def test_forward_pass_is_done_once(layers: int):
 # ---- chains
 
 
+@pytest.mark.quick
 def test_tied_layers_sum_their_gradients():
     """Assert that a layer used twice has the sum of the gradients of its untied copies."""
     rng = np.random.default_rng(4)
@@ -361,6 +368,7 @@ def columns(*entries: float) -> jax.Array:
     return jnp.asarray([list(entries)])
 
 
+@pytest.mark.quick
 def test_mse_is_half_the_sum_over_outputs_and_the_mean_over_examples():
     """Assert the mean squared error against an explicit loop."""
     rng = np.random.default_rng(0)
@@ -419,6 +427,7 @@ def test_cross_entropy_at_huge_logits():
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+@pytest.mark.quick
 def test_network_at_huge_logits(loss: str):
     """Assert that a network whose logits are ±1e4, all wrong, has a finite loss and gradient."""
     objective = flow.MLP([1, 2], bias=False).objective([[1.0]], [[0.0, 1.0]], loss=loss)
@@ -430,6 +439,7 @@ def test_network_at_huge_logits(loss: str):
 # ---- initialisation
 
 
+@pytest.mark.quick
 def test_lecun_initialisation_is_numpy_layer_by_layer():
     """Assert that θ₀ is drawn from default_rng(seed), in order, with std 1/√fan_in and b = 0."""
     rng = np.random.default_rng(0)

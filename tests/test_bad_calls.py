@@ -12,6 +12,7 @@ SHARE = "0.5"
 
 
 @pytest.mark.parametrize(("part", "least"), [("doors", 1300), ("runs", 700)])
+@pytest.mark.large
 def test_generated_bad_calls(part: str, least: int):
     """Assert that there is no fault, in a process in which conftest checks no types."""
     script = Path(__file__).with_name("bad_targets.py")

@@ -11,6 +11,8 @@ import pytest
 
 import flow
 
+pytestmark = pytest.mark.quick
+
 X, Y = flow.datasets.digits(20)
 
 

@@ -97,6 +97,7 @@ def test_two_directions(method: str):
     )
 
 
+@pytest.mark.quick
 def test_arrives_and_leaves():
     """Assert the closed form of a direction that comes to the edge, rests there, and leaves."""
     eta = 1e-3
@@ -170,6 +171,7 @@ def test_one_direction_too_many():
     assert path.t[-1] < 6.0
 
 
+@pytest.mark.quick
 def test_bad_input():
     """Assert errors that name the value met and the remedy."""
     objective = flow.networks.chebyshev()

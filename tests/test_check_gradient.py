@@ -81,6 +81,7 @@ def test_the_size_of_the_error():
 
 
 @pytest.mark.parametrize(("width", "mistake"), [(3, jnp.transpose), (2, None)])
+@pytest.mark.quick
 def test_a_transposed_weight(width: int, mistake: Any):
     """Assert that Gᵀ is recognised, of a square W and of one put back into shape."""
     mistake = mistake or (lambda g: g.T.reshape(g.shape))
@@ -90,6 +91,7 @@ def test_a_transposed_weight(width: int, mistake: Any):
     assert flipped.worst.diagnosis == "transposed, sign flipped"
 
 
+@pytest.mark.quick
 def test_one_wrong_entry_is_the_worst_entry():
     """Assert that its index, the gradient's value and the right value are reported."""
     objective = problem(planted("W", lambda g: g.at[2, 1].add(0.01)))
@@ -161,6 +163,7 @@ def test_zero_gradients_pass():
     ("x", "checked"),
     [(1e-2, "all"), (2e-4, "all"), (1e-9, "all, 1 unresolved"), (0.0, "all, 1 un")],
 )
+@pytest.mark.quick
 def test_a_kink_within_the_step(x: float, checked: str):
     """Assert that a step that crosses a kink is cut, and at the kink the entry is left out."""
     objective = flow.Objective(

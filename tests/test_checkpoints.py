@@ -147,6 +147,7 @@ def test_noise_goes_on_along_its_path(tmp_path: Path, monkeypatch: pytest.Monkey
         assert_same(flow.resume(copy, dynamics, progress=False), whole)
 
 
+@pytest.mark.large
 def test_killed_runs_go_on(run_here: Callable):
     """Assert the same after SIGKILL at a random moment, of three runs side by side."""
     folder = run_here("interrupted", "--kills", "1", "--t", "400", "--window", "0.3")
@@ -156,6 +157,7 @@ def test_killed_runs_go_on(run_here: Callable):
     assert table["killed"].sum() >= 2
 
 
+@pytest.mark.quick
 def test_rows_are_written_once_and_two_states_kept(tmp_path: Path):
     """Assert what lies in the folder: every saved row in one file, and the last two states."""
     often = flow.Checkpoint(tmp_path / "run", gradients=50)
@@ -222,6 +224,7 @@ def test_a_harmed_checkpoint_is_told_and_the_one_before_taken(kept: Path, harm: 
         assert_same(flow.resume(kept, OBJECTIVE, progress=False), whole)
 
 
+@pytest.mark.quick
 def test_no_checkpoint_that_can_be_read(kept: Path):
     """Assert an error where all are harmed, with nothing changed on the disk."""
     for file in _states(kept):
@@ -232,6 +235,7 @@ def test_no_checkpoint_that_can_be_read(kept: Path):
     assert {f: f.read_bytes() for f in kept.iterdir()} == before
 
 
+@pytest.mark.quick
 def test_nothing_in_a_file_is_executed(kept: Path):
     """Assert that a pickle in the place of an array is refused, not loaded."""
 
@@ -292,6 +296,7 @@ def test_another_optimizer_is_refused(tmp_path: Path):
         flow.resume(tmp_path / "run", flow.GradientFlow(OBJECTIVE))
 
 
+@pytest.mark.quick
 def test_rounding_is_told(kept: Path):
     """Assert a warning where only the last bits differ, as on another machine."""
     facts = read(kept / "run.npz")
@@ -302,6 +307,7 @@ def test_rounding_is_told(kept: Path):
         flow.resume(kept, OBJECTIVE)
 
 
+@pytest.mark.quick
 def test_a_folder_in_use_is_refused(kept: Path, tmp_path: Path):
     """Assert that no run is overwritten, and what else a folder may not be."""
     with pytest.raises(FileExistsError, match=r"go on with flow\.resume"):
@@ -378,6 +384,7 @@ def test_another_precision_or_noise_is_refused(tmp_path: Path):
         flow.resume(tmp_path / "noisy", OBJECTIVE, optimizer=optax.noisy_sgd(0.05, key=0))
 
 
+@pytest.mark.quick
 def test_any_bit_of_a_file(kept: Path):
     """Assert that a flipped one is told as unreadable, or changes nothing that is read."""
     (file, *_) = sorted(kept.glob("state-*.npz"))

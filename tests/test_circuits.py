@@ -140,6 +140,7 @@ def test_gradient_grows_linearly_over_three_decades():
     np.testing.assert_allclose(list(evaluation.outputs.values()), expected, rtol=1e-14)
 
 
+@pytest.mark.quick
 def test_products_grow_linearly():
     """Assert ∇²f·v's counted size proportional to N, by the theorem applied twice."""
     sizes = []
@@ -160,6 +161,7 @@ def test_powers_at_worst_stay_below_ten():
     assert 8 * circuit.size < circuit.gradient().size <= 10 * circuit.size
 
 
+@pytest.mark.quick
 def test_products_and_sums_stay_below_five():
     """Assert the constant of + − ×: x ← x·x + x·y a hundred times."""
     x, y = variable("x"), variable("y")
@@ -184,6 +186,7 @@ def test_deep_circuits_do_not_recurse():
 # ---- the shipped circuits
 
 
+@pytest.mark.quick
 def test_product_of_sum():
     """Assert L = c(a + 2b) = 20 and c, 2c, a + 2b with each branch's term in the table."""
     evaluation = product_of_sum().evaluate({"a": 3.0, "b": 1.0, "c": 4.0})
@@ -204,6 +207,7 @@ def two_two_two_formula(w: jax.Array) -> jax.Array:
     return 0.5 * jnp.sum((o - jnp.array([0.01, 0.99])) ** 2)
 
 
+@pytest.mark.quick
 def test_two_two_two():
     """Assert value and ∂L/∂w₁..w₈ against the matrix form; ∂L/∂h₁ is the sum of two terms."""
     w = np.random.default_rng(1).standard_normal(8)
@@ -221,6 +225,7 @@ def test_two_two_two():
         assert b.term == b.child_derivative * b.local_derivative
 
 
+@pytest.mark.quick
 def test_tied_weight():
     """Assert dL/dw = 2wx(w²x − y), the sum of the two layers' terms."""
     evaluation = tied_weight(x=2.0, y=1.0).evaluate({"w": 1.5})
@@ -243,6 +248,7 @@ def test_objective_is_the_circuit():
     np.testing.assert_allclose(objective.flat_hvp(w, v), product, rtol=1e-11)
 
 
+@pytest.mark.quick
 def test_flow_of_a_circuit():
     """Assert that the tied circuit's gradient flow is u(t) = s/(1 − (1 − s/u₀)e^{−4st}), u = w².
 
@@ -257,6 +263,7 @@ def test_flow_of_a_circuit():
 # ---- kinks
 
 
+@pytest.mark.quick
 def test_slope_of_relu_at_zero_is_zero():
     """Assert relu′(0) = 0 in numbers, in the gradient circuit and in JAX, and no smoothness."""
     x = variable("x")
@@ -281,6 +288,7 @@ def test_powers_at_zero():
 # ---- bad input
 
 
+@pytest.mark.quick
 def test_undefined_values_name_the_node():
     """Assert that 1/0, log and sqrt of a negative, a root and an overflow name their node."""
     x, y = variable("x"), variable("y")
@@ -357,6 +365,7 @@ def test_names_are_of_one_node():
 # ---- the drawing
 
 
+@pytest.mark.quick
 def test_drawing_shows_values_and_derivatives():
     """Assert that every node's value and derivative stand in the axes that are returned."""
     figure, ax = plt.subplots()

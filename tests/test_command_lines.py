@@ -20,6 +20,7 @@ OF_ALL = {"out", "quiet"}  # read by `run_experiment`, and by every progress bar
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+@pytest.mark.quick
 def test_no_option_is_parsed_and_ignored(script: Path):
     """Assert that every option is read by name, has a text, and that the clock is told."""
     tree = ast.parse(script.read_text())
@@ -48,8 +49,6 @@ def test_no_option_is_parsed_and_ignored(script: Path):
         assert re.search("learning rate × steps|units of t|√|clock", script.read_text())
 
 
-# A test runner in the background ignores SIGINT, and so would what it starts.
-HEED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 # What is kept is at most 8 kB.
 SMALL_FILES = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))"
 
@@ -69,7 +68,7 @@ def start(script: str, *arguments: str, out: Path, first: str = "pass") -> subpr
 
 def test_ctrl_c_leaves_a_valid_partial_run(tmp_path: Path):
     """Assert exit code 130, and a record of the run in progress, which can be read and drawn."""
-    process = start("gd_vs_flow", "--t", "1e6", "--hidden", "3", out=tmp_path, first=HEED)
+    process = start("gd_vs_flow", "--t", "1e6", "--hidden", "3", out=tmp_path)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("*/*/configuration.json")) and time.monotonic() < deadline:
         time.sleep(0.1)

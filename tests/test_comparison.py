@@ -14,6 +14,7 @@ def problem() -> flow.exact.Exact:
     return flow.exact.quadratic(np.diag([1.0, 6.0]), np.array([2.0, 1.0]))
 
 
+@pytest.mark.quick
 def test_distance_at_times_that_nobody_saved(problem: flow.exact.Exact):
     """Assert the exact distance where linear interpolation between saves would be off by far."""
     path = flow.integrate(problem.objective, 3.0, save=5, rtol=1e-9, atol=1e-12)
@@ -35,6 +36,7 @@ def test_distance_at_times_that_nobody_saved(problem: flow.exact.Exact):
     np.testing.assert_allclose(comparison.loss_gap, steps.loss - flow_loss, rtol=0, atol=1e-8)
 
 
+@pytest.mark.quick
 def test_nearest_distance_of_a_run_that_only_lags():
     """Assert that a run that is late on the same curve is at distance 0 from it."""
     # θ̇ = −∇J along a straight line: GD stays on it, and lags or leads.
@@ -57,6 +59,7 @@ def test_nearest_distance_on_a_bent_curve(problem: flow.exact.Exact):
     assert comparison.nearest_distance[2] < 0.8 * comparison.distance[2]
 
 
+@pytest.mark.quick
 def test_angle_between_velocities():
     """Assert the angle between what both moved over an interval, small angles included."""
     objective = flow.Objective(lambda x: 0.5 * x @ np.diag([1.0, 3.0]) @ x, np.array([1.0, 1.0]))
@@ -69,6 +72,7 @@ def test_angle_between_velocities():
     assert angle[1] == pytest.approx(np.degrees(np.arccos(cosine)), rel=1e-6)
 
 
+@pytest.mark.quick
 def test_first_passage_and_table(problem: flow.exact.Exact):
     """Assert the first matched time at which a gap is passed, and one row a run in the table."""
     path = flow.integrate(problem.objective, 3.0)
@@ -107,6 +111,7 @@ def test_a_longer_run_is_compared_up_to_the_end(problem: flow.exact.Exact):
     assert flow.compare(path, shorter).t[-1] == 0.5
 
 
+@pytest.mark.quick
 def test_error_bar_is_the_error(problem: flow.exact.Exact):
     """Assert that the error bar estimates the true error within a factor of 3."""
     for settings in (
@@ -132,6 +137,7 @@ def test_compare_warns_of_a_careless_reference():
         flow.compare(flow.integrate(problem.objective, 4.0), steps)
 
 
+@pytest.mark.quick
 def test_order_of_gradient_descent_is_one():
     """Assert slope 1.00 ± 0.05 of ‖GD − flow‖ against η, on digits."""
     objective = flow.MLP([64, 8, 10]).objective(*flow.datasets.digits(100), seed=0)

@@ -1,7 +1,6 @@
 """The cost theorem, measured by the experiment at a small size."""
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +8,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-SCRIPT = Path(__file__).parent.parent / "experiments" / "cost_of_gradients.py"
 
-
-def run(*arguments: str, out: Path) -> subprocess.CompletedProcess:
-    """Run the experiment into a folder of its own."""
-    return subprocess.run(
-        [sys.executable, SCRIPT, *arguments, "--quiet", "--out", out],
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_slopes_and_ratios(tmp_path: Path):
+def test_slopes_and_ratios(run_here: Callable):
     """Assert slopes 1 of gradient and HVP, 2 of differences; at most 4 and 10 forward passes."""
     sizes = ["--widths", "8", "32", "256", "--circuit-inputs", "32", "320", "3200"]
-    answer = run(*sizes, "--repeats", "1", "--differences", "4", out=tmp_path)
-    assert answer.returncode == 0, answer.stderr
-    (folder,) = (tmp_path / "cost_of_gradients").iterdir()
+    folder = run_here("cost_of_gradients", *sizes, "--repeats", "1", "--differences", "4")
     slopes = pd.read_csv(folder / "slopes.csv", index_col=0)
     expected = {"forward": 1, "gradient": 1, "hvp": 1, "differences": 2}
     for name, slope in expected.items():
@@ -52,10 +38,16 @@ def test_slopes_and_ratios(tmp_path: Path):
         (["--repeats", "0"], "--repeats must be a positive integer"),
     ],
 )
-def test_refuses_what_makes_no_sense(tmp_path: Path, arguments: list, message: str):
+def test_refuses_what_makes_no_sense(
+    run_here: Callable,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    arguments: list,
+    message: str,
+):
     """Assert a sentence, no traceback and no folder."""
-    answer = run(*arguments, out=tmp_path)
-    assert answer.returncode == 2
-    assert message in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert run_here("cost_of_gradients", *arguments) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
     assert list(tmp_path.glob("*/*")) == []

@@ -8,6 +8,8 @@ import pytest
 
 import flow
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(scope="module")
 def regression() -> flow.Objective:
@@ -134,6 +136,31 @@ def test_gradients_are_the_steps(regression: flow.Objective):
     stats = flow.descend(regression, 0.05, steps=40, save=5).stats
     assert stats["gradients"] == 40 + stats["save_gradients"]
     assert stats["save_gradients"] <= 6
+
+
+@pytest.mark.parametrize(
+    ("learning_rate", "ending"), [(0.2, "reached"), (0.1, "stopped"), (0.5, "diverged")]
+)
+def test_every_gradient_is_counted(learning_rate: float, ending: str):
+    """Assert the number of gradients against a tally of the calls themselves, however it ends."""
+    calls = []
+
+    def gradient(x: jax.Array) -> jax.Array:
+        jax.debug.callback(calls.append, x[0])
+        return 9.0 * x
+
+    objective = flow.Objective(lambda x: 4.5 * x @ x, np.array([1.0]), gradient=gradient)
+    calls.clear()
+    run = flow.descend(objective, learning_rate, 900, save=3, stop=flow.stop.loss(1e-300))
+    jax.effects_barrier()
+    assert run.result.startswith(ending)
+    assert run.stats["gradients"] == len(calls)
+
+
+def test_times_between_two_steps_are_saved_at_the_nearer_one(regression: flow.Objective):
+    """Assert it of times a little before and a little after a step."""
+    run = flow.descend(regression, 0.1, steps=10, save=[0.0, 0.26, 0.74, 1.0])
+    np.testing.assert_allclose(run.t, [0.0, 0.3, 0.7, 1.0], rtol=1e-14)
 
 
 def test_largest_rise_is_over_all_steps():

@@ -53,6 +53,7 @@ def assert_same(member: flow.Trajectory, alone: flow.Trajectory) -> None:
         assert mine == (other if other is None else pytest.approx(other, rel=1e-12, abs=1e-13))
 
 
+@pytest.mark.quick
 def test_closed_form(quadratic: flow.Objective):
     """Assert θ_k = (1 − η)^k θ₀ at t = ηk for each η, and to the same t by steps of its own."""
     runs = flow.descend(quadratic, RATES, 20, save=21, progress=False)
@@ -224,6 +225,7 @@ def test_a_stop_that_only_the_loop_sees(quadratic: flow.Objective, monkeypatch: 
         ({"learning_rate": [0.1], "devices": jax.devices() * 2}, "devices has one twice"),
     ],
 )
+@pytest.mark.quick
 def test_what_makes_no_ensemble(quadratic: flow.Objective, options: dict, message: str):
     """Assert that each is refused by its name, the value met and the remedy."""
     with pytest.raises(ValueError, match=message):

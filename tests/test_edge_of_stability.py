@@ -9,6 +9,27 @@ import pytest
 import flow
 
 
+@pytest.mark.quick
+def test_sharpness_rises_to_the_edge():
+    """Assert the flow's λ_max, 2.95 → 31, and that of descent, which leaves the flow at 2/η."""
+    objective, eta = flow.networks.chebyshev(3, seed=0), 0.08
+    late = [900.0, *np.linspace(1900.0, 2000.0, 5)]
+    path = flow.integrate(objective, 2000.0, method="TSRKC3", save=late, progress=False)
+    steps = flow.descend(objective, eta, 25_000, save=late, progress=False)
+    flowing, stepping = (
+        [flow.sharpness(objective, run.params(i)) for i in range(len(late))]
+        for run in (path, steps)
+    )
+    assert flow.sharpness(objective, objective.params) == pytest.approx(2.95, rel=0.01)
+    assert flowing[-1] == pytest.approx(31.0, rel=0.02)
+    assert stepping[0] == pytest.approx(flowing[0], rel=0.01)
+    assert stepping[0] < 2.0 / eta
+    assert np.median(stepping[1:]) == pytest.approx(2.0 / eta, rel=0.01)
+    distance = np.linalg.norm(path.theta - steps.theta, axis=1)
+    assert distance[0] < 0.01
+    assert distance[-1] > 0.5
+
+
 def test_edge_of_stability(run_here: Callable):
     """Assert when limits are met, that sharpness stays at them, and that the flow is left there."""
     folder = run_here(

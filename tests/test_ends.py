@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import flow
+from flow.interrupts import tell_if_ignored
 
 ADAPTIVE = ["RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA"]
 
@@ -113,6 +114,7 @@ def test_blow_up_in_finite_time(loss: Callable, start: float, end: float, method
 
 
 @pytest.mark.parametrize("save", [2, 11, 1001])
+@pytest.mark.quick
 def test_gradient_descent_diverges(valley: flow.Objective, save: int):
     """Assert that the step and the value met are named, and that all that is kept is finite."""
     path = flow.descend(valley, 5.0, 1000, save=save)
@@ -140,6 +142,7 @@ def test_gradient_descent_that_ends_as_it_diverges(valley: flow.Objective, steps
 # ---- kinks
 
 
+@pytest.mark.quick
 def test_relu_stalls_at_a_kink(relu: flow.Objective):
     """Assert that the budget, its name and the way through are told, and the budget is kept."""
     path = flow.integrate(relu, 50.0, max_gradients=5000)
@@ -154,6 +157,7 @@ def test_relu_stalls_at_a_kink(relu: flow.Objective):
 
 
 @pytest.mark.parametrize(("method", "step"), [("Euler", 0.05), ("RK4", 0.2)])
+@pytest.mark.quick
 def test_fixed_steps_go_through_kinks(relu: flow.Objective, method: str, step: float):
     """Assert that Euler and RK4 reach the end where error control does not."""
     path = flow.integrate(relu, 50.0, method=method, step=step, max_gradients=5000)
@@ -177,6 +181,7 @@ def test_max_steps(small: flow.Objective, method: str):
 
 @pytest.mark.parametrize("method", ["RK45", "DOP853"])
 @pytest.mark.parametrize("budget", [1, 2, 3, 50, 333])
+@pytest.mark.quick
 def test_max_gradients(small: flow.Objective, method: str, budget: int):
     """Assert that a budget is used up, to less than what one more step costs, and never more."""
     path = flow.integrate(small, 50.0, method=method, max_gradients=budget)
@@ -196,6 +201,7 @@ def test_max_gradients_of_implicit_methods(small: flow.Objective, method: str, b
     assert path.stats["gradients"] + 2 * path.stats["hvps"] <= budget
 
 
+@pytest.mark.quick
 def test_counts_add_up(small: flow.Objective):
     """Assert that the gradients are those at θ₀, of the first step, of each attempt and save."""
     path = flow.integrate(small, 5.0, method="RK45", save=30)
@@ -268,6 +274,7 @@ def test_an_end_before_the_first_saved_time(valley: flow.Objective, ending: dict
 
 @pytest.mark.parametrize("calls", [2, 3, 5, 8])
 @pytest.mark.parametrize("save", [10, 100])
+@pytest.mark.quick
 def test_interrupted_flow(valley: flow.Objective, save: int, calls: int):
     """Assert that Ctrl-C leaves the rows of an undisturbed run, up to the last accepted step."""
     path = flow.integrate(valley, 3.0, save=save, observe={"calls": after(calls, interrupt)})
@@ -276,6 +283,25 @@ def test_interrupted_flow(valley: flow.Objective, save: int, calls: int):
     whole = flow.integrate(valley, 3.0, save=path.t)
     np.testing.assert_array_equal(whole.theta, path.theta)
     assert len(path.observed["calls"]) == len(path.t)
+
+
+@pytest.mark.quick
+def test_ctrl_c_that_the_parent_ignored(
+    valley: flow.Objective, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """Assert that it does nothing, which is said once, with what ends a run in its place."""
+    monkeypatch.setattr("flow.progress.pace", lambda: 0.0)
+    tell_if_ignored.cache_clear()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for _ in range(2):
+            path = flow.integrate(valley, 3.0, save=10, observe={"calls": after(5, interrupt)})
+            assert path.result == "reached t = 3"
+    finally:
+        signal.signal(signal.SIGINT, before)
+    told = capsys.readouterr().err
+    assert told.count("Ctrl-C (SIGINT) is ignored in this process") == 1
+    assert "max_seconds=, max_gradients= or stop= end a run" in told
 
 
 def test_interrupted_flow_keeps_its_books(valley: flow.Objective):
@@ -333,6 +359,7 @@ def test_ctrl_c_at_any_moment_of_a_descent(small: flow.Objective):
     np.testing.assert_array_equal(whole.theta[-1], path.theta[-1])
 
 
+@pytest.mark.quick
 def test_interrupted_descent(valley: flow.Objective):
     """Assert that Ctrl-C between two steps keeps the rows so far and the step that was reached."""
     observe = {"calls": after(4, interrupt)}
@@ -347,6 +374,7 @@ def test_interrupted_descent(valley: flow.Objective):
 
 
 @pytest.mark.parametrize("save", [10, 100])
+@pytest.mark.quick
 def test_observer_fails_half_way_along_a_flow(valley: flow.Objective, save: int):
     """Assert that the run ends with what it has and names the observer and its exception."""
     path = flow.integrate(valley, 3.0, save=save, observe={"acc": after(5, boom)})
@@ -412,6 +440,7 @@ def test_stop_is_tested_at_each_accepted_step(small: flow.Objective, method: str
 
 
 @pytest.mark.parametrize("of", ["loss", "gradient_norm"])
+@pytest.mark.quick
 def test_stop_is_tested_at_each_step_of_a_descent(valley: flow.Objective, of: str):
     """Assert that gradient descent stops at the first step that meets a condition."""
     k = np.arange(1001)

@@ -40,6 +40,7 @@ print(sizes[0], max(sizes))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.large
 def test_a_hundred_runs_take_no_more_memory_than_the_first(tmp_path: Path):
     """Assert resident memory within 5 % over a hundred runs, new objectives among them."""
     done = subprocess.run(

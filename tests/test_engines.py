@@ -68,6 +68,7 @@ def closed_forms() -> dict[str, tuple[flow.exact.Exact, float]]:
         ("logistic", "TSRKC3"),
     ],
 )
+@pytest.mark.quick
 def test_closed_forms(name: str, method: str):
     """Assert that the error is at most ten times rtol at every saved time."""
     problem, t = closed_forms()[name]
@@ -118,6 +119,7 @@ def test_runge_kutta_beside_scipys(small: flow.Objective, method: str, peer: str
 
 
 @pytest.mark.parametrize("method", ["TSRKC3", "Dopri8"])
+@pytest.mark.quick
 def test_every_evaluation_is_counted(method: str):
     """Assert the number of gradients against a tally of the calls themselves."""
     calls = []
@@ -389,6 +391,7 @@ def test_single_precision():
         ("TSRKC3", 8e-7, 1e-7, 7200),
     ],
 )
+@pytest.mark.usefixtures("optimised")
 def test_digits(method: str, rtol: float, error: float, ceiling: int):
     """Assert what an error of 1e-3, 1e-5 and 1e-7 costs at T = 1,000."""
     objective, exact = digits()

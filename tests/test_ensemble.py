@@ -102,6 +102,7 @@ def test_large_networks_take_turns(network: tuple):
     assert ways == [side_by_side, in_turn if jax.default_backend() == "cpu" else side_by_side]
 
 
+@pytest.mark.quick
 def test_closed_form():
     """Assert each member's flow of a quadratic, x(t) = e^{−Ht}x₀, at every saved time."""
     H, starts = np.array([[3.0, 1.0], [1.0, 2.0]]), np.array([[1.0, 0.0], [-2.0, 5.0], [0.0, 0.1]])
@@ -366,6 +367,7 @@ def test_an_ensemble_is_no_single_run(well: flow.Objective):
         (np.array([[1.0, 1.0], [1.0, -1.0]]), "ensemble member 1: loss is nan at the initial"),
     ],
 )
+@pytest.mark.quick
 def test_bad_ensembles(given: Any, message: str):
     """Assert that each is refused by its name, the value met and the remedy."""
     objective = flow.Objective(lambda p: jax.numpy.sqrt(p["x"]).sum(), {"x": np.ones(2)})

@@ -1,8 +1,9 @@
-"""The experiments at a small size, run as a user runs them."""
+"""The experiments at a small size: one as a user runs it, the others in the tests' process."""
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +14,15 @@ from PIL import Image
 import flow
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["--examples", "40", "--test", "50", "--hidden", "4", "--t", "2", "--save", "9", "--quiet"]
+SMALL = ["--examples", "40", "--test", "50", "--hidden", "4", "--t", "2", "--save", "9"]
 
 
-def run(script: str, *arguments: str, out: Path) -> subprocess.CompletedProcess:
-    """Run an experiment into a folder of its own."""
-    return subprocess.run(
-        [sys.executable, ROOT / "experiments" / script, *arguments, "--out", out],
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_gd_vs_flow_writes_a_run_folder(tmp_path: Path):
+def test_gd_vs_flow_writes_a_run_folder(run_here: Callable, tmp_path: Path):
     """Assert figure, runs, table and configuration, whose numbers are those of the runs."""
     rates = ("0.02", "0.004")
-    answer = run("gd_vs_flow.py", *SMALL, "--learning-rates", *rates, out=tmp_path)
+    script = ROOT / "experiments" / "gd_vs_flow.py"
+    command = [script, *SMALL, "--quiet", "--learning-rates", *rates, "--out", tmp_path]
+    answer = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     (folder,) = (tmp_path / "gd_vs_flow").iterdir()
     names = {"flow.nc", "descent-1.nc", "descent-2.nc", "figure.png", "table.csv"}
@@ -52,8 +46,7 @@ def test_gd_vs_flow_writes_a_run_folder(tmp_path: Path):
         assert figure.info["Source"] == str(folder)
     assert str(folder / "figure.png") in answer.stdout
 
-    again = run("gd_vs_flow.py", *SMALL, "--learning-rates", *rates, out=tmp_path)
-    assert again.returncode == 0
+    run_here("gd_vs_flow", *SMALL, "--learning-rates", *rates)
     assert len(list((tmp_path / "gd_vs_flow").iterdir())) == 2  # nothing is overwritten
 
 
@@ -68,25 +61,27 @@ def test_gd_vs_flow_writes_a_run_folder(tmp_path: Path):
         (["--t", "-1"], "--t must be positive"),
     ],
 )
-def test_gd_vs_flow_refuses_what_makes_no_sense(tmp_path: Path, arguments: list, message: str):
+def test_gd_vs_flow_refuses_what_makes_no_sense(
+    run_here: Callable,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    arguments: list,
+    message: str,
+):
     """Assert a sentence, no traceback and no folder for options that do not go together."""
-    answer = run("gd_vs_flow.py", "--quiet", *arguments, out=tmp_path)
-    assert answer.returncode == 2
-    assert message in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert run_here("gd_vs_flow", *arguments) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
     assert list(tmp_path.glob("*/*")) == []
 
 
-def test_rk_methods_tabulates_every_method(tmp_path: Path):
+def test_rk_methods_tabulates_every_method(run_here: Callable):
     """Assert errors below 100 rtol for every method, and implicit ones refused above 2,000."""
-    answer = run(
-        "rk_methods.py",
+    folder = run_here(
+        "rk_methods",
         *("--examples", "40", "--hidden", "1", "28", "--t", "1", "--rtols", "1e-3", "1e-5"),
-        "--quiet",
-        out=tmp_path,
     )
-    assert answer.returncode == 0, answer.stderr
-    (folder,) = (tmp_path / "rk_methods").iterdir()
     table = pd.read_csv(folder / "table.csv")
     narrow, wide = (of for _, of in table.groupby("network", sort=False))
     assert len(narrow) == 12
@@ -96,20 +91,21 @@ def test_rk_methods_tabulates_every_method(tmp_path: Path):
     assert (folder / "figure.png").stat().st_size > 10_000
 
 
-def test_overhead_reports_ratios(tmp_path: Path):
+def test_overhead_reports_ratios(run_here: Callable):
     """Assert a row for each network, the counts and positive ratios (their size is no test)."""
-    answer = run("overhead.py", "--rounds", "1", "--t-factor", "0.01", "--quiet", out=tmp_path)
-    assert answer.returncode == 0, answer.stderr
-    (table,) = tmp_path.glob("overhead/*/table.csv")
-    found = pd.read_csv(table)
+    small = ["--rounds", "1", "--t-factor", "0.01", "--repeats", "1", "--save", "2"]
+    folder = run_here("overhead", *small)
+    found = pd.read_csv(folder / "table.csv")
     assert list(found["parameters"]) == [2410, 55210, 794]
     assert np.all(found[["flow", "solve_ivp", "hand / jax.grad"]] > 0)
 
 
-def test_an_unwritable_place_is_told_before_anything_is_computed(tmp_path: Path):
+def test_an_unwritable_place_is_told_before_anything_is_computed(
+    run_in: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+):
     """Assert a sentence at once where the run folder can't be made."""
     (tmp_path / "file").touch()
-    answer = run("gd_vs_flow.py", "--quiet", "--t", "1e6", out=tmp_path / "file")
-    assert answer.returncode == 2
-    assert "--out" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert run_in(tmp_path / "file", "gd_vs_flow", "--t", "1e6") == 2
+    told = capsys.readouterr().err
+    assert "--out" in told
+    assert "Traceback" not in told

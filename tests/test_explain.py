@@ -169,6 +169,7 @@ def test_products_are_what_they_say():
         np.testing.assert_allclose(multiplied(turned, True), g.T, rtol=0, atol=1e-15)
 
 
+@pytest.mark.quick
 def test_rules_and_symbols_in_the_order_of_the_backward_pass():
     """Assert the names of 2-3-2's nodes, last first, and of their lemmas."""
     assert [(row.symbol, row.rule.name) for row in flow.explain(networks.two_three_two()).rows] == [
@@ -184,6 +185,7 @@ def test_rules_and_symbols_in_the_order_of_the_backward_pass():
     ]
 
 
+@pytest.mark.quick
 def test_tied_weights_are_a_branch_sum():
     """Assert that both uses stand as terms, and where the sum is complete."""
     table = explained("tied")
@@ -196,6 +198,7 @@ def test_tied_weights_are_a_branch_sum():
 # ---- the dimension puzzle
 
 
+@pytest.mark.quick
 def test_the_dimension_puzzle():
     """Assert the shapes of the classic: 2×1 · 2×3 · 3×1 · 1×2 does not multiply."""
     puzzle = flow.explain(networks.two_three_two()).dimension_puzzle("W1")
@@ -299,6 +302,7 @@ def test_a_wrong_weight_gradient_shows_in_its_row_alone(layer: type, diagnosis: 
     assert table["W2"].rule.name == "lemma 1"  # what it should be
 
 
+@pytest.mark.quick
 def test_a_wrong_pull_back_shows_from_there_on():
     """Assert that A₁ and all that is computed from it fail, and nothing before."""
     table = planted(NotTransposed)

@@ -1,8 +1,11 @@
 """Gradient descent is Euler's method on gradient flow."""
 
 import numpy as np
+import pytest
 
 import flow
+
+pytestmark = pytest.mark.quick
 
 
 def test_euler_on_the_flow_is_gradient_descent():

@@ -3,12 +3,15 @@
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = (
     "scipy.integrate scipy.special scipy.sparse optax diffrax matfree matplotlib xarray pandas "
     "sklearn networkx h5py tyro"
 )
 
 
+@pytest.mark.quick
 def test_heavy_libraries_come_in_where_they_are_used():
     """Assert that none is imported with flow, and that methods are found all the same."""
     code = (

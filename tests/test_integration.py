@@ -6,6 +6,8 @@ import scipy.integrate
 
 import flow
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(scope="module")
 def digits() -> flow.Objective:

@@ -82,6 +82,7 @@ def test_the_name_of_the_projection_is_taken():
         flow.integrate(OBJECTIVE, 1.0, keep="projection", observe=mine)
 
 
+@pytest.mark.quick
 def test_projections_of_runs_keep_distances():
     """Assert ‖P(a − b)‖ within 4 standard deviations of ‖a − b‖, and P of a run that of its θ."""
     (path, _, steps), (whole, _, all_steps) = runs("projection"), runs("theta")

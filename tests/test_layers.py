@@ -180,6 +180,7 @@ def test_flatten_and_reshape(N: int):
     np.testing.assert_array_equal(Reshape((2, 3, 4)).forward({}, flat)[0], jnp.asarray(A))
 
 
+@pytest.mark.quick
 def test_convolution_is_its_sum():
     """Assert Z(p) = Σ_k W(k) A(ps + k − pad) + b by loops over every index."""
     rng = np.random.default_rng(4)
@@ -229,6 +230,7 @@ def test_variance_of_kernels(init: str, variance: float):
     assert params["b"].shape == (40, 1, 1, 1)
 
 
+@pytest.mark.quick
 def test_batch_normalisation_is_blind_to_shift_and_scale():
     """Assert mean β and variance γ²v/(v + ε), and that ∂J/∂u has no part along 1.
 
@@ -273,6 +275,7 @@ def test_first_of_equal_maxima_takes_all(case: tuple, seed: int):
     np.testing.assert_array_equal(found, again)
 
 
+@pytest.mark.quick
 def test_a_tied_window_in_full():
     """Assert that of four equal entries the first in row-major order takes all."""
     layer, A = MaxPooling((2, 2)), jnp.ones((1, 2, 2, 1))
@@ -394,6 +397,7 @@ def test_rows_of_images_are_transposed_once():
     np.testing.assert_allclose(outputs, direct.outputs(direct.params)[2:3], rtol=1e-14)
 
 
+@pytest.mark.quick
 def test_tied_convolutions_sum_their_gradients():
     """Assert that a convolution used twice has the sum of the gradients of untied copies."""
     rng = np.random.default_rng(9)
@@ -505,6 +509,7 @@ def test_convolutional_founding_identity():
         ([ACTIVATIONS["tanh"]], (7, 2, 3), r"the last layer gives \(2, 3, 7\).*Flatten"),
     ],
 )
+@pytest.mark.quick
 def test_shapes_that_do_not_chain(layers: list, shape: tuple, message: str):
     """Assert that both layers and both shapes are named, before anything is computed."""
     with pytest.raises(ValueError, match=message):
@@ -552,6 +557,7 @@ def test_network_refuses_what_is_no_layer():
         flow.Network([Linear(2, 1), np.tanh])
 
 
+@pytest.mark.quick
 def test_chain_of_shapes():
     """Assert the shapes on the way through a convolutional chain."""
     chain = Chain(LAYERS)

@@ -28,6 +28,7 @@ def bowl() -> flow.Objective:
 
 
 @pytest.mark.parametrize("method", ["DOP853", "TSRKC3", "Radau"])
+@pytest.mark.quick
 def test_losses_on_the_line(method: str):
     """Assert ln(t + e^{w₀}), and c + t − W(e^{c+t}), to t = e⁴⁰ (truth 14)."""
     t = np.expm1(np.linspace(0.0, 40.0, 23))
@@ -44,6 +45,7 @@ def test_losses_on_the_line(method: str):
 
 
 @pytest.mark.parametrize("loss", ["logistic", "exponential"])
+@pytest.mark.quick
 def test_weights_turn_to_the_largest_margin(loss: str):
     """Assert direction, ‖w‖/ln t and an angle ∝ 1/ln t by t = e⁶⁰, in 700 gradients (truth 15)."""
     losses = {
@@ -88,6 +90,7 @@ def test_it_is_the_same_flow(bowl: flow.Objective, engine: str):
 # ---- what is told in t
 
 
+@pytest.mark.quick
 def test_saved_times_are_even_in_s(bowl: flow.Objective):
     """Assert that a number of times is spaced evenly in ln(1 + t)."""
     path = integrate(bowl, 100.0, save=11)

@@ -1,7 +1,6 @@
 """Flows of orthogonal weights, and of weights whose length has no say."""
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -77,6 +76,7 @@ def projector(t: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("options", ENGINES)
+@pytest.mark.quick
 def test_rayleigh_quotient_flow(options: dict):
     """Assert w(t) ∝ e^{Ct}w₀ for one row."""
     w0 = frame(1, 5, 1.0)
@@ -119,6 +119,7 @@ def test_every_method_follows_the_subspace_on_the_manifold(
         assert abs(found.energy_residual) < error
 
 
+@pytest.mark.quick
 def test_principal_components():
     """Assert that the flow ends at PCA's top k, by scikit-learn, at the rate of the gap."""
     from sklearn.decomposition import PCA
@@ -157,6 +158,7 @@ def test_stop_at_a_constrained_minimum(oja: flow.StiefelFlow):
     st.floats(0.01, 100.0),
     st.integers(0, 2**32 - 1),
 )
+@pytest.mark.quick
 def test_the_velocity_is_the_nearest_tangent(shape: tuple[int, int], m: float, seed: int):
     """Assert that Ẇ + G is orthogonal to every Ẇ with d(WWᵀ)/dt = 0, and Ẇ is one of them."""
     n, p = shape
@@ -300,6 +302,7 @@ def test_orthogonal_start():
 
 
 @pytest.mark.parametrize("options", [*ENGINES, {"method": "Radau"}])
+@pytest.mark.quick
 def test_directions_move_by_an_effective_clock(rayleigh: flow.ScaleFreeFlow, options: dict):
     """Assert w(t) = ‖w₀‖ e^{Ct/‖w₀‖²}w₀ / ‖e^{Ct/‖w₀‖²}w₀‖ for J = −½ wᵀCw."""
     w0 = rayleigh.objective.theta
@@ -441,27 +444,15 @@ def test_other_starts_that_are_refused():
 # ---- the experiment
 
 
-SCRIPT = Path(__file__).parent.parent / "experiments" / "orthogonal.py"
 SMALL = ["--examples", "60", "--test", "20", "--hidden", "6", "4", "--t", "20", "--save", "21"]
 
 
-def run(*arguments: str, out: Path) -> subprocess.CompletedProcess:
-    """Run the experiment as a user does."""
-    return subprocess.run(
-        [sys.executable, SCRIPT, *SMALL, *arguments, "--quiet", "--out", out],
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_experiment(tmp_path: Path):
+def test_experiment(run_here: Callable):
     """Assert the constraint, the rate of the gap, and growth of slope 1 with theory's factor."""
-    answer = run(
-        *("--components", "1", "3", "--t-norms", "300", "--norm-rates", "0.8", "0.4"),
-        out=tmp_path,
-    )
-    assert answer.returncode == 0, answer.stderr
-    (folder,) = (tmp_path / "orthogonal").iterdir()
+    folder = run_here(
+        "orthogonal", *SMALL, "--components", "1", "3", "--t-norms", "300", "--norm-rates", "0.8",
+        "0.4",
+    )  # fmt: skip
     networks = pd.read_csv(folder / "networks.csv").set_index("run")
     held = networks["largest ‖WWᵀ − mI‖"]
     assert held["Stiefel flow"] < 1e-10
@@ -491,10 +482,12 @@ def test_experiment(tmp_path: Path):
         assert min(figure.size) > 700
 
 
-def test_the_experiment_refuses_widening_layers(tmp_path: Path):
+def test_the_experiment_refuses_widening_layers(
+    run_here: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+):
     """Assert a sentence and no folder for weights that can't be orthogonal."""
-    answer = run("--hidden", "65", out=tmp_path)
-    assert answer.returncode == 2
-    assert "params[0]['W'] has more rows than columns, (65, 64)" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert run_here("orthogonal", *SMALL, "--hidden", "65") == 2
+    told = capsys.readouterr().err
+    assert "params[0]['W'] has more rows than columns, (65, 64)" in told
+    assert "Traceback" not in told
     assert list(tmp_path.glob("*/*")) == []

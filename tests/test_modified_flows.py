@@ -31,6 +31,7 @@ def decayed(rates: np.ndarray, t: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.quick
 def test_decay_on_a_quadratic(quadratic: flow.Objective, order: int):
     """Assert the rates λ + ηλ²/2 (+ η²λ³/3), which are −log(1 − ηλ)/η up to that power."""
     eta = 0.08
@@ -64,6 +65,7 @@ def test_third_order_field(network: flow.Objective):
         (lambda o: flow.ModifiedFlow(o, 1.0, order=3), 3),
     ],
 )
+@pytest.mark.quick
 def test_orders(network: flow.Objective, make, order: int):
     """Assert slopes 1, 2, 3 at a fixed time, and one more after one step."""
     rates = flow.auto_learning_rates(network, [0.1, 0.05, 0.025])
@@ -72,6 +74,7 @@ def test_orders(network: flow.Objective, make, order: int):
     assert study.one_step_slope == pytest.approx(order + 1, abs=0.1)
 
 
+@pytest.mark.quick
 def test_order_of_the_principal_flow(network: flow.Objective):
     """Assert slope 2 of the principal flow on a general loss, whose eigenvectors turn."""
     rates = flow.auto_learning_rates(network, [0.1, 0.05, 0.025])
@@ -82,6 +85,7 @@ def test_order_of_the_principal_flow(network: flow.Objective):
 
 
 @pytest.mark.parametrize("engine", ["scipy", "jax"])
+@pytest.mark.quick
 def test_principal_flow_meets_every_iterate(quadratic: flow.Objective, engine: str):
     """Assert that it passes through gradient descent's iterates where ηλ < 1 (truth 3)."""
     eta = 0.1
@@ -120,6 +124,7 @@ def test_energy_of_the_modified_flow(network: flow.Objective):
         assert abs(flow.audit(path).energy_residual) < 1e-8
 
 
+@pytest.mark.quick
 def test_weight_decay(quadratic: flow.Objective):
     """Assert e^{−(H+w)t}, uphill e^{(H−w)t}, and optax's decayed descent to rounding."""
     path = flow.integrate(flow.GradientFlow(quadratic, weight_decay=0.7), t=1.0, **TIGHT)

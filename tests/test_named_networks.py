@@ -70,6 +70,7 @@ made = cache(lambda name: CASES[name][0]())  # compiled functions live with thei
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.quick
 def test_named_network(name: str):
     """Assert J and ∇J against autodiff of the formula to 1e-12, and central differences to 1e-7."""
     objective, formula = made(name), CASES[name][1]
@@ -107,6 +108,7 @@ def test_named_networks_are_fixed():
         assert np.abs(Z).min() > 1e-3
 
 
+@pytest.mark.quick
 def test_shapes_of_the_table():
     """Assert the layers of each network, and biases where the table has them."""
     shapes = {
@@ -119,6 +121,7 @@ def test_shapes_of_the_table():
     assert len(shapes["deep(7)"]) == 7
 
 
+@pytest.mark.quick
 def test_canonical_link():
     """Assert ∂J/∂z_L = (ŷ − y)/N, read off the gradient by the last bias."""
     objective = made("deep")

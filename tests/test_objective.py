@@ -64,6 +64,7 @@ def assert_leaves(found: dict, expected: dict, tolerance: float = 1e-13) -> None
 # ---- closed forms
 
 
+@pytest.mark.quick
 def test_value_and_gradient_of_a_nested_pytree(nested: dict):
     """Assert J and ∇J of dicts, lists, tuples and scalars against the closed forms."""
     objective = flow.Objective(nested_loss, nested)
@@ -84,6 +85,7 @@ def test_value_and_gradient_of_a_nested_pytree(nested: dict):
     assert objective.params is nested
 
 
+@pytest.mark.quick
 def test_hvp_of_a_nested_pytree(nested: dict, direction: dict):
     """Assert ∇²J·v of dicts, lists, tuples and scalars against the closed form."""
     objective = flow.Objective(nested_loss, nested)
@@ -168,6 +170,7 @@ def test_hand_gradient_is_used():
     assert objective.value(x) == 2.5
 
 
+@pytest.mark.quick
 def test_hand_gradient_of_data_is_used(regression: tuple):
     """Assert that a planted `gradient=` gets the data that the loss gets."""
     X, y, w = regression
@@ -249,6 +252,7 @@ def test_arithmetic_outside_stays_double(nested: dict):
     np.testing.assert_allclose(step["a"], np.array([1, -2]) - 0.1 * (H @ [1, -2]), rtol=1e-15)
 
 
+@pytest.mark.quick
 def test_global_precision_is_left_alone(nested: dict):
     """Assert that JAX's x64 flag is as it was, after calls and after a loss that fails."""
     assert not jax.config.jax_enable_x64
@@ -374,6 +378,7 @@ def test_flatten_is_ravel_pytree(params: dict | list | tuple | np.ndarray):
     np.testing.assert_array_equal(objective.flatten(objective.unflatten(2 * theta)), 2 * theta)
 
 
+@pytest.mark.quick
 def test_views_are_copies():
     """Assert that writing to what was handed out, or handed in, changes no objective."""
     x = np.array([1.0, 2.0])
@@ -390,6 +395,7 @@ def test_views_are_copies():
 # ---- the tally
 
 
+@pytest.mark.quick
 def test_tally_counts_what_is_spent(nested: dict):
     """Assert that gradients and ∇²J·v are counted, values and construction are not."""
     objective = flow.Objective(nested_loss, nested)
@@ -446,6 +452,7 @@ def test_refuses_what_is_no_loss():
 
 
 @pytest.mark.parametrize("leaf", [np.arange(3), np.ones(2, complex), "tanh", 3, True])
+@pytest.mark.quick
 def test_refuses_leaves_that_do_not_move(leaf: object):
     """Assert that a leaf that is no floating-point array is refused by its path."""
     with pytest.raises(TypeError, match=r"params\['inner'\]\[1\] must be a floating-point array"):

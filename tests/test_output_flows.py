@@ -39,6 +39,7 @@ def jacobian(objective: flow.Objective) -> np.ndarray:
 
 
 @pytest.mark.parametrize("engine", ["scipy", "jax"])
+@pytest.mark.quick
 def test_closed_form_of_the_squared_loss(mse: flow.Objective, engine: str):
     """Assert f(t) = y + e^{−Θt/N}(f₀ − y) of the integrated θ, to 1e-10 (truth 16)."""
     dynamics = flow.LinearizedFlow(mse)
@@ -158,6 +159,7 @@ def test_natural_gradient_beside_the_dense_matrix(loss: str):
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.5])
+@pytest.mark.quick
 def test_newton_flow_on_least_squares(damping: float):
     """Assert decay of every eigenmode at s/(s + λ): e^{−t} for all without damping."""
     rng = np.random.default_rng(0)

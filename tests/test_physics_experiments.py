@@ -12,6 +12,7 @@ import scipy.optimize
 from PIL import Image
 
 import flow
+from flow.precision import double_precision
 
 
 @pytest.fixture
@@ -132,6 +133,25 @@ def test_neural_ode(run):
     assert loss(path.theta[-1]) == pytest.approx(path.loss[-1], abs=1e-7)
     gradient = scipy.optimize.approx_fprime(path.theta[-1], loss, 1e-6)
     assert np.linalg.norm(gradient) == pytest.approx(path.gradient_norm[-1], rel=1e-4)
+
+
+@pytest.mark.quick
+def test_a_residual_network_is_eulers_method_through_depth(monkeypatch: pytest.MonkeyPatch):
+    """Assert outputs whose gap to scipy's integration of the neural ODE halves with the layers."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "experiments")
+    import neural_ode
+
+    config = neural_ode.Configuration(hidden=3, examples=12)
+    params, (X, _) = neural_ode.start(config), neural_ode.moons(config)
+    W, b, V = (params["first"][name] for name in "WbV")  # θ₀ is the same at all depths
+    exact = scipy.integrate.solve_ivp(
+        lambda s, x: (np.tanh(x.reshape(-1, 2) @ W.T + b) @ V.T).ravel(),
+        (0, 1), X.ravel(), "DOP853", rtol=1e-11, atol=1e-12,
+    ).y[:, -1].reshape(-1, 2)  # fmt: skip
+    with double_precision():
+        ends = [neural_ode.through_depth(neural_ode.euler, L, params, X)[0] for L in (64, 128)]
+    coarse, fine = (np.linalg.norm(np.asarray(end) - exact) for end in ends)
+    assert coarse / fine == pytest.approx(2.0, abs=0.03)
 
 
 def moons() -> tuple[np.ndarray, np.ndarray]:

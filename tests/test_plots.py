@@ -87,6 +87,7 @@ OF_RUNS: dict[str, tuple[dict[str, Any], str, str]] = {
 OTHERS = "animate circuit comparison distance order shared_legend spectral_density spectrum study"
 
 
+@pytest.mark.quick
 def test_every_figure_is_in_the_tables():
     """Assert that no plot function is without a test."""
     functions = {n for n in flow.plots.__all__ if inspect.isfunction(getattr(flow.plots, n))}
@@ -135,6 +136,7 @@ def _close() -> None:
     plt.close("all")
 
 
+@pytest.mark.quick
 def test_flow_is_a_line_and_descents_are_points(comparison: flow.Comparison):
     """Assert what stands for what, in loss and gradient norm, with the values of the runs."""
     runs = (comparison.reference, *(pair.run for pair in comparison.pairs))
@@ -150,6 +152,7 @@ def test_flow_is_a_line_and_descents_are_points(comparison: flow.Comparison):
         assert ax.get_yscale() == "log"
 
 
+@pytest.mark.quick
 def test_distance_shows_the_error_bar(comparison: flow.Comparison):
     """Assert the distances, and the flow's own error beside them."""
     ax = flow.plots.distance(comparison, ax=plt.figure().add_subplot())
@@ -159,6 +162,7 @@ def test_distance_shows_the_error_bar(comparison: flow.Comparison):
     assert bar.get_label() == "the flow's own error"
 
 
+@pytest.mark.quick
 def test_plane_holds_all_runs(comparison: flow.Comparison):
     """Assert that runs in a plane are all in it: 100 % captured, distances kept."""
     # Of the third parameter J knows nothing, and the plane is turned.
@@ -281,6 +285,7 @@ def test_runs_that_have_nothing_in_common(
         draw(ensemble, **options)
 
 
+@pytest.mark.quick
 def test_without_axes_a_figure_is_whole(comparison: flow.Comparison):
     """Assert a legend where a function draws on its own, and none on axes that were given."""
     alone = flow.plots.loss(comparison.reference)
@@ -364,6 +369,7 @@ def heights(ax: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(filled.levels), np.array([filled.norm.vmin, filled.norm.vmax])
 
 
+@pytest.mark.quick
 def test_surface_is_the_loss_in_the_plane():
     """Assert J at points of the plane against J evaluated one by one, and the band's residual."""
     H = np.array([1.0, 4.0, 30.0])

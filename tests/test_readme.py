@@ -16,6 +16,7 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"```bash\n(.*?)\n```", README, re.DOTALL)
 
 
+@pytest.mark.quick
 def test_the_example_prints_what_the_readme_says(capsys: pytest.CaptureFixture):
     """Assert that the example runs as it stands, in at most 12 lines, with the printed numbers."""
     code, printed = re.search(
@@ -26,6 +27,7 @@ def test_the_example_prints_what_the_readme_says(capsys: pytest.CaptureFixture):
     assert capsys.readouterr().out.rstrip() == printed.rstrip()
 
 
+@pytest.mark.quick
 def test_ci_runs_the_test_command_of_the_readme():
     """Assert that both commands are single lines, and that CI picks the one that runs the tests."""
     experiment, tests = COMMANDS
@@ -38,6 +40,7 @@ def test_ci_runs_the_test_command_of_the_readme():
     assert found.stdout.strip() == tests
 
 
+@pytest.mark.quick
 def test_what_the_readme_names_exists():
     """Assert that every file, folder and flow.name in the README is there."""
     import flow
@@ -57,19 +60,41 @@ def test_what_the_readme_names_exists():
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("block", range(1, len(BLOCKS)))
-def test_every_block_runs_as_printed(block: int, tmp_path: Path):
-    """Assert that each runs by itself, in a fresh process, without a warning or a word of error."""
+# Each in a namespace and a folder of its own; what one has imported the next need not.
+EACH = """
+import contextlib, io, json, os, sys, tempfile, traceback
+
+found = []
+for block in json.load(sys.stdin):
+    os.chdir(tempfile.mkdtemp(dir=sys.argv[1]))
+    told, error = io.StringIO(), None
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+        try:
+            exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+        except BaseException:
+            error = traceback.format_exc()
+    found.append([told.getvalue(), error])
+print(json.dumps(found))
+"""
+
+
+def test_every_block_runs_as_printed(tmp_path: Path):
+    """Assert that each runs by itself, in a user's process, without a warning, and prints."""
     answer = subprocess.run(
-        [sys.executable, "-W", "error", "-c", BLOCKS[block]],
-        cwd=tmp_path,
+        [sys.executable, "-W", "error", "-c", EACH, tmp_path],
+        input=json.dumps(BLOCKS[1:]),
         capture_output=True,
         text=True,
     )
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout
+    found = json.loads(answer.stdout)
+    assert len(found) == len(BLOCKS) - 1
+    for (told, error), block in zip(found, BLOCKS[1:], strict=True):
+        assert error is None, f"{block}\n{error}"
+        assert told, block
 
 
+@pytest.mark.quick
 def test_every_option_that_the_readme_names_exists():
     """Assert that commands in the README, with their options, are those of the experiment."""
     commands = re.findall(r"`experiments/(\w+)\.py`(?: \(`([^`]*)`\))?", README)
@@ -119,6 +144,7 @@ def test_a_wrong_option_suggests_the_right_one():
 
 
 @pytest.mark.parametrize("notebook", sorted(p.name for p in ROOT.glob("notebooks/*.ipynb")))
+@pytest.mark.quick
 def test_notebooks_are_committed_executed_and_small(notebook: str):
     """Assert that code cells were run in order, that there are pictures, and less than 1 MB."""
     path = ROOT / "notebooks" / notebook

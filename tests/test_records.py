@@ -2,8 +2,8 @@
 
 import json
 import shutil
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,10 @@ SMALL = ["--examples", "30", "--test", "20", "--hidden", "3", "--t", "1", "--sav
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(run_in: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder of an experiment."""
     out = tmp_path_factory.mktemp("runs")
-    script = ROOT / "experiments" / "gd_vs_flow.py"
-    command = [sys.executable, script, *SMALL, "--learning-rates", "0.1", "0.05", "--quiet"]
-    answer = subprocess.run([*command, "--out", out], capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    (made,) = (out / "gd_vs_flow").iterdir()
-    return made
+    return run_in(out, "gd_vs_flow", *SMALL, "--learning-rates", "0.1", "0.05")
 
 
 @pytest.fixture
@@ -164,6 +159,7 @@ def test_a_figure_that_cannot_be_drawn_costs_no_other(tmp_path: Path):
     "change",
     [{"started": None}, {"result": 5}, {"files": []}, {"versions": []}, {"timings": "x"}],
 )
+@pytest.mark.quick
 def test_a_record_of_the_wrong_kind(copy: Path, cli: Any, change: dict):
     """Assert that list goes on with the others, and names the record."""
     record = copy / "record.json"
@@ -183,6 +179,7 @@ def test_a_study_in_a_run_folder(copy: Path, cli: Any):
     assert f"table empty of {copy} can't be read" in cli("show", copy)[1]
 
 
+@pytest.mark.quick
 def test_agreement_of_tables():
     """Assert what counts as different: numbers beyond rtol, NaN, text, rows and columns."""
     old = pd.DataFrame({"run": ["a", "b"], "x": [1.0, np.nan], "seconds": [1.0, 2.0]})

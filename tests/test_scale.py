@@ -382,6 +382,7 @@ def test_a_device_of_ones_own(tmp_path: Path):
     assert found == {"network": [True] * 6, "bowl": [True] * 6}
 
 
+@pytest.mark.large
 def test_processes_on_loopback(tmp_path: Path):
     """Assert that two processes do what one does, alike in both, with one all-reduce a gradient."""
     script = ROOT / "experiments" / "scale_out.py"
@@ -414,6 +415,7 @@ def test_processes_on_loopback(tmp_path: Path):
     assert list(table["all-reduces a gradient"]) == [1, 1]
 
 
+@pytest.mark.large
 def test_one_process_of_two_is_killed(tmp_path: Path):
     """Assert that the other ends within its time-out and says why, and that the run goes on."""
     sys.path.insert(0, str(ROOT / "experiments"))
@@ -459,6 +461,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.large
 def test_what_is_of_all_examples_in_two_processes(tmp_path: Path):
     """Assert outputs, products with them and checks, each process having all of what is asked.
 

@@ -25,6 +25,7 @@ def network() -> flow.Objective:
 
 
 @pytest.mark.parametrize("engine", ["scipy", "jax"])
+@pytest.mark.quick
 def test_damped_oscillation(quadratic: flow.Objective, engine: str):
     """Assert e^{−γt/2}(cos ωt + (γ/2ω) sin ωt), and its velocity (truth 4)."""
     gamma = 0.8
@@ -38,6 +39,7 @@ def test_damped_oscillation(quadratic: flow.Objective, engine: str):
 
 
 @pytest.mark.parametrize("engine", ["scipy", "jax"])
+@pytest.mark.quick
 def test_nesterovs_bessel_function(quadratic: flow.Objective, engine: str):
     """Assert 2x₀J₁(√λ t)/(√λ t), and J − J* ≤ 2‖x₀‖²/t² (truth 5)."""
     path = flow.integrate(
@@ -60,6 +62,7 @@ def test_other_frictions_of_nesterov():
 
 
 @pytest.mark.parametrize("friction", [0.0, 0.5, 4.0])
+@pytest.mark.quick
 def test_energy_falls_by_friction(network: flow.Objective, friction: float):
     """Assert H₀ − H_T = ∫γ‖θ̇‖² dt by the integral inside the steps."""
     path = flow.integrate(
@@ -71,6 +74,7 @@ def test_energy_falls_by_friction(network: flow.Objective, friction: float):
 
 
 @pytest.mark.parametrize("friction", [0.0, 1.0])
+@pytest.mark.quick
 def test_order_on_its_own_clock(network: flow.Objective, friction: float):
     """Assert order ½ in η of momentum 1 − γ√η at t = k√η, and none on the clock t = ηk/(1 − β)."""
     dynamics, rates = flow.HeavyBall(network, friction), [1e-3, 2.5e-4, 6.25e-5]
@@ -109,6 +113,7 @@ def test_nesterovs_method_by_hand(quadratic: flow.Objective):
         (lambda eta: optax.chain(optax.ema(0.9, debias=False), optax.scale(-eta)), 38.0),
     ],
 )
+@pytest.mark.quick
 def test_stability_limits(optimizer, limit: float):
     """Assert (2+2β)/η of momentum, (2+2β)/(η(1+2β)) of Nesterov's, 38/η of Adam's (truth 2)."""
     eta = 0.1
@@ -141,6 +146,7 @@ def test_verlet_is_of_second_order(network: flow.Objective, engine: str):
     assert bands[0] / bands[1] == pytest.approx(4.0, rel=0.1)
 
 
+@pytest.mark.quick
 def test_no_drift_over_ten_thousand_periods(quadratic: flow.Objective):
     """Assert that H stays in its band over 10⁴ periods of the fastest mode."""
     period = 2 * np.pi / np.sqrt(LAMBDA.max())
@@ -226,6 +232,7 @@ def test_refused(quadratic: flow.Objective, run, message: str):
         run(quadratic)
 
 
+@pytest.mark.quick
 def test_a_dynamics_of_ones_own(quadratic: flow.Objective, tmp_path):
     """Assert that five lines of a user's own are the family, and save, load and compare."""
 

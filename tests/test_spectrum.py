@@ -122,6 +122,7 @@ def test_a_small_network_is_dense():
 
 
 @pytest.mark.parametrize("size", [1, 3, N])
+@pytest.mark.quick
 def test_a_large_negative_eigenvalue_is_no_sharpness(size: int):
     """Assert the largest eigenvalue, not the largest magnitude, dense and by products."""
     spectrum = np.linspace(0.1, 2.0, size)
@@ -240,6 +241,7 @@ def test_density_of_few_distinct_eigenvalues():
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -2.5])
+@pytest.mark.quick
 def test_a_multiple_of_the_identity(value: float):
     """Assert the one eigenvalue, cold, warm and in the density: Krylov's space is one vector."""
     objective = of_matrix(value * np.eye(N))
@@ -255,6 +257,7 @@ def test_a_multiple_of_the_identity(value: float):
     assert found.weights.sum() == pytest.approx(1.0)
 
 
+@pytest.mark.quick
 def test_low_rank():
     """Assert eigenvalues of which most are zero, and more wanted than are not."""
     objective, _ = quadratic(np.r_[np.zeros(N - 2), 3.0, 5.0])
@@ -301,6 +304,7 @@ def test_bad_input():
         assert 1e-17 < error.value.residual < 1e-3
 
 
+@pytest.mark.quick
 def test_learning_rates_need_a_positive_limit():
     """Assert that a concave loss has no stability limit, and says so."""
     objective = flow.Objective(lambda x: -(x @ x), np.ones(2))

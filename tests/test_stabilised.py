@@ -48,6 +48,7 @@ def amplification(plan: Callable, z: np.ndarray, q: float, s: float) -> np.ndarr
 
 
 @pytest.mark.parametrize("s", [2, 3, 4, 5, 8, 13, 21, 50, 120])
+@pytest.mark.quick
 def test_rkc2_is_stable_as_far_as_it_says(s: int):
     """Assert |R(z)| ≤ 1 to −0.653(s² − 1), less than 1 inside, and more soon beyond."""
     end = rkc2.REACH * (s**2 - 1)
@@ -60,6 +61,7 @@ def test_rkc2_is_stable_as_far_as_it_says(s: int):
 
 @pytest.mark.parametrize("q", [0.49, 0.5, 0.7, 1.0, 1.5, 2.0, 5.0, 30.0, 1e12])
 @pytest.mark.parametrize("z", [0.3, 5.0, 60.0, 3e3, 1e5])
+@pytest.mark.quick
 def test_tsrkc3_is_stable_with_the_stages_it_takes(q: float, z: float):
     """Assert that no component of [−z, 0] grows under steps of constant ratio."""
     s = float(tsrkc3.plan(np, z, q).s)
@@ -69,6 +71,7 @@ def test_tsrkc3_is_stable_with_the_stages_it_takes(q: float, z: float):
 
 @pytest.mark.parametrize("s", [3, 9, 40])
 @pytest.mark.parametrize("q", [0.0, 0.48, 0.5, 1.0, 3.0, 1e3, 1e8, 1e16, 1e17, 1e30])
+@pytest.mark.quick
 def test_a_step_integrates_polynomials(q: float, s: int):
     """Assert that ẏ = kt^{k−1} is followed exactly for k ≤ order, whatever the step before."""
     step = tsrkc3.plan(np, 0.0, q, s=float(s))
@@ -110,6 +113,7 @@ def march(plan: Callable, f: Callable, y: np.ndarray, steps: np.ndarray, s: int)
 @pytest.mark.parametrize("s", [5, 10, 21, 50])
 @pytest.mark.parametrize("ratio", [1.0, 0.6])
 @pytest.mark.parametrize(("module", "order"), [(rkc2, 2), (tsrkc3, 3)], ids=["RKC2", "TSRKC3"])
+@pytest.mark.quick
 def test_order_in_the_stiff_regime(module: object, order: int, ratio: float, s: int):
     """Assert the slope of the error with steps that are stable by their stages alone.
 
@@ -193,6 +197,7 @@ def heat(n: int) -> tuple[Callable, np.ndarray]:
 
 
 @pytest.mark.parametrize(("solver", "ceiling"), [(RKC2, 1800), (TSRKC3, 1530)])
+@pytest.mark.quick
 def test_heat_equation_agrees_with_radau(solver: type, ceiling: int):
     """Assert states, dense output and events against Radau, and what they cost."""
     f, u = heat(60)
@@ -231,6 +236,7 @@ def test_dense_output_is_of_order_three():
     assert np.log2(errors[1] / errors[2]) > 3.5
 
 
+@pytest.mark.quick
 def test_energy_of_a_cubic_step():
     """Assert that ∫ẏ² dt over a step is exact where y is a cubic."""
     y = np.polynomial.Polynomial([0.3, -1.0, 2.0, 0.7])
@@ -270,6 +276,7 @@ def test_quadratics_with_spectra_over_decades(spectrum: list, seed: int, rtol: f
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("friction", [0.0, 0.3])
+@pytest.mark.quick
 def test_complex_spectra_are_refused(solver: type, friction: float):
     """Assert that an oscillator is refused by a reason and a remedy, not amplified."""
     k = np.geomspace(1.0, 100.0, 4)

@@ -22,6 +22,7 @@ def growth(solver: type, z: float) -> float:
 
 
 @pytest.mark.parametrize("method", EXPLICIT)
+@pytest.mark.quick
 def test_limits_are_those_of_the_tableaus(method: str):
     """Assert that |R(−β)| = 1 at the limit that flow knows, less inside and more beyond."""
     solver, limit = METHODS[method].solver, METHODS[method].real_limit

@@ -56,6 +56,7 @@ def least_squares() -> tuple[flow.Objective, np.ndarray]:
 # ---- covariance of the noise
 
 
+@pytest.mark.quick
 def test_noise_is_that_of_a_minibatch():
     """Assert BBᵀ = η Cov(gᵢ)/B of a network, gᵢ by backprop on one example alone."""
     X, y = flow.datasets.digits(10)
@@ -97,6 +98,7 @@ def test_one_step_has_that_covariance():
 # ---- laws
 
 
+@pytest.mark.quick
 def test_stationary_variance():
     """Assert ησ²/2λ of the SDE, ησ²/(λ(2−ηλ)) of SGD, and what epochs leave of it (truth 6)."""
     rate, batch, P, N = 0.5, 4, 800, 40
@@ -136,6 +138,7 @@ def test_sgd_ensemble_takes_the_steps_of_descend():
         np.testing.assert_allclose(member, steps.theta[[3, 7]], rtol=1e-13)
 
 
+@pytest.mark.quick
 def test_ornstein_uhlenbeck():
     """Assert mean x₀e^{−t} and Cov(x_s, x_t) = τ(e^{−|t−s|} − e^{−(t+s)}) of J = ½x²."""
     n, tau, times = 20_000, 0.7, np.array([0.5, 1.0, 2.0])
@@ -323,6 +326,7 @@ def test_noise_conserves_nothing():
         (lambda o: flow.LangevinFlow(o, -1.0), "temperature must be finite and not negative"),
     ],
 )
+@pytest.mark.quick
 def test_dynamics_refuse(make, message: str):
     """Assert a sentence that names the argument and the value."""
     with pytest.raises(ValueError, match=message):

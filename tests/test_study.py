@@ -143,6 +143,7 @@ def test_ctrl_c_ends_all_at_about_the_same_t(objective: flow.Objective, tmp_path
     assert study.table().equals(again.table())
 
 
+@pytest.mark.quick
 def test_none_gets_further_ahead_than_a_window():
     """Assert the order of the saves of a fast and a slow run."""
     seen: list[tuple[str, float]] = []
@@ -184,6 +185,7 @@ def test_none_gets_further_ahead_than_a_window():
         ({"t": 1.0, "file": "nowhere/at/all.nc"}, FileNotFoundError, "does not exist"),
     ],
 )
+@pytest.mark.quick
 def test_what_makes_no_sense(objective: flow.Objective, options: dict, error: Any, message: str):
     """Assert the argument's name and the remedy."""
     with pytest.raises(error, match=message):

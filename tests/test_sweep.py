@@ -32,6 +32,7 @@ def decayed(curvature: float, method: str) -> dict[str, Any]:
     return {"theta": path.theta[-1], "gradients": path.stats["gradients"]}
 
 
+@pytest.mark.quick
 def test_every_cell_by_its_labels():
     """Assert closed forms by label, dimensions of arrays, and the errors of those that failed."""
     found = sweep(decayed, GRID, progress=False)
@@ -48,6 +49,7 @@ def test_every_cell_by_its_labels():
     assert (found["seconds"] > 0).all()
 
 
+@pytest.mark.quick
 def test_what_is_done_is_not_done_again(tmp_path: Path):
     """Assert that only failed cells are called again, and the result is the same."""
     # A list would be taken for what tells the function.
@@ -80,6 +82,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path):
         sweep(count, {"x": [1.0, 2.0, 3.0, 4.0]}, folder=tmp_path / "s", progress=False)
 
 
+@pytest.mark.quick
 def test_ctrl_c_keeps_what_there_is():
     """Assert that cells before it are there, and the others say why they are not."""
 
@@ -100,6 +103,7 @@ def squared_or_dead(x: int) -> int:
     return x**2
 
 
+@pytest.mark.large
 def test_processes_and_one_that_dies(tmp_path: Path):
     """Assert the same in processes, and that a dead worker is told and hangs nobody."""
     found = sweep(squared_or_dead, {"x": [0, 1, 2]}, jobs=2, progress=False)
@@ -108,6 +112,7 @@ def test_processes_and_one_that_dies(tmp_path: Path):
     assert "its worker died" in str(found["error"].sel(x=3).item())
 
 
+@pytest.mark.large
 def test_a_dask_cluster_of_two_workers(tmp_path: Path):
     """Assert the same on a cluster, what a cell that kills workers takes along, and a second call.
 
@@ -227,6 +232,7 @@ def test_functions_of_one_name_are_told_apart(tmp_path: Path):
         sweep(one, {"x": [1.0, 2.0]}, folder=folder, progress=False)
 
 
+@pytest.mark.large
 def test_two_processes_in_one_folder(tmp_path: Path):
     """Assert that both have all cells where they began together."""
     work = [delayed(in_folder)(tmp_path / "s") for _ in range(2)]

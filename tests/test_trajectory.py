@@ -79,6 +79,7 @@ def assert_same(found: flow.Trajectory, expected: flow.Trajectory) -> None:
 # ---- round trip
 
 
+@pytest.mark.quick
 def test_round_trip_of_a_flow(path: flow.Trajectory, tmp_path: Path):
     """Assert that arrays, cost, configuration, versions and the pytree come back."""
     loaded = flow.load(path.save(tmp_path / "run.nc"))
@@ -92,6 +93,7 @@ def test_round_trip_of_a_flow(path: flow.Trajectory, tmp_path: Path):
         assert [np.shape(x) for x in jax.tree.leaves(mine)] == [(), (2, 3), (1,), ()]
 
 
+@pytest.mark.quick
 def test_round_trip_of_a_descent(nested: flow.Objective, tmp_path: Path):
     """Assert that an optimizer's moments come back beside the rest."""
     steps = flow.descend(nested, optimizer=optax.adam(0.01), time_step=0.01, steps=20, save=5)
@@ -130,6 +132,7 @@ def test_containers_that_no_file_restores(named: flow.Objective, tmp_path: Path)
         flow.load(file, like=np.ones(3))
 
 
+@pytest.mark.quick
 def test_xarray(path: flow.Trajectory):
     """Assert that the dataset names its dimensions and units, and carries what was run."""
     dataset = path.to_xarray()
@@ -145,6 +148,7 @@ def test_xarray(path: flow.Trajectory):
 # ---- what is refused
 
 
+@pytest.mark.quick
 def test_an_existing_path_is_left_alone(path: flow.Trajectory, tmp_path: Path):
     """Assert that neither a file nor a folder nor a dangling link is overwritten."""
     file = tmp_path / "run.nc"
@@ -185,6 +189,7 @@ def test_files_are_readable_as_others_are(path: flow.Trajectory, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kept", [0.0, 1e-4, 0.01, 0.5, 0.99, 1.0])
+@pytest.mark.quick
 def test_truncated_files(content: bytes, tmp_path: Path, kept: float):
     """Assert that a file that was cut, anywhere, is refused by name."""
     file = tmp_path / "run.nc"
@@ -206,6 +211,7 @@ def test_missing_files(tmp_path: Path):
             flow.load(absent)
 
 
+@pytest.mark.quick
 def test_foreign_files(tmp_path: Path):
     """Assert that text, other HDF5 and other netCDF are told from runs."""
     (tmp_path / "text.nc").write_text("t, loss\n0, 1\n")

@@ -27,6 +27,7 @@ def hessian() -> np.ndarray:
 
 
 @pytest.mark.parametrize("method", ["RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA"])
+@pytest.mark.quick
 def test_quadratic_flow(hessian: np.ndarray, method: str):
     """Assert that x* + e^{−Ht}(x₀ − x*) is followed by every scipy method (truth 1)."""
     x0, x_star = np.arange(1.0, 7.0), np.linspace(-1, 1, 6)
@@ -43,6 +44,7 @@ def test_quadratic_flow(hessian: np.ndarray, method: str):
     assert relative_error(problem.theta(path.t), np.array(expected)) < 1e-13
 
 
+@pytest.mark.quick
 def test_quadratic_descent(hessian: np.ndarray):
     """Assert that gradient descent is (I − ηH)^k (truth 1)."""
     x0, x_star = np.arange(1.0, 7.0), np.linspace(-1, 1, 6)
@@ -54,6 +56,7 @@ def test_quadratic_descent(hessian: np.ndarray):
     np.testing.assert_allclose(steps.t, 0.1 * np.arange(61), rtol=1e-15)
 
 
+@pytest.mark.quick
 def test_stability_limit_of_gradient_descent(hessian: np.ndarray):
     """Assert that GD converges just below 2/λ_max and grows at its exact rate above (truth 2)."""
     vector = np.linalg.eigh(hessian)[1][:, -1]
@@ -69,6 +72,7 @@ def test_stability_limit_of_gradient_descent(hessian: np.ndarray):
     )
 
 
+@pytest.mark.quick
 def test_least_squares_on_real_data():
     """Assert the filter factors on the breast-cancer data, and the limit X⁺y (truth 7)."""
     X, y = load_breast_cancer(return_X_y=True)
@@ -87,6 +91,7 @@ def test_least_squares_on_real_data():
     assert relative_error(limit.theta[-1], np.linalg.pinv(X) @ y) < ERROR
 
 
+@pytest.mark.quick
 def test_saxe_two_layers():
     """Assert u = s e^{2st}/(e^{2st} − 1 + s/u₀) for J = ½(s − ab)² (truth 8)."""
     s, a0 = 3.0, 0.1
@@ -97,6 +102,7 @@ def test_saxe_two_layers():
     assert relative_error(flow.exact.two_layer_scalar(s, a0).theta(path.t)[:, 0] ** 2, u) < 1e-13
 
 
+@pytest.mark.quick
 def test_deep_linear_network_learns_its_modes():
     """Assert u̇ = N u^{2−2/N}(s − u) of balanced layers, for a network of three (truth 8)."""
     objective = flow.Objective(
@@ -116,6 +122,7 @@ def test_deep_linear_network_learns_its_modes():
     assert relative_error(path.theta.prod(axis=1), u) < ERROR
 
 
+@pytest.mark.quick
 def test_unbalanced_product():
     """Assert that a² − b² is kept, λ_max tends to √(c² + 4s²), GD shrinks c (truth 9)."""
     s = 1.5
@@ -139,6 +146,7 @@ def test_unbalanced_product():
     )
 
 
+@pytest.mark.quick
 def test_matrix_factorisation():
     """Assert the Riccati solution for WWᵀ of J = ¼‖WWᵀ − A‖² (truth 10)."""
     rng = np.random.default_rng(5)
@@ -184,6 +192,7 @@ def test_modes_of_linear_networks(layers: int):
 
 
 @pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.quick
 def test_aligned_linear_network(layers: int):
     """Assert that balanced, aligned weights stay so: every weight has its closed form (truth 8)."""
     target = np.random.default_rng(1).standard_normal((3, 4))
@@ -198,6 +207,7 @@ def test_aligned_linear_network(layers: int):
     np.testing.assert_allclose(np.linalg.svd(product)[1], modes, rtol=ERROR)
 
 
+@pytest.mark.quick
 def test_balanced_linear_network():
     """Assert W₂W₁ from balanced weights that are not aligned with the target (truth 10)."""
     rng = np.random.default_rng(2)
@@ -265,6 +275,7 @@ def test_balancedness(bias: bool, loss: str):
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+@pytest.mark.quick
 def test_neuron_balance(activation: str):
     """Assert ‖w_in‖² + b² − ‖w_out‖² of each neuron, between kinks and across them (truth 13)."""
     rng = np.random.default_rng(0)
@@ -288,6 +299,7 @@ def test_neuron_balance(activation: str):
 
 
 @pytest.mark.parametrize("method", ["DOP853", "Radau"])
+@pytest.mark.quick
 def test_exponential_and_logistic_loss(method: str):
     """Assert log(t + e^{w₀}), and c + t − W(e^{c+t}) where e^t overflows (truth 14)."""
     for problem, t in ((flow.exact.exponential(-1.0), 1e3), (flow.exact.logistic(-2.0), 2e3)):
@@ -301,6 +313,7 @@ def test_exponential_and_logistic_loss(method: str):
     np.testing.assert_allclose(flow.exact.logistic(0.3).theta(t)[:, 0], lambert, rtol=1e-12)
 
 
+@pytest.mark.quick
 def test_diagonal_network():
     """Assert w = u² − v² = 2α² sinh(−4∫Xᵀr) from u₀ = v₀ = α (truth 12)."""
     rng = np.random.default_rng(2)

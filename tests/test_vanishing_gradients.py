@@ -1,7 +1,6 @@
 """The experiment on vanishing gradients at a small size, and the theorem that it leans on."""
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -13,15 +12,7 @@ from PIL import Image
 
 import flow
 
-SCRIPT = Path(__file__).parent.parent / "experiments" / "vanishing_gradients.py"
-SMALL = ("--width", "6", "--examples", "20", "--t", "0.5", "--steps", "20", "--quiet")
-
-
-def run(*arguments: str, out: Path) -> subprocess.CompletedProcess:
-    """Run the experiment as a user does."""
-    return subprocess.run(
-        [sys.executable, SCRIPT, *SMALL, *arguments, "--out", out], capture_output=True, text=True
-    )
+SMALL = ("--width", "6", "--examples", "20", "--t", "0.5", "--steps", "20")
 
 
 def autodiff_norms(activation: str, depth: int) -> np.ndarray:
@@ -41,14 +32,12 @@ def autodiff_norms(activation: str, depth: int) -> np.ndarray:
         return np.array([np.linalg.norm(layer["W"]) for layer in jax.jit(jax.grad(loss))(params)])
 
 
-def test_tables_and_figures(tmp_path: Path):
+def test_tables_and_figures(run_here: Callable):
     """Assert norms at θ₀ by autodiff, a row a network, audited flows, and two figures."""
-    answer = run(
-        *("--depths", "2", "6", "--activations", "sigmoid", "relu", "--inits", "xavier"),
-        out=tmp_path,
-    )
-    assert answer.returncode == 0, answer.stderr
-    (folder,) = (tmp_path / "vanishing_gradients").iterdir()
+    folder = run_here(
+        "vanishing_gradients", *SMALL, "--depths", "2", "6", "--activations", "sigmoid", "relu",
+        "--inits", "xavier",
+    )  # fmt: skip
     index = ["activation", "init", "depth"]
     table = pd.read_csv(folder / "table.csv").set_index(index)
     layers = pd.read_csv(folder / "layers.csv")
@@ -78,15 +67,22 @@ def test_tables_and_figures(tmp_path: Path):
         (("--t", "0"), "--t must be positive"),
     ],
 )
-def test_refusals(tmp_path: Path, arguments: tuple, message: str):
+def test_refusals(
+    run_here: Callable,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    arguments: tuple,
+    message: str,
+):
     """Assert a sentence and no folder for what makes no sense."""
-    answer = run(*arguments, out=tmp_path)
-    assert answer.returncode == 2
-    assert message in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert run_here("vanishing_gradients", *SMALL, *arguments) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
     assert list(tmp_path.glob("*/*")) == []
 
 
+@pytest.mark.quick
 def test_layers_of_a_relu_network_share_their_gradient():
     """Assert Euler's theorem: without biases ⟨W_l, ∂J/∂W_l⟩ is the same in every layer."""
     rng = np.random.default_rng(0)

@@ -1,7 +1,7 @@
 """The benchmark of integrators at a small size, and its own arithmetic."""
 
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,6 @@ from problems import PROBLEMS  # noqa: E402
 from work_precision import at_error  # noqa: E402
 
 
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
-    """Run an experiment as a user does."""
-    command = [sys.executable, EXPERIMENTS / script, *arguments, "--quiet"]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 def test_cost_at_an_error_is_interpolated_between_runs():
     """Assert a power law's cost in closed form, and no extrapolation to smaller errors."""
     errors = np.array([1e-6, 1e-2, 1e-4])
@@ -33,14 +27,12 @@ def test_cost_at_an_error_is_interpolated_between_runs():
     assert at_error(table, 1.0, "cost") == pytest.approx(10.0)
 
 
-def test_runs_are_those_that_integrate_makes(tmp_path: Path):
+def test_runs_are_those_that_integrate_makes(run_here: Callable, capsys: pytest.CaptureFixture):
     """Assert errors within ten times rtol, costs that a run of one's own repeats, and figures."""
-    answer = run(
-        "work_precision.py", "--problems", "2-3-2", "--rtols", "1e-3", "1e-5", "--no-peers",
-        "--no-growth", "--repeats", "1", "--out", str(tmp_path),
+    folder = run_here(
+        "work_precision", "--problems", "2-3-2", "--rtols", "1e-3", "1e-5", "--no-peers",
+        "--no-growth", "--repeats", "1",
     )  # fmt: skip
-    assert answer.returncode == 0, answer.stderr
-    (folder,) = (tmp_path / "work_precision").iterdir()
     runs = pd.read_csv(folder / "runs.csv")
     assert set(runs["method"]) == {"RKC2", "TSRKC3", "auto", "Radau", "DOP853"}
     assert (runs["error"] <= 10 * runs["rtol"]).all()
@@ -57,25 +49,26 @@ def test_runs_are_those_that_integrate_makes(tmp_path: Path):
     for name in ("cost.png", "seconds.png"):
         with Image.open(folder / name) as figure:
             assert figure.info["Source"] == str(folder)
-    assert str(folder / "cost.png") in answer.stdout
+    assert str(folder / "cost.png") in capsys.readouterr().out
 
 
-def test_a_misspelt_problem_is_named():
+def test_a_misspelt_problem_is_named(
+    run_here: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+):
     """Assert an answer that lists the problems, and no run folder."""
-    answer = run("work_precision.py", "--problems", "digits")
-    assert answer.returncode == 2
-    assert "--problems 'digits' is unknown" in answer.stderr
-    assert "4-24-1 un-normalised" in answer.stderr
+    assert run_here("work_precision", "--problems", "digits") == 2
+    told = capsys.readouterr().err
+    assert "--problems 'digits' is unknown" in told
+    assert "4-24-1 un-normalised" in told
+    assert list(tmp_path.glob("*/*")) == []
 
 
-def test_overhead_of_the_compiled_engine(tmp_path: Path):
+def test_overhead_of_the_compiled_engine(run_here: Callable):
     """Assert the networks' sizes, and ratios that are positive."""
-    answer = run(
-        "compiled_overhead.py", "--networks", "2-3-2, 100 points", "64-32-10, 300 digits",
-        "--rounds", "1", "--t-factor", "0.01", "--out", str(tmp_path),
+    folder = run_here(
+        "compiled_overhead", "--networks", "2-3-2, 100 points", "64-32-10, 300 digits",
+        "--rounds", "1", "--t-factor", "0.01",
     )  # fmt: skip
-    assert answer.returncode == 0, answer.stderr
-    (folder,) = (tmp_path / "compiled_overhead").iterdir()
     table = pd.read_csv(folder / "table.csv", index_col=0)
     assert table["parameters"].tolist() == [17, 2410]
     assert (table > 0).all(axis=None)

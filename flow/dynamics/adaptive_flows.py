@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from flow.checks import not_negative, positive, real
@@ -86,7 +87,7 @@ class AdamFlow(Dynamics):
     def initial_state(self) -> PyTree:
         """θ₀, and no moments yet."""
         theta = self.objective.unflatten(self.objective.theta)
-        zero = jax.tree.map(jnp.zeros_like, theta)
+        zero = jax.tree.map(np.zeros_like, theta)
         return AdamState(theta, zero, zero)
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
@@ -190,7 +191,7 @@ class RMSPropFlow(Dynamics):
     def initial_state(self) -> PyTree:
         """θ₀ and v = 0."""
         theta = self.objective.unflatten(self.objective.theta)
-        return RMSPropState(theta, jax.tree.map(jnp.zeros_like, theta))
+        return RMSPropState(theta, jax.tree.map(np.zeros_like, theta))
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
         """The equations above."""

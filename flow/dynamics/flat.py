@@ -12,6 +12,7 @@ from jaxtyping import Float64
 
 from flow.dynamics.base import Dynamics
 from flow.precision import double_precision
+from flow.pytrees import ravel
 
 State = Float64[np.ndarray, "n"]
 
@@ -53,7 +54,7 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
     """Return the dynamics on its flat vector; compiled functions are kept by the objective."""
     objective, data = dynamics.objective, dynamics.objective.data
     with double_precision():
-        initial, unravel = ravel_pytree(dynamics.initial_state())
+        initial, unravel = ravel(dynamics.initial_state())
     # Where the state is θ itself, reading θ off it needs no call to the device.
     kind = type(dynamics)
     is_theta = kind is not Dynamics and kind.params is Dynamics.params
@@ -97,7 +98,7 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
         call = lambda t, y: jitted(t, y, data)  # noqa: E731
     bare = kind.auxiliary is Dynamics.auxiliary
     return FlatDynamics(
-        np.array(initial),
+        initial,
         call,
         derivative,
         diffusion if dynamics.noise else None,

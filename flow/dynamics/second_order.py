@@ -5,6 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
@@ -33,7 +34,7 @@ class SecondOrder(Dynamics):
     def initial_state(self) -> PyTree:
         """θ₀, at rest."""
         theta = self.objective.unflatten(self.objective.theta)
-        return Motion(theta, jax.tree.map(jnp.zeros_like, theta))
+        return Motion(theta, jax.tree.map(np.zeros_like, theta))
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
         """(θ̇, θ̈)."""

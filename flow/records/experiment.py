@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from flow.interrupts import ignored, tell_if_ignored
 from flow.records.record import Record, new_run_folder
 
 DONE, FELL_SHORT, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -36,7 +37,8 @@ def run_experiment(
 
     Exit codes: 0 when all was done as asked; 1 where a run fell short of it, and the experiment
     says how; 2 for options that are wrong or do not go together, with nothing left behind; 130
-    after Ctrl-C, with what there was in a valid run folder.
+    after Ctrl-C, with what there was in a valid run folder. In a process whose parent ignored
+    Ctrl-C it does nothing, and that is said.
 
     Parameters
     ----------
@@ -61,6 +63,7 @@ def run_experiment(
         record = Record(folder, name, config)
     except OSError as error:
         _leave(name, f"--out {config.out}: {error}", WRONG)
+    tell_if_ignored()
     try:
         with _interrupt_noted(record):
             short = experiment(config, record)
@@ -109,7 +112,7 @@ def _interrupt_noted(record: Record) -> Iterator[None]:
         record.interrupted = True
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    if ignored() or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGINT, note)
