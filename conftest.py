@@ -7,6 +7,7 @@ In the modules whose signatures state shapes. Not in the loops around them, wher
 import gc
 import importlib.util
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -46,12 +47,21 @@ install_import_hook([f"flow.{name}" for name in CHECKED.split()], "conftest.type
 # Programs that tests start; to collect their doctests would run them.
 collect_ignore = ["tests/bad_calls.py", "tests/bad_targets.py", "tests/bad_values.py"]
 
-
+# Bytes of compiled programs; every change leaves some that are not asked for again.
+MOST_KEPT = 2**30
 LARGE_NOTEBOOKS = {
     "03_choosing_an_integrator.ipynb",
     "04_optimizers_in_continuous_time.ipynb",
     "06_edge_of_stability.ipynb",
 }
+
+
+def pytest_sessionstart() -> None:
+    """Forget all that was compiled where it has become too much."""
+    folder = Path(CACHE["JAX_COMPILATION_CACHE_DIR"])
+    first = "PYTEST_XDIST_WORKER" not in os.environ
+    if first and sum(f.stat().st_size for f in folder.glob("*")) > MOST_KEPT:
+        shutil.rmtree(folder)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -60,7 +70,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if asked not in ("quick", "large") or not collection_path.is_file():
         return None
     if collection_path.suffix == ".ipynb":
-        return (asked == "large") != (collection_path.name in LARGE_NOTEBOOKS) or None
+        return asked == "quick" or collection_path.name not in LARGE_NOTEBOOKS or None
     return f"mark.{asked}" not in collection_path.read_text() or None
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
+COMPILED = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "d" / "compiled")}
 
 
 class Mutation(NamedTuple):
@@ -101,7 +102,8 @@ def outcome(mutation: Mutation, selection: str) -> str:
         began = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-x", "-n0", "-q", "-p", "no:cacheprovider", *chosen],
-            cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, capture_output=True, text=True,
+            cwd=tree, env=COMPILED | os.environ | {"PYTHONPATH": str(tree)}, capture_output=True,
+            text=True,
         )  # fmt: skip
         seconds = f"{time.perf_counter() - began:.0f} s"
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]

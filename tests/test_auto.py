@@ -74,6 +74,7 @@ def test_large_and_stiff_at_loose_tolerance():
     assert path.stats["choices"][0]["reason"].startswith("λ_max·t = ")
 
 
+@pytest.mark.quick
 def test_many_linear_dimensions():
     """Assert that a linear flow of 60 dimensions is Radau's, and right, for two Jacobians."""
     rng = np.random.default_rng(0)

@@ -80,7 +80,9 @@ FLOWS = {
 }
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.quick] * (n == "DOP853")) for n in FLOWS]
+)
 def test_flows_go_on_to_the_same_bits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Assert it of every method, from the first, the last and checkpoints between."""
     arguments, gradients = FLOWS[name]
@@ -113,7 +115,9 @@ DESCENTS = {
 }
 
 
-@pytest.mark.parametrize("name", DESCENTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.quick] * (n == "schedule")) for n in DESCENTS]
+)
 def test_descents_go_on_to_the_same_bits(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

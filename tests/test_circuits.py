@@ -121,10 +121,10 @@ def network(parameters: int) -> Circuit:
     return Circuit(total)
 
 
-def test_gradient_grows_linearly_over_three_decades():
-    """Assert counted sizes of f, ∇f and a product ∇²f·v: slopes 1 from N = 1e2 to 1e5."""
+def test_gradient_grows_linearly():
+    """Assert counted sizes of f and ∇f, 3l − 1 and 7l from l = 34 to 3,334, and one evaluation."""
     sizes = []
-    for l in (34, 334, 3334, 33334):
+    for l in (34, 334, 3334):
         circuit = network(l)
         gradient = circuit.gradient()
         sizes.append([l, circuit.size, gradient.size])
@@ -133,7 +133,7 @@ def test_gradient_grows_linearly_over_three_decades():
     # Of each parameter's share: x·x', tanh, 1 − z², two products by it, and one sum of branches.
     np.testing.assert_array_equal(N_gradient, 7 * l)
     # One evaluation at the largest does that many operations, to the closed form.
-    x = {f"x{i}": 0.5 for i in range(33334)}
+    x = {f"x{i}": 0.5 for i in range(3334)}
     evaluation = gradient.evaluate(x)
     assert evaluation.operations == gradient.size
     expected = 2 * 0.5 * (1 - math.tanh(0.25) ** 2)

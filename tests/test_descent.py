@@ -157,6 +157,28 @@ def test_every_gradient_is_counted(learning_rate: float, ending: str):
     assert run.stats["gradients"] == len(calls)
 
 
+def test_a_first_flow_and_descent_compile_four_programs():
+    """Assert them by name: no leaf's shape has programs of its own, that flatten or place it."""
+    compiled = []
+
+    def note(event: str, _: float, fun_name: str = "", **__: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(fun_name)
+
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        jax.random.key(0)  # has programs of its own, once a process
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        objective = flow.MLP([5, 7, 3]).objective(rng.random((11, 5)), rng.random((11, 3)))
+        flow.integrate(objective, 0.5, progress=False)
+        flow.descend(objective, 0.05, 10, progress=False)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    # J at θ₀, the right-hand side, J and ‖∇J‖ of a descent's rows, and its steps.
+    assert compiled == ["jit(<lambda>)", "jit(autonomous)", "jit(measure)", "jit(loop)"]
+
+
 def test_times_between_two_steps_are_saved_at_the_nearer_one(regression: flow.Objective):
     """Assert it of times a little before and a little after a step."""
     run = flow.descend(regression, 0.1, steps=10, save=[0.0, 0.26, 0.74, 1.0])

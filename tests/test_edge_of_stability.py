@@ -14,7 +14,8 @@ def test_sharpness_rises_to_the_edge():
     """Assert the flow's λ_max, 2.95 → 31, and that of descent, which leaves the flow at 2/η."""
     objective, eta = flow.networks.chebyshev(3, seed=0), 0.08
     late = [900.0, *np.linspace(1900.0, 2000.0, 5)]
-    path = flow.integrate(objective, 2000.0, method="TSRKC3", save=late, progress=False)
+    how = {"method": "TSRKC3", "engine": "jax", "progress": False}
+    path = flow.integrate(objective, 2000.0, save=late, **how)
     steps = flow.descend(objective, eta, 25_000, save=late, progress=False)
     flowing, stepping = (
         [flow.sharpness(objective, run.params(i)) for i in range(len(late))]

@@ -395,6 +395,7 @@ def test_terminal_notebook_and_latex_have_every_row():
     assert "of nodes with more than 16 entries, 16 and a direction" in text
 
 
+@pytest.mark.quick
 def test_the_text_fits_a_terminal():
     """Assert that 2-3-2's table is at most 80 columns wide."""
     assert max(map(len, str(flow.explain(networks.two_three_two())).splitlines())) <= 80

@@ -137,6 +137,7 @@ def test_distances_in_lockstep_are_those_of_trajectories(keep: str, tmp_path: Pa
         assert len(study.plot().axes) == 4
 
 
+@pytest.mark.quick
 def test_a_run_that_ends_early_keeps_nobody_waiting():
     """Assert that a descent that diverges leaves the others' distances whole."""
     arguments = {"t": 100.0, "save": 5, "progress": False, "observe": {}, "keep": "last"}

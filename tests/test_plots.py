@@ -189,6 +189,7 @@ def test_plane_holds_all_runs(comparison: flow.Comparison):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("θ[0]", "θ[1]")
 
 
+@pytest.mark.quick
 def test_one_figure_of_four(comparison: flow.Comparison):
     """Assert four labelled axes, and one legend with each run once, outside of the data."""
     figure = comparison.plot()
@@ -489,6 +490,7 @@ def test_work_precision_of_a_table():
         flow.plots.work_precision(table, cost="seconds")
 
 
+@pytest.mark.quick
 def test_an_animation_grows_with_t(comparison: flow.Comparison, tmp_path: Any):
     """Assert frames in which runs grow, the last the whole figure, which is left as it was."""
     runs = (comparison.reference, *(pair.run for pair in comparison.pairs))

@@ -49,6 +49,7 @@ def assert_alike(objective: flow.Objective, rtol: float = 1e-12) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 20, 1000])
+@pytest.mark.quick
 def test_chunks_are_the_whole(chunk: int):
     """Assert J, ∇J and ∇²J·v to 1e-12, where chunks divide the examples and where they don't."""
     assert_alike(NETWORK.objective(X, Y, seed=0, batch_chunk=chunk))
@@ -133,6 +134,7 @@ def test_what_wants_all_examples_at_once():
     assert read.value(read.params, (X[:7], Y[:7])) == pytest.approx(other, rel=1e-14)
 
 
+@pytest.mark.quick
 def test_batches_are_computed_in_the_precision_asked_for():
     """Assert that a single batch in float32 is, to the bit, what the array is in float32."""
     read, array = (

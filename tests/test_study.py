@@ -202,6 +202,7 @@ def test_a_failing_run_is_told(objective: flow.Objective):
     assert threading.active_count() == before
 
 
+@pytest.mark.quick
 def test_runs_of_one_name_are_told_apart(objective: flow.Objective, tmp_path: Path):
     """Assert a row each, with the distance of its own, where learning rates print alike."""
     twins = {"GD, η = 0.05": (optax.sgd(0.02), 0.02)}
