@@ -161,3 +161,19 @@ def run_in() -> Callable[..., Path | int]:
 def run_here(run_in: Callable, tmp_path: Path) -> Callable[..., Path | int]:
     """Run an experiment in this process into a folder of the test's own, (name, *arguments)."""
     return partial(run_in, tmp_path)
+
+
+@pytest.fixture
+def refused_here(
+    run_here: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> Callable[..., str]:
+    """Run an experiment that refuses its options, and leaves nothing behind: what it tells."""
+
+    def run(name: str, *arguments: str) -> str:
+        assert run_here(name, *arguments) == 2
+        told = capsys.readouterr().err
+        assert "Traceback" not in told
+        assert list(tmp_path.glob("*/*")) == []
+        return told
+
+    return run

@@ -1,7 +1,6 @@
 """The experiment on vanishing gradients at a small size, and the theorem that it leans on."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -67,19 +66,9 @@ def test_tables_and_figures(run_here: Callable):
         (("--t", "0"), "--t must be positive"),
     ],
 )
-def test_refusals(
-    run_here: Callable,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture,
-    arguments: tuple,
-    message: str,
-):
+def test_refusals(refused_here: Callable, arguments: tuple, message: str):
     """Assert a sentence and no folder for what makes no sense."""
-    assert run_here("vanishing_gradients", *SMALL, *arguments) == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert "Traceback" not in told
-    assert list(tmp_path.glob("*/*")) == []
+    assert message in refused_here("vanishing_gradients", *SMALL, *arguments)
 
 
 @pytest.mark.quick
