@@ -154,6 +154,7 @@ class Objective:
         with double_precision():
             self.data, self._reduction = self._split(data, batch_chunk, mesh)
             self.theta, self._unravel = ravel(params64)
+            self._shapes = jax.eval_shape(lambda p: p, params64)
         self.size: int = self.theta.size
         self._structure = jax.tree.structure(params64)
         self._compiled: dict[Any, Any] = {}
@@ -235,7 +236,7 @@ class Objective:
         theta = numbers("theta", theta)
         if theta.shape != (self.size,):
             raise ValueError(f"theta must have shape ({self.size},), got {theta.shape}")
-        return unravel_like(self.params, theta)
+        return unravel_like(self._shapes, theta)
 
     # ---- what users call: pytrees in, numpy float64 out
 

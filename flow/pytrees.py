@@ -82,8 +82,11 @@ def ravel(tree: PyTree) -> tuple[np.ndarray, Callable[[Any], PyTree]]:
 
 
 def unravel_like(tree: PyTree, vector: np.ndarray) -> PyTree:
-    """Return a pytree like `tree` of numpy arrays of their own, whose flat vector this is."""
+    """Return a pytree of numpy arrays of their own, whose flat vector this is.
+
+    `tree` says its structure and shapes, by arrays or by what `jax.eval_shape` gives.
+    """
     leaves, structure = jax.tree.flatten(tree)
-    ends = np.cumsum([np.size(x) for x in leaves])[:-1]
+    ends = np.cumsum([x.size for x in leaves])[:-1]
     parts = zip(np.split(vector, ends), leaves, strict=True)
-    return jax.tree.unflatten(structure, [p.reshape(np.shape(x)).copy() for p, x in parts])
+    return jax.tree.unflatten(structure, [p.reshape(x.shape).copy() for p, x in parts])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import flow
 from flow.__main__ import main
+from flow.interrupts import tell_if_ignored
 from flow.records import Options, Record, new_run_folder, read_run
 from flow.records.agreement import agreement
 from flow.records.reproduce import CannotReproduce, command_line, experiment, reproduce, verdict
@@ -113,6 +115,27 @@ def test_reproduce(folder: Path, tmp_path: Path, cli: Any):
     assert f"commit: {'0' * 40} →" in text
     assert "flow's source (digest): another →" in text
     assert "ended, row 1: 'diverged' → 'reached'" in text
+
+
+def test_ctrl_c_that_the_parent_ignored(
+    run_here: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """Assert that an experiment goes on, and said at its start that it would."""
+    keep = Record.keep
+
+    def pressed(record: Record, *arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return keep(record, *arguments)
+
+    monkeypatch.setattr(Record, "keep", pressed)
+    tell_if_ignored.cache_clear()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        folder = run_here("gd_vs_flow", *SMALL, "--learning-rates", "0.1")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert read_run(folder).result == "finished"
+    assert "Ctrl-C (SIGINT) is ignored in this process" in capsys.readouterr().err
 
 
 def test_a_rerun_that_failed_does_not_agree(folder: Path, tmp_path: Path):
