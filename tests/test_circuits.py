@@ -121,6 +121,7 @@ def network(parameters: int) -> Circuit:
     return Circuit(total)
 
 
+@pytest.mark.quick
 def test_gradient_grows_linearly():
     """Assert counted sizes of f and ∇f, 3l − 1 and 7l from l = 34 to 3,334, and one evaluation."""
     sizes = []

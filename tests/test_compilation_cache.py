@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,17 +21,19 @@ def events(tmp_path: Path) -> Counter:
     def note(event: str, **_: object) -> None:
         counts[event.removeprefix("/jax/compilation_cache/")] += 1
 
-    before = jax.config.jax_compilation_cache_dir
+    settings = ("jax_compilation_cache_dir", "jax_enable_compilation_cache")
+    before = {name: getattr(jax.config, name) for name in settings}
     jax.monitoring.register_event_listener(note)
-    _use(str(tmp_path))
+    _use(jax_compilation_cache_dir=str(tmp_path), jax_enable_compilation_cache=True)
     yield counts
     jax.monitoring.unregister_event_listener(note)
-    _use(before)
+    _use(**before)
 
 
-def _use(folder: str | None) -> None:
+def _use(**settings: Any) -> None:
     compilation_cache.reset_cache()
-    jax.config.update("jax_compilation_cache_dir", folder)
+    for name, value in settings.items():
+        jax.config.update(name, value)
 
 
 def runs() -> list[np.ndarray]:
@@ -47,12 +50,10 @@ def runs() -> list[np.ndarray]:
 
 def test_the_cache_changes_no_bit(events: Counter):
     """Assert the same bits without it, as it is filled, and from it, where nothing is compiled."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
+    _use(jax_enable_compilation_cache=False)
     without = runs()
     assert not events["cache_hits"]
-    jax.config.update("jax_enable_compilation_cache", True)
-    compilation_cache.reset_cache()
+    _use(jax_enable_compilation_cache=True)
     filling = runs()
     asked, events["cache_hits"] = events["compile_requests_use_cache"], 0
     filled = runs()

@@ -135,6 +135,7 @@ def spatial(draw: st.DrawFn) -> tuple[tuple, tuple, tuple]:
 
 @PROPERTY
 @given(case=spatial(), layer=st.sampled_from([AveragePooling, MaxPooling]))
+@pytest.mark.quick
 def test_pooling(case: tuple, layer: Any):
     """Assert pooling over windows that tile, overlap or leave a remainder, one example included."""
     shape, window, stride = case
