@@ -17,6 +17,7 @@ import pytest
 
 STARTED = time.perf_counter(), time.process_time()
 FOLDER = Path(os.environ.get("CAUSES", "causes"))
+FILE = FOLDER / f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}.jsonl"
 STAGES = {
     "/jax/core/compile/jaxpr_trace_duration": "tracing",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowering",
@@ -39,15 +40,15 @@ def _now() -> Counter:
 
 def _write(test: str, row: dict) -> None:
     FOLDER.mkdir(exist_ok=True)
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-    with (FOLDER / f"{worker}.jsonl").open("a") as lines:
+    with FILE.open("a") as lines:
         lines.write(json.dumps({"test": test, **row}) + "\n")
 
 
 def pytest_configure() -> None:
-    """Listen to JAX from here on."""
+    """Listen to JAX from here on, and forget the run before."""
     from jax import monitoring
 
+    FILE.unlink(missing_ok=True)
     monitoring.register_event_duration_secs_listener(_note)
 
 

@@ -73,7 +73,7 @@ MUTATIONS = [
     Mutation("a schedule's clock starts a step late", "descent.py",
              "np.concatenate([[0.0], np.cumsum(used)])",
              "np.concatenate([[0.0, 0.0], np.cumsum(used)[:-1]])", "descent checkpoints"),
-    Mutation("ascent goes down on the manifold", "dynamics/stiefel_flow.py",
+    Mutation("a flow on the manifold that climbs", "dynamics/stiefel_flow.py",
              "return jax.tree.map(jnp.negative, self.gradient(self.params(state), data))",
              "return self.gradient(self.params(state), data)", "manifold_flows"),
     Mutation("a loss at the threshold does not stop", "stop.py",

@@ -68,7 +68,7 @@ found = []
 for block in json.load(sys.stdin):
     os.chdir(tempfile.mkdtemp(dir=sys.argv[1]))
     told, error = io.StringIO(), None
-    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+    with contextlib.redirect_stdout(told):
         try:
             exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
         except BaseException:
