@@ -119,6 +119,18 @@ def _ctrl_c_is_heard() -> Iterator[None]:
 
 
 @pytest.fixture
+def ctrl_c_ignored() -> Iterator[None]:
+    """Ignore SIGINT, as a process does whose parent ignored it, and has not said so yet."""
+    from flow.interrupts import tell_if_ignored
+
+    tell_if_ignored.cache_clear()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+    tell_if_ignored.cache_clear()
+
+
+@pytest.fixture
 def optimised() -> Iterator[None]:
     """Compile with LLVM's optimisations, for a test that runs longer than it compiles."""
     import jax

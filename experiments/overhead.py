@@ -1,4 +1,4 @@
-"""What the driver and the hand-written backward pass cost, side by side in one run.
+"""Measure what the driver and the hand-written backward pass cost, side by side in one run.
 
 For each network: seconds of a flow over (its gradients × seconds of one bare jitted gradient to
 numpy), the same for scipy's plain `solve_ivp`, and seconds of the hand-derived gradient over those
@@ -54,7 +54,7 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Configuration(Options):
-    """What the driver and the hand-written backward pass cost, side by side in one run."""
+    """Sizes of the measurement of what the driver and the hand-written backward pass cost."""
 
     rounds: int = 7
     """Interleaved rounds; medians are of these."""

@@ -110,7 +110,7 @@ class DescentLoop:
         return self.clock.at(self.k)
 
     def begin(self) -> tuple[float, float]:
-        """What the loop starts with; J and ‖∇J‖ there."""
+        """Set what the loop starts with; return J and ‖∇J‖ there."""
         objective = self.objective
         params = jax.device_put(objective.unflatten(objective.theta))
         state = self.rule.optimizer(self.rule.eta).init(params)

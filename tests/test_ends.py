@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import flow
-from flow.interrupts import tell_if_ignored
 
 ADAPTIVE = ["RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA"]
 
@@ -286,19 +285,15 @@ def test_interrupted_flow(valley: flow.Objective, save: int, calls: int):
 
 
 @pytest.mark.quick
+@pytest.mark.usefixtures("ctrl_c_ignored")
 def test_ctrl_c_that_the_parent_ignored(
     valley: flow.Objective, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     """Assert that it does nothing, which is said once, with what ends a run in its place."""
     monkeypatch.setattr("flow.progress.pace", lambda: 0.0)
-    tell_if_ignored.cache_clear()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        for _ in range(2):
-            path = flow.integrate(valley, 3.0, save=10, observe={"calls": after(5, interrupt)})
-            assert path.result == "reached t = 3"
-    finally:
-        signal.signal(signal.SIGINT, before)
+    for _ in range(2):
+        path = flow.integrate(valley, 3.0, save=10, observe={"calls": after(5, interrupt)})
+        assert path.result == "reached t = 3"
     told = capsys.readouterr().err
     assert told.count("Ctrl-C (SIGINT) is ignored in this process") == 1
     assert "max_seconds=, max_gradients= or stop= end a run" in told

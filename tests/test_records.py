@@ -16,7 +16,6 @@ from PIL.PngImagePlugin import PngInfo
 
 import flow
 from flow.__main__ import main
-from flow.interrupts import tell_if_ignored
 from flow.records import Options, Record, new_run_folder, read_run
 from flow.records.agreement import agreement
 from flow.records.reproduce import CannotReproduce, command_line, experiment, reproduce, verdict
@@ -117,6 +116,7 @@ def test_reproduce(folder: Path, tmp_path: Path, cli: Any):
     assert "ended, row 1: 'diverged' → 'reached'" in text
 
 
+@pytest.mark.usefixtures("ctrl_c_ignored")
 def test_ctrl_c_that_the_parent_ignored(
     run_here: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
@@ -128,12 +128,7 @@ def test_ctrl_c_that_the_parent_ignored(
         return keep(record, *arguments)
 
     monkeypatch.setattr(Record, "keep", pressed)
-    tell_if_ignored.cache_clear()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        folder = run_here("gd_vs_flow", *SMALL, "--learning-rates", "0.1")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    folder = run_here("gd_vs_flow", *SMALL, "--learning-rates", "0.1")
     assert read_run(folder).result == "finished"
     assert "Ctrl-C (SIGINT) is ignored in this process" in capsys.readouterr().err
 
