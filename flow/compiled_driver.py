@@ -101,6 +101,7 @@ class CompiledDriver(Driver):
 
     def begin(self, carry: Any) -> None:
         """Take what the loop starts with."""
+        self.check_unchanged(carry.measures)
         self.carry = carry
         self.spent_by_kernel(0, carry)
         self.check_spectrum(carry)

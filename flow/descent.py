@@ -1,6 +1,6 @@
 """`descend`: discrete optimizers, recorded on the flow's time axis."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,9 +10,10 @@ import numpy as np
 from flow.checkpoints.keeper import keeper, released
 from flow.checks import choice, flag, numbers, positive, positive_integer, random_seed, users
 from flow.clock import Clock
-from flow.descent_ensemble import DescentEnsemble, DescentMember, check_one_rule, zipped
+from flow.descent_ensemble import DescentEnsemble, DescentMember, zipped
 from flow.descent_loop import DescentLoop, Rule
 from flow.initialisations import named
+from flow.jaxprs import fingerprint
 from flow.objective import Objective
 from flow.observe import Observer
 from flow.precision import double_precision
@@ -125,6 +126,12 @@ def descend(
         raise TypeError(f"descend needs a flow.Objective, got {objective!r}")
     ascent = flag("ascent", ascent)
     choice("spacing", spacing, SPACINGS)
+    if (learning_rate is None) == (optimizer is None):
+        raise ValueError(
+            "give a learning_rate, or an optax optimizer= and its time_step=; not both, as an "
+            "optimizer has its own learning rate, and its clock is time_step="
+        )
+    computed = None if optimizer is None else _check_optimizer(objective, optimizer)
     drawn = batches(objective, batch_size, sampling)
     stops = conditions(stop, ascent=ascent)
 
@@ -132,7 +139,8 @@ def descend(
         make: type[DescentLoop], objective: Objective, learning_rate: Any, steps: Any, seed: Any
     ) -> DescentLoop:
         steps, seed = positive_integer("steps", steps), random_seed(seed)
-        clock = _clock(objective, learning_rate, optimizer, time_step, steps)
+        rates = None if optimizer is not None else _rates(learning_rate, steps)
+        clock = _clock(rates, time_step, steps)
         fixed = learning_rate is not None and not callable(learning_rate)
         label = _label(objective, learning_rate, optimizer, time_step, batch_size, ascent)
         asked = {"steps": steps, "time_step": time_step, "save": save, "spacing": spacing}
@@ -142,7 +150,7 @@ def descend(
         return make(
             objective=objective,
             ascent=ascent,
-            rule=_rule(learning_rate, optimizer),
+            rule=_rule(rates, optimizer, computed),
             clock=clock,
             batches=drawn,
             seed=seed,
@@ -172,7 +180,6 @@ def descend(
         run = loop(DescentLoop, objective, learning_rate, steps, seed)
     else:
         refuse_checkpoint(checkpoint)
-        check_one_rule([rate for _, rate, _, _ in each])
         members = []
         for i, arguments in enumerate(each):
             with named(i):
@@ -182,63 +189,41 @@ def descend(
         return run.run(progress)
 
 
-def _check_optimizer(objective: Objective, optimizer: Any) -> None:
-    """Refuse what is no optimizer, and one whose updates are not like the parameters."""
+def _check_optimizer(objective: Objective, optimizer: Any) -> Hashable:
+    """Return what an optimizer computes, as a key; refuse what is none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no optimizer, or its updates are not like the parameters.
+    """
     import optax
 
     if not (hasattr(optimizer, "update") and hasattr(optimizer, "init")):
         raise TypeError(f"optimizer must be an optax optimizer, got {optimizer!r}")
     made = optax.with_extra_args_support(optimizer)
 
-    def value(params: Any) -> Any:
-        return objective.traced_value(params, objective.data)
+    def first(p: Any, data: Any) -> Any:
+        def value(params: Any) -> Any:
+            return objective.traced_value(params, data)
 
-    def first(p: Any) -> Any:
         known = {"value": jnp.zeros(()), "grad": p, "value_fn": value}
-        return made.update(p, made.init(p), p, **known)[0]
+        return made.update(p, made.init(p), p, **known)
 
     with double_precision(), users("optimizer.init and optimizer.update, called with θ₀"):
         theta = objective.unflatten(objective.theta)
-        updates = jax.eval_shape(first, theta)
+        jaxpr, (updates, state) = jax.make_jaxpr(first, return_shape=True)(theta, objective.data)
     if jax.tree.structure(updates) != jax.tree.structure(theta):
         raise ValueError(
             f"optimizer.update must return updates like the parameters, got {updates!r:.80}"
         )
+    return fingerprint(jaxpr), jax.tree.structure(state)
 
 
-def _clock(
-    objective: Objective, learning_rate: Any, optimizer: Any, time_step: Any, steps: int
-) -> Clock:
-    """The clock of what a user asked for."""
-    if optimizer is None and learning_rate is None:
-        raise ValueError("give a learning_rate, or an optax optimizer= and its time_step=")
-    if optimizer is not None and learning_rate is not None:
-        raise ValueError(
-            "give learning_rate or optimizer=, not both; an optimizer has its own learning rate, "
-            "and its clock is time_step="
-        )
-    if optimizer is not None:
-        _check_optimizer(objective, optimizer)
-    if learning_rate is not None and not callable(learning_rate):
-        positive("learning_rate", learning_rate)
-    if time_step is not None:
-        time_step = positive("time_step", time_step)
-    if optimizer is None and callable(learning_rate):
-        used = _scheduled(learning_rate, steps)
-        if time_step is None:
-            return Clock(steps, times=np.concatenate([[0.0], np.cumsum(used)]))
-    if time_step is not None:
-        return Clock(steps, time_step)
-    if optimizer is not None:
-        raise ValueError(
-            "an optimizer= needs its time_step=, the units of t in one step: its learning rate, "
-            "or learning rate / (1 − β) for momentum beside the plain flow"
-        )
-    return Clock(steps, float(learning_rate))
-
-
-def _scheduled(learning_rate: Callable[[Any], Any], steps: int) -> np.ndarray:
-    """The learning rate of each step (steps,), which must be a positive number."""
+def _rates(learning_rate: Any, steps: int) -> np.ndarray:
+    """The learning rate: a number, or that of each step (steps,) by a schedule."""
+    if not callable(learning_rate):
+        return np.float64(positive("learning_rate", learning_rate))
     with double_precision(), users("learning_rate, a schedule, called with the step"):
         used = numbers("what it returns", jax.vmap(learning_rate)(jnp.arange(steps)))
     if used.shape != (steps,) or not np.all(np.isfinite(used) & (used > 0)):
@@ -246,6 +231,20 @@ def _scheduled(learning_rate: Callable[[Any], Any], steps: int) -> np.ndarray:
         bad = used[wrong][0] if used.shape == (steps,) else used.shape
         raise ValueError(f"the learning_rate schedule must stay positive and finite, got {bad}")
     return used
+
+
+def _clock(rates: np.ndarray | None, time_step: Any, steps: int) -> Clock:
+    """The clock of learning rates, or of an optimizer, which has none."""
+    if time_step is not None:
+        return Clock(steps, positive("time_step", time_step))
+    if rates is None:
+        raise ValueError(
+            "an optimizer= needs its time_step=, the units of t in one step: its learning rate, "
+            "or learning rate / (1 − β) for momentum beside the plain flow"
+        )
+    if rates.ndim:
+        return Clock(steps, times=np.concatenate([[0.0], np.cumsum(rates)]))
+    return Clock(steps, float(rates))
 
 
 def _label(
@@ -275,17 +274,12 @@ def _label(
     return label if batch is None else f"{label}, batches of {batch}"
 
 
-def _rule(learning_rate: Any, optimizer: Any) -> Rule:
+def _rule(rates: np.ndarray | None, optimizer: Any, computed: Hashable) -> Rule:
     """The optax optimizer that a user asked for."""
     import optax
 
-    if optimizer is None and not callable(learning_rate):
+    if optimizer is None:
         # η is an argument of the compiled loop: another learning rate compiles nothing.
-        return Rule(
-            lambda eta: optax.with_extra_args_support(optax.sgd(eta)), float(learning_rate), "sgd"
-        )
-    # optax counts steps in int32, of which JAX makes float32; the clock has η in float64.
-    made = optax.with_extra_args_support(
-        optimizer or optax.sgd(lambda k: learning_rate(k.astype(jnp.int64)))
-    )
-    return Rule(lambda _: made, 0.0, optimizer or learning_rate)
+        return Rule(lambda eta: optax.with_extra_args_support(optax.sgd(eta)), rates, "sgd")
+    made = optax.with_extra_args_support(optimizer)
+    return Rule(lambda _: made, np.float64(0.0), computed)

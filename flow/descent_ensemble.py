@@ -1,7 +1,7 @@
 """Many gradient descents in one call: members have their own θ₀, learning rate, steps or seed."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from flow.descent_loop import ENDINGS, RUNNING, STOPPED, Carry, DescentLoop, loop_of, measure_of
+from flow.descent_loop import (
+    ENDINGS,
+    RUNNING,
+    STOPPED,
+    Carry,
+    DescentLoop,
+    lengthened,
+    loop_of,
+    measure_of,
+)
 from flow.initialisations import initialisations, named
 from flow.members import stacked
 from flow.objective import Objective
@@ -148,13 +157,24 @@ class DescentEnsemble:
         data = objective.data
         if isinstance(self.over, OnDevices):
             data = self.over.copied(data)
-        each = [(m.carry, m.rule.eta, jax.random.key(m.seed)) for m in self.members]
+        each = [
+            (m.carry, eta, jax.random.key(m.seed))
+            for m, eta in zip(self.members, self._rates(), strict=True)
+        ]
         rows = jax.tree.map(lambda *x: jnp.stack(x), *each)
         self.carry, etas, keys = padded(self.over, rows)
         self.advance = lambda chunk: jax.block_until_ready(
             loop((one.below, data), self.carry, *self._wishes(chunk), keys, etas)
         )
         self.carry, _ = self.advance(0)  # no steps: this compiles
+
+    def _rates(self) -> list[np.ndarray]:
+        """η of each member, or of its steps where one of them has a schedule."""
+        rates = [member.rule.eta for member in self.members]
+        if not any(eta.ndim for eta in rates):
+            return rates
+        steps = max(member.clock.steps for member in self.members)
+        return [lengthened(eta, steps) for eta in rates]
 
     def _wishes(self, chunk: int) -> tuple[np.ndarray, np.ndarray]:
         ends, saves = np.array([member.wish(chunk) for member in self.members]).T
@@ -267,12 +287,3 @@ def zipped(objective: Objective, ensemble: Any, **each: Any) -> list[tuple[Any, 
     n = next(iter(counts.values()))
     columns = [value if name in many else [value] * n for name, value in each.items()]
     return list(zip(starts or [objective] * n, *columns, strict=True))
-
-
-def check_one_rule(learning_rates: Sequence[Any]) -> None:
-    """Refuse several schedules, each of which is a loop of its own."""
-    if any(map(callable, learning_rates)) and len(set(map(id, learning_rates))) > 1:
-        raise ValueError(
-            "learning_rate has several schedules, which no loop has in common; give numbers, one "
-            "schedule for all members, or run them by flow.sweep"
-        )

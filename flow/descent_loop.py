@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -41,11 +41,32 @@ ENDINGS = (BudgetSpent, ObserverFailed, KeyboardInterrupt)
 
 @dataclass(frozen=True)
 class Rule:
-    """An update rule: η ↦ optax optimizer; two rules of one key share a compiled loop."""
+    """An update rule: η ↦ optax optimizer; two rules of one key share a compiled loop.
+
+    Parameters
+    ----------
+    optimizer
+        η ↦ optax optimizer.
+    eta
+        η, or that of each step (steps,).
+    key
+        What the optimizer computes.
+    """
 
     optimizer: Callable[[Any], Any]
-    eta: float
-    key: Any
+    eta: np.ndarray
+    key: Hashable
+
+    @property
+    def rates(self) -> np.ndarray:
+        """`eta` as the loop takes it: in a power of two, that other numbers of steps compile to."""
+        return self.eta if self.eta.ndim == 0 else lengthened(self.eta, len(self.eta))
+
+
+def lengthened(rates: np.ndarray, steps: int) -> np.ndarray:
+    """Return η of each step, or one for all, as at least so many, a power of two."""
+    rates = np.atleast_1d(rates)
+    return np.pad(rates, (0, (1 << (steps - 1).bit_length()) - len(rates)), mode="edge")
 
 
 class Carry(NamedTuple):
@@ -113,7 +134,7 @@ class DescentLoop:
         """Set what the loop starts with; return J and ‖∇J‖ there."""
         objective = self.objective
         params = jax.device_put(objective.unflatten(objective.theta))
-        state = self.rule.optimizer(self.rule.eta).init(params)
+        state = self.rule.optimizer(0.0).init(params)
         shuffled = self.batches is not None and self.batches.sampling == "epoch"
         order = np.zeros(self.batches.examples if shuffled else 0, np.int32)
         # Arrays of the loop's own types, or it would be compiled again for what it returns.
@@ -125,6 +146,7 @@ class DescentLoop:
         )
         first = self._measure()
         check_start(*first)
+        objective.check_unchanged(objective.theta, first[0])
         return first
 
     @property
@@ -138,9 +160,9 @@ class DescentLoop:
             ("descend", self.rule.key, self.batches, self.ascent),
             lambda: jax.jit(loop_of(objective, self.rule.optimizer, self.batches, self.ascent)),
         )
-        key, below = jax.random.key(self.seed), self.below
+        key, rates, below = jax.random.key(self.seed), self.rule.rates, self.below
         self.advance = lambda end: jax.block_until_ready(
-            loop(self.carry, end, key, self.rule.eta, below, objective.data)
+            loop(self.carry, end, key, rates, below, objective.data)
         )
         self.carry = self.advance(0)  # no steps: this compiles
         return first
@@ -224,6 +246,8 @@ class DescentLoop:
     def receive(self, carry: Carry, due: list[int]) -> str | None:
         """Everything that is due after a chunk; a result if the run ends with it."""
         before, self.carry = self.k, carry
+        if (before, self.k) == (0, 1) and self.batches is None:
+            self.objective.check_unchanged(self.objective.theta, float(carry.loss))
         status = int(carry.status)
         self._count(self.k - before + (status != RUNNING))
         if status == DIVERGED:
@@ -436,7 +460,7 @@ def loop_of(
 
         def update() -> Carry:
             downhill = minimised(gradient)
-            updates, state = make(eta).update(
+            updates, state = make(eta if jnp.ndim(eta) == 0 else eta[carry.k]).update(
                 downhill,
                 carry.state,
                 carry.params,

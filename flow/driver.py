@@ -69,7 +69,7 @@ def kernel_of(
     return device_kernel(
         method.name,
         method.stepper,
-        lambda key, build: dynamics.objective.compiled((*key, dynamics), build),
+        lambda key, build: dynamics.objective.compiled((*key, flat.key), build),
         flat.traced,
         rate,
         dynamics.ascent,
@@ -200,7 +200,13 @@ class Driver:
         first = self._measured(self.reached)
         check_start(*first)
         self.loss = float(first[0])
+        self.check_unchanged(first)
         return first
+
+    def check_unchanged(self, measures: Any) -> None:
+        """Refuse a loss that a function compiled for this run finds to be another at the start."""
+        theta = self.flat.params(self.flat.initial)
+        self.dynamics.objective.check_unchanged(theta, float(np.asarray(measures)[0]))
 
     def _compile(self) -> None:
         """Call what the solver will call, so that its seconds are not counted as the run's."""
@@ -209,9 +215,9 @@ class Driver:
         if self.method.stabilised:
             kernel, tolerance = self.kernel(), self.tolerance()
             limits = Limits(self.t, 2.0, 0.0, -np.inf, -np.inf)
-            kernel.advance(
-                tolerance, limits, kernel.start(tolerance, limits, 0.0, self.flat.initial)
-            )
+            carry = kernel.start(tolerance, limits, 0.0, self.flat.initial)
+            self.check_unchanged(carry.measures)
+            kernel.advance(tolerance, limits, carry)
 
     def kernel(self) -> Kernel:
         """The method as a compiled loop on this dynamics."""

@@ -16,8 +16,16 @@ from jaxtyping import Array, Float, Float64
 from flow.checks import choice, flag, function, mapping, numbers, positive_integer, users
 from flow.host_batches import HostBatches
 from flow.placement import find_device, placed
-from flow.precision import PrecisionWarning, coarsest_float, double_precision
-from flow.pytrees import PyTree, as_data, as_parameters, path_name, ravel, unravel_like
+from flow.precision import PrecisionWarning, coarsest_float, double_precision, noise
+from flow.pytrees import (
+    PyTree,
+    as_data,
+    as_parameters,
+    owned,
+    path_name,
+    ravel,
+    unravel_like,
+)
 from flow.reduction import Reduction, check_is_mean, mesh_of, rows_of, spread, whole
 
 Theta: TypeAlias = Float64[np.ndarray, "n"]
@@ -53,8 +61,8 @@ class Objective:
         θ₀, a pytree of floating-point arrays. Partition an equinox module first:
         ``params, static = equinox.partition(model, equinox.is_inexact_array)``.
     data
-        A pytree of arrays with one leading axis of examples in common, (X, y) for instance; or
-        `flow.HostBatches` where memory does not hold them.
+        A pytree of arrays with one leading axis of examples in common, (X, y) for instance, that
+        is copied; or `flow.HostBatches` where memory does not hold them.
     outputs, output_loss
         Instead of `loss`, where the network's outputs matter: ``outputs(params, X)`` is
         (examples, ...) and ``output_loss(outputs, y)`` their mean loss; `data` is then (X, y).
@@ -83,11 +91,11 @@ class Objective:
     Attributes
     ----------
     params
-        θ₀ as it was given.
+        θ₀ as it was given, a copy each time.
     size
         Number of entries of θ, n.
     theta
-        θ₀ as a flat vector (n,), in `jax.flatten_util.ravel_pytree` order.
+        θ₀ as a flat vector (n,), in `jax.flatten_util.ravel_pytree` order, a copy each time.
     resolution
         Unit roundoff of what is computed inside, 2.2e-16 or 1.2e-7; tolerances below a hundred
         times it are refused by `flow.integrate`.
@@ -137,8 +145,8 @@ class Objective:
     ) -> None:
         self._dtype = _precision(dtype)
         self.device = find_device(device)
-        self.params = params
         params64 = as_parameters(params)
+        self._params = owned(params)
         loss = _loss_of(loss, outputs, output_loss, data)
         self._loss = loss if data is not None else (lambda p, _: loss(p))
         self._network, self._output_loss = outputs, output_loss
@@ -153,9 +161,9 @@ class Objective:
         self.tally = Tally()
         with double_precision():
             self.data, self._reduction = self._split(data, batch_chunk, mesh)
-            self.theta, self._unravel = ravel(params64)
+            self._theta, self._unravel = ravel(params64)
             self._shapes = jax.eval_shape(lambda p: p, params64)
-        self.size: int = self.theta.size
+        self.size: int = self._theta.size
         self._structure = jax.tree.structure(params64)
         self._compiled: dict[Any, Any] = {}
         self._check_loss(params64)
@@ -165,8 +173,18 @@ class Objective:
         self._check_hand_gradient(params64)
         self.resolution = self._check_precision(params64)
         self._check_is_mean(params64)
-        _check_finite(self.value(params))
+        self._start = self._finite_value(params64)
         self.tally = Tally()
+
+    @property
+    def params(self) -> PyTree:
+        """θ₀ as it was given, a copy."""
+        return owned(self._params)
+
+    @property
+    def theta(self) -> Theta:
+        """θ₀ as a flat vector (n,), a copy."""
+        return self._theta.copy()
 
     @property
     def mesh(self) -> jax.sharding.Mesh | None:
@@ -425,8 +443,8 @@ class Objective:
         """
         as_parameters(params)
         view = self.counted()
-        view.params, view.theta = params, self.flatten(params)
-        _check_finite(self.value(params))
+        theta, start = self.flatten(params), self._finite_value(params)
+        vars(view).update(_params=owned(params), _theta=theta, _start=start)
         return view
 
     def reparametrised(
@@ -588,12 +606,12 @@ class Objective:
                 f"{name} has the structure {jax.tree.structure(params)}, "
                 f"but the objective's parameters have {self._structure}"
             )
-        own = jax.tree.leaves(self.params)
+        own = jax.tree.leaves(self._shapes)
         for (path, leaf), mine in zip(jax.tree.leaves_with_path(params), own, strict=True):
-            if np.shape(leaf) != np.shape(mine):
+            if np.shape(leaf) != mine.shape:
                 raise ValueError(
                     f"{path_name(name, path)} has shape {np.shape(leaf)}, "
-                    f"but the objective's has {np.shape(mine)}"
+                    f"but the objective's has {mine.shape}"
                 )
 
     def _split(self, data: PyTree, chunk: Any, mesh: Any) -> tuple[PyTree, Reduction]:
@@ -691,20 +709,67 @@ class Objective:
             raise ValueError(f"gradient must return a pytree like params: {error}") from None
 
     def _check_precision(self, params: PyTree) -> float:
-        """Unit roundoff of the coarsest operation in the jaxpr of the gradient."""
+        """Unit roundoff of J and ∇J: of the coarsest operation in them, if they have its noise."""
+
+        def both(params: PyTree, data: PyTree) -> Any:
+            return self.traced_value(params, data), self.traced_gradient(params, data)
+
         with double_precision(), users("the derivative of loss at the initial parameters"):
-            jaxpr = jax.make_jaxpr(self.traced_gradient)(params, self.data)
-        dtype, operation = coarsest_float(jaxpr)
-        eps = float(jnp.finfo(dtype).eps)
-        if eps > np.finfo(self._dtype).eps:
-            warnings.warn(
-                f"the loss computes in {dtype} inside (in {operation}); remove the cast to work "
-                f"in double precision, or say dtype='float32'. flow.integrate will refuse "
-                f"rtol below {100 * eps:.1e}.",
-                PrecisionWarning,
-                stacklevel=3,
+            jaxpr = jax.make_jaxpr(both)(params, self.data)
+        dtype, place = coarsest_float(jaxpr, len(jax.tree.leaves(params)))
+        asked, eps = float(np.finfo(self._dtype).eps), float(jnp.finfo(dtype).eps)
+        if eps <= asked or (met := self._noise(eps)) < np.sqrt(asked * eps):
+            return asked
+        or_so = ", or say dtype='float32'" if self._dtype == np.float64 else ""
+        warnings.warn(
+            f"the loss computes in {dtype} inside ({place}) and has its rounding, {met:.0e} of J "
+            f"or ∇J; remove the cast there (astype, or a layer's dtype=) to work in {self._dtype}"
+            f"{or_so}. flow.integrate will refuse rtol below {100 * eps:.1e}.",
+            PrecisionWarning,
+            stacklevel=3,
+        )
+        return eps
+
+    def _noise(self, step: float) -> float:
+        """Relative rounding noise of J and of ∇J along a direction, near θ₀."""
+        source, along = self._reduction.source, np.random.default_rng(1).standard_normal(self.size)
+        function = self.compiled("value_and_gradient", self._build_value_and_gradient)
+
+        def of(theta: np.ndarray) -> np.ndarray:
+            value, gradient = function(theta, some)
+            return np.array([value, along @ np.asarray(gradient)])
+
+        with double_precision():
+            some = self.data if source is None else source.ends()
+            return noise(of, self._theta, step)
+
+    def check_unchanged(self, theta: Theta, loss: float) -> None:
+        """Refuse to go on where J(θ₀) is no longer what it was when the objective was made.
+
+        Raises
+        ------
+        ValueError
+            `theta` is θ₀, and `loss`, by a function that was compiled since, is another than J.
+        """
+        close = np.isclose(
+            loss, self._start, rtol=np.sqrt(self.resolution), atol=1e3 * self.resolution
+        )
+        if not close and np.array_equal(theta, self._theta):
+            self._compiled.clear()  # what was compiled since is of another loss
+            raise ValueError(
+                f"the loss at θ₀ is {loss:.6g}, and was {self._start:.6g} when the objective was "
+                "made: it reads something that has changed since, a global or an array; make a new "
+                "flow.Objective after a change, or hand over what changes as data= or params"
             )
-        return max(eps, float(np.finfo(self._dtype).eps))
+
+    def _finite_value(self, params: PyTree) -> float:
+        value = self.value(params)
+        if not np.isfinite(value):
+            raise ValueError(
+                f"loss is {value} at the initial parameters; start from parameters (and data) "
+                "at which it is finite"
+            )
+        return value
 
 
 def _precision(dtype: Any) -> np.dtype:
@@ -715,14 +780,6 @@ def _precision(dtype: Any) -> np.dtype:
         name = dtype
     # To numpy None is float64.
     return np.dtype(choice("dtype", None if dtype is None else name, ["float64", "float32"]))
-
-
-def _check_finite(value: float) -> None:
-    if not np.isfinite(value):
-        raise ValueError(
-            f"loss is {value} at the initial parameters; start from parameters (and data) "
-            "at which it is finite"
-        )
 
 
 def _loss_of(

@@ -1,11 +1,18 @@
 """Double precision, scoped to the package's own calls, and the search for less inside a loss."""
 
-from collections.abc import Iterator
+import warnings
+import weakref
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from inspect import signature
+from math import comb
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from flow.jaxprs import depending, place
 
 
 class PrecisionWarning(UserWarning):
@@ -17,33 +24,117 @@ def double_precision() -> AbstractContextManager:
     return jax.enable_x64(True)
 
 
-# These only move what is there: a float32 constant that a loss closes over may be sliced.
-_MOVES = {
-    *("broadcast_in_dim", "concatenate", "copy", "copy_p", "dynamic_slice", "expand_dims"),
-    *("gather", "pad", "reshape", "rev", "select_n", "slice", "squeeze", "transpose"),
-}
+def keep_precisions_apart() -> None:
+    """Let JAX hold a numpy array that a function closes over once for each precision.
+
+    JAX holds what it has made of such an array for as long as a traced function needs it, and
+    since 0.9.2 finds it again by the array alone: a loss that was called in single precision has
+    its arrays rounded when it is traced in double, and the other way round it gets arrays of
+    another type than it was compiled for. Where JAX does so, arrays are found by their precision
+    too; all else is as it was.
+    """
+    from jax._src import dtypes, literals
+
+    def double(array: np.ndarray) -> Any:
+        with double_precision():
+            return dtypes.canonicalize_value(array)
+
+    array = np.zeros(1)
+    with jax.enable_x64(False):
+        single = dtypes.canonicalize_value(array)
+    if double(array).dtype != single.dtype:
+        return
+    typed = literals.TypedNdArray
+    old = {"weak_type": False} if "weak_type" in signature(typed.__new__).parameters else {}
+    held: dict[Any, Any] = {}
+
+    def canonical(x: np.ndarray) -> Any:
+        dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+        key = id(x), dtype
+        mine, made = held.get(key, (lambda: None,) * 2)
+        value = made() if mine() is x else None
+        if value is None:
+            value = typed(np.asarray(x, dtype), **old)
+            # Both by weak references: an array goes when its owner lets it go.
+            held[key] = weakref.ref(x, lambda _: held.pop(key, None)), weakref.ref(value)
+        return value
+
+    register = getattr(dtypes, "register_canonicalize_value_handler", None)
+    (register or dtypes.canonicalize_value_handlers.__setitem__)(np.ndarray, canonical)
 
 
-def coarsest_float(closed_jaxpr: Any) -> tuple[Any, str]:
-    """Return the least precise float dtype that a jaxpr computes in, and the operation."""
+try:
+    keep_precisions_apart()
+except (ImportError, AttributeError, TypeError) as error:
+    warnings.warn(
+        f"JAX {jax.__version__} is not known here ({error}): a loss that closes over numpy arrays "
+        "must not be called outside of flow too, in single precision; pass them by data=",
+        PrecisionWarning,
+        stacklevel=2,
+    )
+
+
+def coarsest_float(closed_jaxpr: Any, varying: int) -> tuple[Any, str]:
+    """Return the least precise float dtype that a jaxpr computes in, and where.
+
+    Parameters
+    ----------
+    closed_jaxpr
+        What its outputs do not depend on is passed over.
+    varying
+        So many of its first inputs vary, θ. What does not depend on them is a constant of the
+        loss, in whatever precision it was made.
+
+    Returns
+    -------
+    tuple
+        The dtype, and the operation with file and line in words.
+    """
     found = [
-        (variable.aval.dtype, equation.primitive.name)
-        for equation in _operations(closed_jaxpr.jaxpr)
+        (variable.aval.dtype, equation)
+        for equation in depending(closed_jaxpr.jaxpr, varying)
         for variable in equation.outvars
-        if equation.primitive.name not in _MOVES
-        and jnp.issubdtype(getattr(variable.aval, "dtype", jnp.bool), jnp.floating)
+        if jnp.issubdtype(getattr(variable.aval, "dtype", jnp.bool), jnp.floating)
     ]
-    return max(found, key=lambda f: jnp.finfo(f[0]).eps, default=(jnp.dtype("float64"), ""))
+    dtype, equation = max(found, key=lambda f: jnp.finfo(f[0]).eps, default=(np.float64, None))
+    return jnp.dtype(dtype), "" if equation is None else place(equation)
 
 
-def _operations(jaxpr: Any) -> Iterator[Any]:
-    """The operations of a jaxpr; of one that calls others (jit, scan), the others'."""
-    for equation in jaxpr.eqns:
-        parameters = jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
-        )
-        inner = [p for p in parameters if hasattr(p, "eqns")]
-        if not inner:
-            yield equation
-        for sub in inner:
-            yield from _operations(getattr(sub, "jaxpr", sub))
+# Values along a line, and the order of their differences, in which what is smooth vanishes.
+_VALUES, _ORDER = 8, 4
+
+
+def noise(of: Callable[[np.ndarray], np.ndarray], theta: np.ndarray, step: float) -> float:
+    """Return the largest relative rounding noise of functions of θ; NaN where none is finite.
+
+    By fourth differences along a line, σ² = mean (Δ⁴f)²/70, over the largest |f| there (Moré and
+    Wild 2011, "Estimating computational noise"). It is taken at two points near θ: at a minimum,
+    or where a last layer is zero, f is another size than on the way.
+
+    Parameters
+    ----------
+    of
+        θ (n,) ↦ values (m,).
+    theta
+        (n,).
+    step
+        Between points, relative: the roundoff of the precision that is looked for.
+
+    Examples
+    --------
+    >>> bool(noise(np.sin, np.ones(1), 1e-7) < 1e-14)
+    True
+    >>> bool(noise(lambda x: np.sin(x.astype(np.float32)), np.ones(1), 1e-7) > 1e-10)
+    True
+    """
+    rng, found = np.random.default_rng(0), []
+    size = float(np.sqrt(np.mean(theta**2))) or 1.0
+    for _ in range(2):
+        near = theta + 0.1 * size * rng.standard_normal(theta.size)
+        way = step * (np.abs(near) + size) * rng.standard_normal(theta.size)
+        values = np.array([of(near + i * way) for i in range(_VALUES)], np.float64)
+        differences = np.diff(values, _ORDER, axis=0)
+        sigma = np.sqrt(np.mean(differences**2, axis=0) / comb(2 * _ORDER, _ORDER))
+        scale = np.max(np.abs(values), axis=0)
+        found.append(np.max(sigma / np.where(scale > 0.0, scale, 1.0)))
+    return float(max(found))

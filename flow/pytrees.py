@@ -39,13 +39,14 @@ def as_parameters(params: PyTree, root: str = "params") -> PyTree:
 
 
 def as_data(data: PyTree, dtype: Any, root: str = "data") -> PyTree:
-    """Put data on the device, floats as `dtype`; refuse ragged or empty data by name."""
+    """Copy data to the device, floats as `dtype`; refuse ragged or empty data by name."""
 
     def convert(path: Any, leaf: Any) -> jax.Array:
         name = path_name(root, path)
         if isinstance(leaf, np.ma.MaskedArray):
             numbers(name, leaf)
-        array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        # JAX would share the memory of an array that happens to lie well in it.
+        array = leaf if isinstance(leaf, jax.Array) else np.array(leaf)
         if array.dtype.kind not in "fiubVc":  # V: bfloat16 and its kin
             raise TypeError(f"{name} must be numeric, got dtype {array.dtype}, {leaf!r:.40}")
         if array.ndim == 0 or array.shape[0] == 0:
@@ -63,6 +64,23 @@ def rows_of(data: PyTree) -> int:
     """The length of the leading axis, that of the examples; 0 without data."""
     leaves = jax.tree.leaves(data)
     return leaves[0].shape[0] if leaves else 0
+
+
+def owned(tree: PyTree) -> PyTree:
+    """Return the same pytree with arrays of its own; those of JAX nobody can write to."""
+    return jax.tree.map(lambda x: x.copy() if isinstance(x, np.ndarray) else x, tree)
+
+
+def read_only(tree: PyTree) -> PyTree:
+    """Return the same pytree with numpy arrays that can't be written to."""
+
+    def shut(x: Any) -> Any:
+        if isinstance(x, np.ndarray):
+            x = x.view()
+            x.flags.writeable = False
+        return x
+
+    return jax.tree.map(shut, tree)
 
 
 def to_numpy(tree: PyTree) -> PyTree:

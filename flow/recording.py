@@ -10,6 +10,7 @@ import numpy as np
 from flow.checks import choice, positive, positive_integer
 from flow.objective import Objective
 from flow.observe import Observer, as_observer, projection
+from flow.pytrees import read_only
 
 KEEPS = ["theta", "projection", "last"]
 
@@ -164,8 +165,8 @@ class Recorder:
     ) -> dict[str, Any]:
         """Observe and keep one row; return it. Unobserved, its observables are NaN."""
         if observe:
-            params = self._objective.unflatten(theta) if self._observers else None
-            run = {"t": t, **state}
+            params = read_only(self._objective.unflatten(theta)) if self._observers else None
+            run = {"t": t, **read_only(dict(state))}
             observed = {name: self._observe(name, params, run) for name in self._observers}
         else:
             known = self.rows[0]["observed"] if self.rows else {}
@@ -266,6 +267,6 @@ def check_start(loss: float, gradient_norm: float) -> None:
 
 
 def flat_record(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as stop conditions see it: observables beside t, loss and gradient_norm."""
+    """A row as stop conditions see it, not to be written: observables beside t, loss and so on."""
     record = {k: row[k] for k in ("t", "theta", "loss", "gradient_norm")}
-    return record | {"gradients": row["work"]["gradients"]} | row["observed"]
+    return read_only(record | {"gradients": row["work"]["gradients"]} | row["observed"])

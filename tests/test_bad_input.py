@@ -318,7 +318,7 @@ DESCEND = [
     ({"steps": 1.5}, TypeError, r"steps must be a positive integer, got 1\.5"),
     ({"steps": True}, TypeError, "steps must be a positive integer, got True"),
     ({"steps": None}, TypeError, "steps must be a positive integer, got None"),
-    ({"optimizer": SGD}, ValueError, "give learning_rate or optimizer=, not both"),
+    ({"optimizer": SGD}, ValueError, "give a learning_rate, or an optax optimizer= .*; not both"),
     ({"learning_rate": None, "optimizer": SGD}, ValueError, "optimizer= needs its time_step="),
     (
         {"learning_rate": None, "optimizer": SGD, "time_step": -1},

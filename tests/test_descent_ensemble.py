@@ -215,7 +215,6 @@ def test_a_stop_that_only_the_loop_sees(quadratic: flow.Objective, monkeypatch: 
         ),
         ({"learning_rate": [0.1, -0.2]}, "ensemble member 1: learning_rate must be .* -0.2"),
         ({"learning_rate": [0.1, 0.2], "save": [15.0]}, r"ensemble member 0: save times .* \[0, 1"),
-        ({"learning_rate": [lambda k: 0.1, lambda k: 0.2]}, "has several schedules, which no loop"),
         (
             {"learning_rate": [0.1, 0.2], "checkpoint": "here"},
             "give each member of an ensemble one",

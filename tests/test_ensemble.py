@@ -83,11 +83,11 @@ def test_each_member_is_its_own_run(
 
 def _moved(objective: flow.Objective, theta: np.ndarray, t: float, **settings: Any) -> Any:
     """A single run whose compiled functions are made once for all tests."""
-    before, objective.theta = objective.theta, theta
-    try:
+    moved = objective.starting_at(objective.unflatten(theta))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_theta", "_start"):
+            patch.setattr(objective, name, getattr(moved, name))
         return flow.integrate(objective, t, engine="jax", progress=False, **settings)
-    finally:
-        objective.theta = before
 
 
 def test_large_networks_take_turns(network: tuple):

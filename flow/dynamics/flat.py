@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Float64
 
 from flow.dynamics.base import Dynamics
+from flow.jaxprs import fingerprint
 from flow.precision import double_precision
 from flow.pytrees import ravel
 
@@ -38,6 +39,8 @@ class FlatDynamics:
         y ↦ θ as a flat vector; y ↦ name -> array, what else the state carries.
     energy
         y ↦ what falls at the rate of dissipation; None where that is J.
+    key
+        What compiled functions are kept by: the dynamics, and of a user's what it computes now.
     """
 
     initial: State
@@ -48,6 +51,7 @@ class FlatDynamics:
     params: Callable[[State], np.ndarray]
     auxiliary: Callable[[State], dict[str, np.ndarray]]
     energy: Callable[[State], float] | None
+    key: Hashable
 
 
 def flatten(dynamics: Dynamics) -> FlatDynamics:
@@ -82,9 +86,10 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
     def energy(y: Any, data: Any) -> Any:
         return dynamics.energy(unravel(y), data)
 
+    key = _key(dynamics)
+
     def compiled(function: Callable) -> Callable:
-        key: Hashable = (function.__name__, dynamics)
-        return objective.compiled(key, lambda: jax.jit(function))
+        return objective.compiled((function.__name__, key), lambda: jax.jit(function))
 
     if dynamics.autonomous:
 
@@ -108,4 +113,24 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
         if bare
         else (lambda y: {k: np.array(v) for k, v in compiled(auxiliary)(y, data).items()}),
         None if dynamics.energy_is_loss else (lambda y: float(compiled(energy)(y, data))),
+        key,
     )
+
+
+def _key(dynamics: Dynamics) -> Hashable:
+    """The dynamics; where a user wrote it, who may read what changes, with what it computes."""
+    kind = type(dynamics.in_flow_time)
+    flows = kind.__module__.partition(".")[0] == __package__.partition(".")[0]
+    if flows and kind is not Dynamics:
+        return dynamics
+
+    def everything(t: Any, state: Any, data: Any) -> Any:
+        found = dynamics.rhs(t, state, data), dynamics.params(state)
+        if dynamics.noise:
+            apply, shape = dynamics.diffusion(t, state, data)
+            found += (apply(jnp.zeros(shape)),)
+        return found, dynamics.auxiliary(state, data)
+
+    with double_precision():
+        jaxpr = jax.make_jaxpr(everything)(0.0, dynamics.initial_state(), dynamics.objective.data)
+    return dynamics, fingerprint(jaxpr)
