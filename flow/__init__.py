@@ -56,6 +56,7 @@ from flow.objective import Objective
 from flow.order import OrderStudy, auto_learning_rates, order_study
 from flow.precision import PrecisionWarning
 from flow.resume import resume
+from flow.sampling import BatchWarning
 from flow.spectrum import (
     EigenvaluesNotConverged,
     bottom_eigenvalues,
@@ -73,6 +74,7 @@ __all__ = [
     "Action",
     "AdamFlow",
     "Audit",
+    "BatchWarning",
     "CentralFlow",
     "Checkpoint",
     "CheckpointWarning",

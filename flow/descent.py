@@ -82,7 +82,8 @@ def descend(
         Units of t in one step, so that t = time_step × step; the learning rate unless given.
         Momentum has clocks of its own: beside the plain flow, t = ηk/(1 − β).
     batch_size
-        Examples in a mini-batch; all of them if None.
+        Examples in a mini-batch; all of them if None. The loss is to be a mean over the examples
+        of a batch: one that changes where a batch is given twice over is refused.
     sampling
         "iid" draws each mini-batch with replacement; "epoch" reshuffles the data and goes through
         it, leaving out the last examples of an epoch where `batch_size` does not divide them.
@@ -102,6 +103,12 @@ def descend(
         If the loss diverges or Ctrl-C ends the run, its last row is the last step with a finite
         loss, and `result` says what happened. Mini-batch gradients are counted apart, in
         ``stats["batch_gradients"]``.
+
+    Warns
+    -----
+    BatchWarning
+        If mini-batches are drawn of a loss that is no mean of what its examples add, as under batch
+        normalisation: in the mean their gradients are not that of J.
 
     Raises
     ------

@@ -26,7 +26,7 @@ from flow.pytrees import (
     ravel,
     unravel_like,
 )
-from flow.reduction import Reduction, check_is_mean, mesh_of, rows_of, spread, whole
+from flow.reduction import Departures, Reduction, departures, mesh_of, rows_of, spread, whole
 
 Theta: TypeAlias = Float64[np.ndarray, "n"]
 
@@ -172,7 +172,8 @@ class Objective:
         )
         self._check_hand_gradient(params64)
         self.resolution = self._check_precision(params64)
-        self._check_is_mean(params64)
+        self._departures: list[Departures] = []  # once they were looked at, by any view
+        self._check_is_mean()
         self._start = self._finite_value(params64)
         self.tally = Tally()
 
@@ -600,6 +601,23 @@ class Objective:
             raise ValueError(f"{who} needs examples: flow.Objective(loss, params, data=(X, y))")
         return self.data
 
+    def departures(self) -> Departures:
+        """How the loss departs from a mean over the examples of its data."""
+        if not self._departures:
+            split, gradient = self._reduction, self._hand_gradient or jax.grad(self._loss)
+
+            @jax.jit
+            def of_batch(theta: Array, batch: PyTree) -> Array:
+                params = self._inside(self.tree(theta))
+                return ravel_pytree((self._loss(params, batch), gradient(params, batch)))[0]
+
+            some = self.data if split.source is None else split.source.ends()
+            most = rows_of(some) if split.chunk is None else max(split.chunk, 4)
+            with double_precision(), users("loss, called with some of the examples"):
+                found = departures(of_batch, self.theta, some, most, 1e4 * self.resolution)
+            self._departures.append(found)
+        return self._departures[0]
+
     def _check_structure(self, params: PyTree, name: str = "params") -> None:
         if jax.tree.structure(params) != self._structure:
             raise ValueError(
@@ -680,21 +698,15 @@ class Objective:
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"loss must return a real floating-point number, got {dtype}")
 
-    def _check_is_mean(self, params: PyTree) -> None:
+    def _check_is_mean(self) -> None:
         split = self._reduction
-        if split == Reduction(split.examples):
-            return
-        with double_precision():
-            gradient = self._hand_gradient or jax.grad(self._loss)
-
-            @jax.jit
-            def of_batch(params: PyTree, batch: PyTree) -> PyTree:
-                inside = self._inside(params)
-                return self._loss(inside, batch), gradient(inside, batch)
-
-            some = self.data if split.source is None else split.source.ends()
-            most = rows_of(some) if split.chunk is None else max(split.chunk, 4)
-            check_is_mean(of_batch, params, some, most, 1e4 * self.resolution)
+        if split != Reduction(split.examples) and (told := self.departures().halves):
+            raise ValueError(
+                "batch_chunk=, mesh= and HostBatches need a loss that is a mean over examples, but "
+                f"{told}; batch normalisation, which looks at all of its batch, can't be split; "
+                "weights must not be divided by their sum, and a hand-written gradient divides by "
+                "the examples that it is given"
+            )
 
     def _check_hand_gradient(self, params: PyTree) -> None:
         if self._hand_gradient is None:

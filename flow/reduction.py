@@ -1,8 +1,8 @@
 """The mean over all examples: in chunks that memory holds, and on each device its own part."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,6 @@ from flow.pytrees import PyTree, rows_of
 Mean = Callable[[PyTree, PyTree], PyTree]
 # Examples on which a loss is compared with its halves.
 DRAWN = 32
-_NO_MEAN = (
-    "batch normalisation, which looks at all of its batch, can't be split; weights must not be "
-    "divided by their sum, and a hand-written gradient divides by the examples that it is given"
-)
 
 
 @dataclass(frozen=True)
@@ -157,63 +153,71 @@ def whole(x: Any) -> np.ndarray:
     return np.array(x)
 
 
-def check_is_mean(of_batch: Mean, params: PyTree, data: PyTree, most: int, rtol: float) -> None:
-    """Refuse a loss, or a gradient, that is no mean over examples: chunks of it are not its parts.
+class Departures(NamedTuple):
+    """How a loss, or its gradient, departs from a mean over examples; None where it doesn't."""
 
-    Compared on examples drawn from all, in three draws, at θ₀ and twice near it: a last layer of
-    zeros hides what is before it.
+    twice: str | None = None  # where a batch is given twice over
+    halves: str | None = None  # from the mean of a batch's halves
+
+
+def departures(
+    of_batch: Callable[[np.ndarray, PyTree], Any],
+    theta: np.ndarray,
+    data: PyTree,
+    most: int,
+    rtol: float,
+) -> Departures:
+    """Compare a loss and its gradient on some examples with those on them twice, and on halves.
+
+    Examples are drawn from all, in three draws, at θ₀ and twice near it: a last layer of zeros
+    hides what is before it.
 
     Parameters
     ----------
     of_batch
-        (params, batch) ↦ J and ∇J.
+        (θ, batch) ↦ J and ∇J in one vector (1 + n,), θ flat.
+    theta
+        θ₀ (n,).
     data
         Arrays of all examples, or of some.
     most
         Examples that memory surely holds.
     rtol
         Relative difference that is rounding.
-
-    Raises
-    ------
-    ValueError
-        On some examples one is not the mean of its halves'.
     """
-    half = min(rows_of(data), DRAWN, most) // 2
-    if half == 0:
-        return
+    rows = rows_of(data)
+    half = max(min(rows, DRAWN, most) // 2, 1)
     mesh, rng = mesh_of(data), np.random.default_rng(0)
     place = None if mesh is None else NamedSharding(mesh, P())
     take = jax.jit(lambda d, i: jax.tree.map(lambda x: x[i], d), out_shardings=place)
-    theta, unravel = ravel_pytree(params)
-    size = float(jnp.sqrt(jnp.mean(theta**2))) or 1.0
+    size = float(np.sqrt(np.mean(theta**2))) or 1.0
+    first, second, found = np.arange(half), np.arange(half, 2 * half), Departures()
     for far in (0.0, 0.1, 0.1):
-        near = unravel(theta + far * size * rng.standard_normal(theta.size))
-        drawn = take(data, rng.choice(rows_of(data), 2 * half, replace=False))
-        few = jax.tree.map(np.asarray, drawn)
-        halves = [jax.tree.map(lambda x, k=k: x[k : k + half], few) for k in (0, half)]
-        whole, *parts = (
-            np.asarray(ravel_pytree(of_batch(near, batch))[0], np.float64)
-            for batch in (few, *halves)
-        )
-        if np.all(np.isfinite([whole, *parts])):
-            _compare(whole, parts, 2 * half, rtol)
+        near = theta + far * size * rng.standard_normal(theta.size)
+        drawn = rng.choice(rows, 2 * half, replace=rows == 1)
+        few = jax.tree.map(np.asarray, take(data, drawn))
+
+        def on(*those: np.ndarray, near: np.ndarray = near, few: PyTree = few) -> np.ndarray:
+            batch = jax.tree.map(lambda x: x[np.concatenate(those)], few)
+            return np.asarray(of_batch(near, batch), np.float64)
+
+        parts = on(first), on(second)
+        if told := _apart(on(first, first), parts[:1], "on them once", rtol):
+            found = found._replace(twice=f"on {half} examples given twice over {told}")
+        if told := _apart(on(first, second), parts, "on their halves in the mean", rtol):
+            found = found._replace(halves=f"on {2 * half} examples {told}")
+    return found
 
 
-def _compare(whole: np.ndarray, parts: list[np.ndarray], rows: int, rtol: float) -> None:
+def _apart(met: np.ndarray, parts: Sequence[np.ndarray], where: str, rtol: float) -> str | None:
+    """How J and ∇J differ from the mean of the parts' by more than rounding; None if not."""
+    if not np.all(np.isfinite([met, *parts])):
+        return None
     mean = np.mean(parts, axis=0)
-    told = (
-        "batch_chunk=, mesh= and HostBatches need a loss that is a mean over examples, but on "
-        f"{rows} of them "
-    )
-    if not np.isclose(whole[0], mean[0], rtol=rtol, atol=rtol):
-        raise ValueError(
-            f"{told}it is {whole[0]:.6g}, and on their halves {mean[0]:.6g} in the mean; {_NO_MEAN}"
-        )
-    apart = np.linalg.norm(whole[1:] - mean[1:])
-    size = max(np.linalg.norm(part[1:]) for part in (whole, *parts))
+    if not np.isclose(met[0], mean[0], rtol=rtol, atol=rtol):
+        return f"it is {met[0]:.6g}, and {where} {mean[0]:.6g}"
+    apart = np.linalg.norm(met[1:] - mean[1:])
+    size = max(np.linalg.norm(one[1:]) for one in (met, *parts))
     if not apart <= rtol * (size + 1.0):
-        raise ValueError(
-            f"{told}its gradient is off the mean of their halves' by {apart / size:.1e} of itself; "
-            f"{_NO_MEAN}"
-        )
+        return f"its gradient is off that {where} by {apart / size:.1e} of itself"
+    return None

@@ -1,5 +1,6 @@
 """Mini-batches, drawn inside the compiled loop from a seed and the step."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,10 @@ from flow.objective import Objective
 from flow.pytrees import rows_of
 
 SAMPLINGS = ["iid", "epoch"]
+
+
+class BatchWarning(UserWarning):
+    """Gradients of mini-batches are in the mean not the gradient of the loss."""
 
 
 class Batches(NamedTuple):
@@ -53,4 +58,33 @@ def batches(objective: Objective, batch_size: Any, sampling: str) -> Batches | N
     examples = rows_of(objective.arrays("batch_size"))
     if size > examples:
         raise ValueError(f"batch_size={size} is more than the {examples} examples")
+    refuse_sums(objective, "batch_size=")
+    if told := objective.departures().halves:
+        warnings.warn(
+            f"batch_size= draws batches of a loss that is no mean over examples: {told}. The mean "
+            "of their gradients is not ∇J, as under batch normalisation, or where weights are "
+            "divided by their sum",
+            BatchWarning,
+            stacklevel=4,
+        )
     return Batches(size, examples, sampling)
+
+
+def refuse_sums(objective: Objective, who: str) -> None:
+    """Raise ValueError if the loss grows with the batch that it is given."""
+    if told := objective.departures().twice:
+        raise ValueError(
+            f"{who} needs a loss that is a mean over the examples of a batch, but {told}; divide "
+            "by the batch's examples, jnp.mean in place of jnp.sum, also in a hand-written "
+            "gradient, and multiply no penalty by their number"
+        )
+
+
+def refuse_mixed(objective: Objective, who: str) -> None:
+    """Raise ValueError if the loss is not the mean of what its examples add, each by itself."""
+    refuse_sums(objective, who)
+    if told := objective.departures().halves:
+        raise ValueError(
+            f"{who} needs a loss that is a mean over the examples of a batch, but {told}; batch "
+            "normalisation mixes examples, and so do weights that are divided by their sum"
+        )

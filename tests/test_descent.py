@@ -120,6 +120,72 @@ def test_mean_of_mini_batches_is_the_gradient(regression: flow.Objective):
     np.testing.assert_allclose(np.var(moved, axis=0), variance, rtol=0.4)
 
 
+def errors(w: jax.Array, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """½ squared errors of a linear model, one an example."""
+    return 0.5 * (batch[0] @ w - batch[1]) ** 2
+
+
+def test_mean_of_descents_on_mini_batches_is_the_descent(regression: flow.Objective):
+    """Assert θ* + (I − ηH)ᵏ(θ₀ − θ*), of J = 12 × the mean, for GD and for SGD in the mean."""
+    X, y = map(np.asarray, regression.data)
+    objective = flow.Objective(lambda w, b: 12 * errors(w, b).mean(), regression.params, (X, y))
+    end = np.linalg.lstsq(X, y)[0]
+    decay = np.linalg.matrix_power(np.eye(3) - 0.01 * X.T @ X, 20)
+    expected = end + decay @ (regression.theta - end)
+    steps = flow.descend(objective, 0.01, steps=20, save=2)
+    np.testing.assert_allclose(steps.theta[-1], expected, rtol=1e-12)
+    runs = flow.descend(objective, 0.01, 20, seed=list(range(100)), batch_size=4, save=2)
+    moved = runs.theta[:, -1]
+    bar = moved.std(axis=0, ddof=1) / 10
+    assert np.all(np.abs(moved.mean(axis=0) - expected) < 3 * bar)
+    assert np.all(bar < 0.05)
+    # The sum is the same J on all the data, and a third of it on a batch.
+    added = flow.Objective(lambda w, b: errors(w, b).sum(), regression.params, (X, y))
+    assert added.value(end) == pytest.approx(objective.value(end))
+    with pytest.raises(ValueError, match=r"6 examples given twice over it is .*jnp\.mean in pla"):
+        flow.descend(added, 0.01, 20, batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (lambda w, b: errors(w, b).mean() + 0.1 * w @ w, None),
+        (lambda w, b: errors(w, b).mean() + 0.1 * len(b[1]) * w @ w, "twice"),
+        (lambda w, b: errors(w, b).sum() / 12, "twice"),
+        (lambda w, b: jnp.linalg.norm(b[0] @ w - b[1]), "twice"),
+        (lambda w, b: jnp.var(b[0] @ w - b[1]), "halves"),
+        (lambda w, b: jnp.average(errors(w, b), weights=jnp.abs(b[1])), "halves"),
+    ],
+)
+def test_losses_that_are_no_mean(regression: flow.Objective, loss: object, told: str | None):
+    """Assert that what grows with its batch is refused, and what mixes its examples is told."""
+    objective = flow.Objective(loss, regression.params, data=regression.data)
+    again = objective.starting_at(2 * regression.params)
+    for one in (objective, again):
+        if told == "twice":
+            with pytest.raises(ValueError, match="batch_size= needs a loss that is a mean"):
+                flow.descend(one, 0.1, 2, batch_size=4)
+        elif told == "halves":
+            with pytest.warns(flow.BatchWarning, match="on 12 examples it is .* on their halves"):
+                flow.descend(one, 0.1, 2, batch_size=4)
+        else:
+            flow.descend(one, 0.1, 2, batch_size=4)
+        if told is None:
+            flow.StochasticFlow(one, 0.1, 4)
+            continue
+        with pytest.raises(ValueError, match="StochasticFlow needs a loss that is a mean over"):
+            flow.StochasticFlow(one, 0.1, 4)
+
+
+def test_a_gradient_of_the_whole_is_none_of_a_batch(regression: flow.Objective):
+    """Assert that a hand-written gradient divides by the examples that it is given."""
+    loss = lambda w, b: errors(w, b).mean()  # noqa: E731
+    whole = lambda w, b: b[0].T @ (b[0] @ w - b[1]) / 12  # noqa: E731
+    objective = flow.Objective(loss, regression.params, regression.data, gradient=whole)
+    with pytest.raises(ValueError, match=r"its gradient is off that on them once by 5\.0e-01"):
+        flow.descend(objective, 0.1, 2, batch_size=4)
+
+
 def test_seeds_and_saves(regression: flow.Objective):
     """Assert the same run from the same seed whatever is saved, and another from another."""
     options = {"steps": 30, "batch_size": 4, "sampling": "epoch"}

@@ -522,7 +522,10 @@ def test_one_example_for_batch_normalisation_is_refused_everywhere():
     objective = flow.Network([BatchNormalisation(3), Linear(3, 1)]).objective(
         np.random.default_rng(0).standard_normal((5, 3)), np.ones(5)
     )
-    with pytest.raises(ValueError, match="more than one example"):
+    with (
+        pytest.warns(flow.BatchWarning, match="no mean over examples"),
+        pytest.raises(ValueError, match="more than one example"),
+    ):
         flow.descend(objective, learning_rate=0.1, steps=3, batch_size=1)
     with pytest.raises(ValueError, match="more than one example"):
         objective.outputs(objective.params, np.ones((1, 3)))

@@ -11,6 +11,7 @@ from flow.checks import not_negative, positive, positive_integer
 from flow.dynamics.base import Dynamics
 from flow.objective import Objective
 from flow.pytrees import PyTree
+from flow.sampling import refuse_mixed
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class StochasticFlow(Dynamics):
         η of the descent that is modelled.
     batch_size
         B, at most N; ``flow.descend(..., batch_size=B)`` draws so.
+
+    Raises
+    ------
+    ValueError
+        The loss is no mean over examples, of which each adds its own: a sum, or one under batch
+        normalisation; or a constant is off.
 
     Examples
     --------
@@ -60,6 +67,7 @@ class StochasticFlow(Dynamics):
                 f"batch_size {self.batch_size} is larger than the {self.examples} examples; take "
                 "it no larger"
             )
+        refuse_mixed(self.objective, "StochasticFlow")
 
     @property
     def examples(self) -> int:
