@@ -1,6 +1,7 @@
 """`descend`: discrete optimizers, recorded on the flow's time axis."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,6 +13,7 @@ from flow.checks import choice, flag, numbers, positive, positive_integer, rando
 from flow.clock import Clock
 from flow.descent_ensemble import DescentEnsemble, DescentMember, zipped
 from flow.descent_loop import DescentLoop, Rule
+from flow.evaluation import Evaluate, evaluation, name_of
 from flow.initialisations import named
 from flow.jaxprs import fingerprint
 from flow.objective import Objective
@@ -41,6 +43,7 @@ def descend(
     ascent: bool = False,
     optimizer: Any = None,
     time_step: float | None = None,
+    evaluate: Evaluate | None = None,
     batch_size: int | None = None,
     sampling: str = "iid",
     seed: int | Sequence[int] = 0,
@@ -81,6 +84,12 @@ def descend(
     time_step
         Units of t in one step, so that t = time_step × step; the learning rate unless given.
         Momentum has clocks of its own: beside the plain flow, t = ηk/(1 − β).
+    evaluate
+        ``evaluate(state, params) -> params``, traced by JAX: what an optimizer stands for, by its
+        state, where that is not where it takes gradients. θ, J, ‖∇J‖ and what is observed are of
+        these parameters, while the run goes on with its own; stop conditions are tested at the
+        saved steps. Of optax's schedule-free methods their average unless given, of SAM the point
+        that it perturbs; ``lambda state, params: params`` records the steps themselves.
     batch_size
         Examples in a mini-batch; all of them if None. The loss is to be a mean over the examples
         of a batch: one that changes where a batch is given twice over is refused.
@@ -148,8 +157,13 @@ def descend(
         steps, seed = positive_integer("steps", steps), random_seed(seed)
         rates = None if optimizer is not None else _rates(learning_rate, steps)
         clock = _clock(rates, time_step, steps)
+        rule, read = _rule(rates, optimizer, computed), None
+        if optimizer is not None or evaluate is not None:
+            read, key = evaluation(objective, rule.optimizer(0.0), evaluate)
+            rule = replace(rule, key=(rule.key, key))
         fixed = learning_rate is not None and not callable(learning_rate)
         label = _label(objective, learning_rate, optimizer, time_step, batch_size, ascent)
+        label = label if read is None else f"{label}, {name_of(read)}"
         asked = {"steps": steps, "time_step": time_step, "save": save, "spacing": spacing}
         asked |= {"batch_size": batch_size, "sampling": sampling, "seed": seed}
         asked |= {"learning_rate": learning_rate if fixed else None, "ascent": ascent}
@@ -157,7 +171,8 @@ def descend(
         return make(
             objective=objective,
             ascent=ascent,
-            rule=_rule(rates, optimizer, computed),
+            rule=rule,
+            evaluate=read,
             clock=clock,
             batches=drawn,
             seed=seed,
@@ -171,6 +186,7 @@ def descend(
                 "ascent": ascent,
                 "learning_rate": float(learning_rate) if fixed else None,
                 "time_step": None if time_step is None else float(time_step),
+                "evaluate": None if read is None else name_of(read),
                 "steps": steps,
                 "batch_size": batch_size,
                 "sampling": None if drawn is None else sampling,

@@ -84,9 +84,9 @@ class DescentMember(DescentLoop):
         """Keep the last step of a member that ended early."""
         self._save_end(self.ended)
 
-    def _measure(self) -> tuple[float, float]:
+    def _measure(self, theta: np.ndarray) -> tuple[float, float]:
         if self.k not in self.known:
-            return super()._measure()
+            return super()._measure(theta)
         self.save_gradients += 1
         self.meter.gradients += 1
         return self.known[self.k]
@@ -230,9 +230,10 @@ def _compile(one: DescentLoop, over: Callable) -> Callable:
         (below, data), status = common, carry.status
         carry = loop(carry, end, key, eta, below, data)
         left = (status == RUNNING) & (carry.status == STOPPED)
+        evaluate = one.evaluate or (lambda _, params: params)
         measures = jax.lax.cond(
             (carry.k == save) | left,
-            lambda: measure(ravel_pytree(carry.params)[0], data),
+            lambda: measure(ravel_pytree(evaluate(carry.state, carry.params))[0], data),
             lambda: jnp.full(2, jnp.nan),
         )
         return carry, measures

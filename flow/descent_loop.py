@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from flow.checkpoints import CheckpointWarning, Keeper
 from flow.checkpoints.values import leaves, like
 from flow.clock import Clock
+from flow.evaluation import Evaluate
 from flow.objective import Objective
 from flow.pace import paced
 from flow.progress import Progress, progress_of
@@ -99,6 +100,7 @@ class DescentLoop:
     recorder: Recorder
     config: dict[str, Any]
     keeper: Keeper | None = None
+    evaluate: Evaluate | None = None
     advance: Callable[[int], Carry] = field(init=False)
     carry: Carry = field(init=False)
     save_gradients: int = field(init=False, default=0)
@@ -144,15 +146,20 @@ class DescentLoop:
         self.carry = jax.device_put(
             Carry(np.int64(0), params, state, before, order, loss, rise, met, np.int32(RUNNING))
         )
-        first = self._measure()
+        first = self._measure(objective.theta)
         check_start(*first)
         objective.check_unchanged(objective.theta, first[0])
         return first
 
     @property
+    def saves_its_steps(self) -> bool:
+        """Whether J of a step is J of what is saved: of all the data, and not of an evaluated θ."""
+        return self.batches is None and self.evaluate is None
+
+    @property
     def below(self) -> tuple[float, float]:
-        """J and ‖∇J‖ at which the loop leaves; mini-batches do not know them."""
-        return self.stops.thresholds if self.batches is None else (-np.inf, -np.inf)
+        """J and ‖∇J‖ at which the loop leaves, where it knows them."""
+        return self.stops.thresholds if self.saves_its_steps else (-np.inf, -np.inf)
 
     def _prepare(self) -> tuple[float, float]:
         objective, first = self.objective, self.begin()
@@ -290,11 +297,22 @@ class DescentLoop:
             "quadratic for learning rates below 2/λ_max"
         )
 
-    def _measure(self) -> tuple[float, float]:
+    @property
+    def theta(self) -> np.ndarray:
+        """What is recorded, flat (n,): θ, or what `evaluate` has for it."""
+        params = self.carry.params
+        if self.evaluate is not None:
+            function = self.objective.compiled(
+                ("evaluate", self.rule.key),
+                lambda: jax.jit(lambda s, p: self.evaluate(s, p)),  # noqa: PLW0108 - traced anew
+            )
+            params = function(self.carry.state, params)
+        return self.objective.flatten(to_numpy(params))
+
+    def _measure(self, theta: np.ndarray) -> tuple[float, float]:
         """J and ‖∇J‖ of all the data."""
         self.save_gradients += 1
         self.meter.gradients += 1
-        theta = self.objective.flatten(to_numpy(self.carry.params))
         function = self.objective.compiled(
             "value_and_gradient_norm", lambda: jax.jit(measure_of(self.objective))
         )
@@ -305,16 +323,14 @@ class DescentLoop:
         """J at the step that was reached."""
         rows = self.recorder.rows
         saved = rows and rows[-1]["t"] == self.t
-        return rows[-1]["loss"] if saved else self._measure()[0]
+        return rows[-1]["loss"] if saved else self._measure(self.theta)[0]
 
     def _save(self, *, observe: bool = True) -> str | None:
         """Keep a row; a result if it meets a stop condition."""
-        loss, norm = self._measure()
+        loss, norm = self._measure(theta := self.theta)
         if not np.isfinite(loss):
             return self._diverged(loss)
-        params = to_numpy(self.carry.params)
-        state = moments(self.carry.state, params)
-        theta = self.objective.flatten(params)
+        state = moments(self.carry.state, to_numpy(self.carry.params))
         spent = self.batch_gradients or self.meter.gradients - self.save_gradients
         work = {"t": self.t, "steps": self.k, "gradients": spent, "hvps": 0}
         row = self.recorder.add(self.t, theta, loss, norm, state, work, observe=observe)
@@ -334,10 +350,11 @@ class DescentLoop:
     def _largest_rise(self, saved: np.ndarray, last: float) -> float:
         """Largest rise of J over a step, uphill of −J.
 
-        With mini-batches, whose losses rise and fall by chance, over a pair of saves.
+        With mini-batches, whose losses rise and fall by chance, over a pair of saves; likewise of
+        an evaluated θ.
         """
         sign = -1.0 if self.ascent else 1.0
-        if self.batches is not None:
+        if not self.saves_its_steps:
             return float((sign * np.diff(saved, prepend=saved[0])).max())
         # The loop has not looked at J of the step that it reached.
         return max(float(self.carry.rise), sign * (last - float(self.carry.loss)))

@@ -11,6 +11,7 @@ from flow.checkpoints.lock import held
 from flow.checks import file_path
 from flow.descent import descend
 from flow.dynamics import Dynamics
+from flow.evaluation import Evaluate
 from flow.integration import integrate
 from flow.objective import Objective
 from flow.observe import Observer
@@ -30,6 +31,7 @@ def resume(
     method: "type[OdeSolver] | None" = None,
     learning_rate: Callable[[Any], Any] | None = None,
     optimizer: Any = None,
+    evaluate: Evaluate | None = None,
     max_seconds: float | None = None,
     progress: bool = True,
 ) -> Trajectory:
@@ -51,8 +53,8 @@ def resume(
         What the run was given; functions can't be kept in a file.
     method
         A user's own OdeSolver class, if the run had one.
-    learning_rate, optimizer
-        A descent's schedule or optax optimizer, if it had one.
+    learning_rate, optimizer, evaluate
+        A descent's schedule, optax optimizer or evaluation, if it had one.
     max_seconds
         Budget of this call; the other budgets are those of the whole run, kept with it.
     progress
@@ -89,14 +91,16 @@ def resume(
         given = {"observe": observe, "stop": stop, "max_seconds": max_seconds, "progress": progress}
         asked = facts["asked"]
         if facts["kind"] == "flow":
-            _refuse(folder, "a flow", learning_rate=learning_rate, optimizer=optimizer)
+            _refuse(folder, "a flow", learning_rate=learning_rate, optimizer=optimizer,
+                    evaluate=evaluate)  # fmt: skip
             asked = asked if method is None else asked | {"method": method}
             return integrate(dynamics, **asked, **given, checkpoint=keeper)
         _refuse(folder, "a descent", method=method)
         if not isinstance(dynamics, Objective):
             raise TypeError(f"{folder} holds a descent; give its flow.Objective, got {dynamics!r}")
         asked = asked if learning_rate is None else asked | {"learning_rate": learning_rate}
-        return descend(dynamics, **asked, **given, optimizer=optimizer, checkpoint=keeper)
+        given |= {"optimizer": optimizer, "evaluate": evaluate}
+        return descend(dynamics, **asked, **given, checkpoint=keeper)
 
 
 def _refuse(folder: Path, what: str, **arguments: Any) -> None:

@@ -588,6 +588,7 @@ DESCEND = {
     "steps": (given(4), integer(1, 50)),
     "ascent": (given(False), flag),
     "optimizer": (given(None), none),
+    "evaluate": (given(None), none),
     "time_step": (given(None), none | positive),
     "batch_size": (given(2), none | integer(1, 4)),
     "sampling": (given("iid"), option("iid", "epoch")),

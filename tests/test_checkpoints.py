@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pandas as pd
 import pytest
 from scipy.integrate import RK45
@@ -103,6 +104,11 @@ def test_flows_go_on_to_the_same_bits(name: str, tmp_path: Path, monkeypatch: py
         assert_same(flow.resume(copies[i], objective, **again, progress=False), whole)
 
 
+def halved(_: object, params: list) -> list:
+    """An evaluation of θ."""
+    return jax.tree.map(lambda p: 0.5 * p, params)
+
+
 DESCENTS = {
     "plain": ({"learning_rate": 0.05}, {}),
     "schedule": ({"learning_rate": lambda k: 0.05 / (1 + 0.01 * k)}, {}),
@@ -111,6 +117,7 @@ DESCENTS = {
         {},
         {"optimizer": optax.chain(optax.add_noise(0.1, 0.5, 3), optax.sgd(0.01))},
     ),
+    "evaluated": ({}, {"optimizer": optax.contrib.schedule_free_sgd(0.01), "evaluate": halved}),
     "half-precision moments": ({}, {"optimizer": optax.adam(0.01, mu_dtype=jnp.bfloat16)}),
 }
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import flow
@@ -60,6 +61,77 @@ def test_moments_are_kept_by_name(regression: flow.Objective):
     gradient = regression.gradient(regression.params)
     np.testing.assert_allclose(run.state["mu"], [np.zeros(3), 0.1 * gradient], rtol=1e-12)
     np.testing.assert_allclose(run.state["nu"], [np.zeros(3), 0.001 * gradient**2], rtol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def valley() -> flow.Objective:
+    """½(x² + 4y²), on which optimizers are written out by hand."""
+    return flow.Objective(lambda x: 0.5 * (x[0] ** 2 + 4 * x[1] ** 2), np.array([1.0, -1.0]))
+
+
+def test_what_a_schedule_free_method_returns_is_recorded(valley: flow.Objective):
+    """Assert the average x of z, not y = 0.1z + 0.9x where gradients are taken, in all rows."""
+    free = {"optimizer": optax.contrib.schedule_free_sgd(0.1), "time_step": 0.1, "steps": 20}
+    curvature, z, x, points, averages = np.array([1.0, 4.0]), valley.theta, valley.theta, [], []
+    for k in range(21):
+        points.append(0.1 * z + 0.9 * x)
+        averages.append(x)
+        z = z - 0.1 * curvature * points[-1]
+        x = x + (z - x) / (k + 1)
+    seen = {"x": lambda o, p: p[0]}
+    run = flow.descend(valley, **free, save=21, observe=seen)
+    np.testing.assert_allclose(run.theta, averages, rtol=1e-13)
+    np.testing.assert_allclose(run.loss, [valley.value(x) for x in averages], rtol=1e-13)
+    norms = np.linalg.norm(curvature * averages, axis=1)
+    np.testing.assert_allclose(run.gradient_norm, norms, rtol=1e-13)
+    np.testing.assert_array_equal(run.observed["x"], run.theta[:, 0])
+    assert run.stats["loss_last"] == run.loss[-1]
+    assert run.label.endswith(", evaluated")
+    steps = flow.descend(valley, **free, save=21, evaluate=lambda state, params: params)
+    np.testing.assert_allclose(steps.theta, points, rtol=1e-13)
+    np.testing.assert_array_equal(steps.state["z"], run.state["z"])
+    # The average is there later than the point: a threshold is one of what is recorded.
+    stopped = flow.descend(valley, **free, save=21, stop=flow.stop.loss(0.1))
+    assert stopped.stats["steps"] == np.argmax(run.loss <= 0.1) > np.argmax(steps.loss <= 0.1)
+    # Of a part of θ the rest is as it is.
+    halves = {"free": free["optimizer"], "plain": optax.sgd(0.1)}
+    split = flow.Objective(lambda p: valley.traced_value(jnp.stack([p["x"], p["y"]]), None),
+                           {"x": np.array(1.0), "y": np.array(-1.0)})  # fmt: skip
+    parts = optax.partition(halves, {"x": "free", "y": "plain"})
+    run = flow.descend(split, optimizer=parts, time_step=0.1, steps=20, save=21)
+    expected = np.stack([np.array(averages)[:, 0], -(0.6 ** np.arange(21))], axis=1)
+    np.testing.assert_allclose(run.theta, expected, rtol=1e-13)
+
+
+def test_what_sam_perturbs_is_recorded(valley: flow.Objective):
+    """Assert θ between two perturbations, w ← w − η∇J(w + ρ∇J/‖∇J‖), also while one lasts."""
+    ascends = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+    sam = optax.contrib.sam(optax.sgd(0.1), ascends)
+    plain = optax.GradientTransformation(sam.init, sam.update)
+    run = flow.descend(valley, optimizer=plain, time_step=0.05, steps=9, save=10)
+    curvature, w, expected = np.array([1.0, 4.0]), valley.theta, []
+    for _ in range(5):
+        expected += [w, w]
+        slope = curvature * w
+        w = w - 0.1 * curvature * (w + 0.05 * slope / np.linalg.norm(slope))
+    np.testing.assert_allclose(run.theta, expected, rtol=1e-13)
+
+
+def test_an_evaluation_of_ones_own(valley: flow.Objective):
+    """Assert its parameters in single and joint runs, and what is refused."""
+    halved = lambda state, params: 0.5 * params  # noqa: E731
+    run = flow.descend(valley, 0.1, 10, save=3, evaluate=halved)
+    plain = flow.descend(valley, 0.1, 10, save=3)
+    np.testing.assert_allclose(run.theta, 0.5 * plain.theta, rtol=1e-15)
+    np.testing.assert_allclose(run.loss, 0.25 * plain.loss, rtol=1e-14)
+    assert run.label == "GD, η = 0.1, evaluated by <lambda>"
+    runs = flow.descend(valley, [0.1, 0.2], 10, save=3, evaluate=halved)
+    for name in ("theta", "loss", "gradient_norm"):
+        np.testing.assert_allclose(getattr(runs, name)[0], getattr(run, name), rtol=1e-14)
+    with pytest.raises(TypeError, match="evaluate must be a function, got 3"):
+        flow.descend(valley, 0.1, 10, evaluate=3)
+    with pytest.raises(ValueError, match=r"made like θ₀, of shapes \(2,\); got \(\)"):
+        flow.descend(valley, 0.1, 10, evaluate=lambda state, params: params[0])
 
 
 def test_schedule_clock_is_its_running_sum(regression: flow.Objective):

@@ -268,8 +268,12 @@ def _step(bowl: flow.Objective, **options: Any) -> float:
             {"optimizer": optax.sgd(lambda k: SETTING + 0.0 * k), "time_step": 1.0},
             lambda eta: 1.0 - eta,
         ),
+        (
+            {"learning_rate": 0.5, "evaluate": lambda state, w: SETTING * w},
+            lambda factor: 0.5 * factor,
+        ),
     ],
-    ids=["schedule", "several schedules", "optimizer"],
+    ids=["schedule", "several schedules", "optimizer", "evaluation"],
 )
 def test_a_rule_that_reads_a_setting_is_taken_anew(
     options: dict, left: Callable, bowl: flow.Objective, monkeypatch: pytest.MonkeyPatch
