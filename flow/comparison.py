@@ -1,6 +1,7 @@
 """`compare`: how far runs are from a reference, at truly matched times."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from flow.audit import error_bars
 from flow.checks import choice, flag, positive, truth
 from flow.curve import Curve
 from flow.integration import rerun
-from flow.trajectory import TIME_UNIT, Trajectory, check_keeps_theta
+from flow.trajectory import TIME_UNIT, Trajectory, check_keeps_theta, told_apart
 
 if TYPE_CHECKING:
     import pandas
@@ -180,7 +181,8 @@ def compare(
     reference
         Usually a gradient flow.
     runs
-        Others of the same problem, from the same θ₀.
+        Others of the same problem, from the same θ₀. Of one name, they are told apart by what they
+        were run with, or numbered.
     error_bar
         Whether to run a flow that can be repeated once more at a ten times tighter tolerance, to
         know its own error. It costs about as much as the reference.
@@ -214,6 +216,7 @@ def compare(
     if not runs:
         raise ValueError("compare needs a reference and at least one other run")
     check_keeps_theta("flow.compare", reference, *runs)
+    reference, *runs = told_apart([reference, *runs])
     for run in runs:
         _check_same_problem(reference, run)
     matched = _match(reference, runs)
@@ -257,7 +260,7 @@ def _check_same_problem(reference: Trajectory, run: Trajectory) -> None:
 
 
 def _match(
-    reference: Trajectory, runs: tuple[Trajectory, ...]
+    reference: Trajectory, runs: Sequence[Trajectory]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each run the matched times, and the run's rows there."""
     end = reference.stats["t_end"]

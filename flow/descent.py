@@ -1,7 +1,6 @@
 """`descend`: discrete optimizers, recorded on the flow's time axis."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -9,13 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from flow.checkpoints.keeper import keeper, released
-from flow.checks import choice, flag, numbers, positive, positive_integer, random_seed, users
+from flow.checks import (
+    choice,
+    flag,
+    instance,
+    numbers,
+    positive,
+    positive_integer,
+    random_seed,
+    users,
+)
 from flow.clock import Clock
 from flow.descent_ensemble import DescentEnsemble, DescentMember, zipped
 from flow.descent_loop import DescentLoop, Rule
 from flow.evaluation import Evaluate, evaluation, name_of
 from flow.initialisations import named
 from flow.jaxprs import fingerprint
+from flow.naming import optimizer_name
 from flow.objective import Objective
 from flow.observe import Observer
 from flow.precision import double_precision
@@ -55,6 +64,7 @@ def descend(
     stop: Condition | Iterable[Condition] | None = None,
     max_seconds: float | None = None,
     checkpoint: "str | PathLike | Checkpoint | Keeper | None" = None,
+    label: str | None = None,
     progress: bool = True,
 ) -> Trajectory:
     """Run gradient descent θ_{k+1} = θ_k − η∇J(θ_k), or any optax optimizer, from θ₀.
@@ -104,6 +114,10 @@ def descend(
         As in `flow.integrate`; a time between two steps is saved at the nearer one. Losses and
         gradient norms are of all the data; with mini-batches, which do not know them, stop
         conditions are tested at the saved steps.
+    label
+        What tables and figures call the run; unless given the learning rate, or the optax function
+        that made the optimizer, where that can be told, with those of its numbers that are no
+        defaults.
 
     Returns
     -------
@@ -147,7 +161,15 @@ def descend(
             "give a learning_rate, or an optax optimizer= and its time_step=; not both, as an "
             "optimizer has its own learning rate, and its clock is time_step="
         )
-    computed = None if optimizer is None else _check_optimizer(objective, optimizer)
+    if label is not None:
+        instance("label", label, str, "a string")
+    made, computed, kept, name = _gradient_descent, "gradient descent", None, None
+    if optimizer is not None:
+        made, computed = _made(objective, optimizer)
+        kept = _states(objective, optimizer)
+        name = optimizer_name(optimizer) or kept
+    read, read_key = evaluation(objective, made(0.0), evaluate)
+    told = None if read is None else name_of(read)
     drawn = batches(objective, batch_size, sampling)
     stops = conditions(stop, ascent=ascent)
 
@@ -157,21 +179,19 @@ def descend(
         steps, seed = positive_integer("steps", steps), random_seed(seed)
         rates = None if optimizer is not None else _rates(learning_rate, steps)
         clock = _clock(rates, time_step, steps)
-        rule, read = _rule(rates, optimizer, computed), None
-        if optimizer is not None or evaluate is not None:
-            read, key = evaluation(objective, rule.optimizer(0.0), evaluate)
-            rule = replace(rule, key=(rule.key, key))
         fixed = learning_rate is not None and not callable(learning_rate)
-        label = _label(objective, learning_rate, optimizer, time_step, batch_size, ascent)
-        label = label if read is None else f"{label}, {name_of(read)}"
+        own = _label(learning_rate, name, time_step, batch_size, ascent)
+        own = own if told is None else f"{own}, {told}"
+        again = {"optimizer": _label(learning_rate, kept, time_step, batch_size, ascent)}
+        again |= {"evaluate": told}
         asked = {"steps": steps, "time_step": time_step, "save": save, "spacing": spacing}
         asked |= {"batch_size": batch_size, "sampling": sampling, "seed": seed}
         asked |= {"learning_rate": learning_rate if fixed else None, "ascent": ascent}
-        asked |= {"keep": keep}
+        asked |= {"keep": keep, "label": label}
         return make(
             objective=objective,
             ascent=ascent,
-            rule=rule,
+            rule=Rule(made, np.float64(0.0) if rates is None else rates, (computed, read_key)),
             evaluate=read,
             clock=clock,
             batches=drawn,
@@ -182,19 +202,17 @@ def descend(
             recorder=Recorder(objective, observe, keep=keep),
             config={
                 "kind": "descent",
-                "label": label,
+                "label": own if label is None else label,
                 "ascent": ascent,
                 "learning_rate": float(learning_rate) if fixed else None,
                 "time_step": None if time_step is None else float(time_step),
-                "evaluate": None if read is None else name_of(read),
+                "evaluate": told,
                 "steps": steps,
                 "batch_size": batch_size,
                 "sampling": None if drawn is None else sampling,
                 "seed": seed,
             },
-            keeper=keeper(
-                checkpoint, "descent", objective.mesh, asked, {"optimizer": label}, observe, stops
-            ),
+            keeper=keeper(checkpoint, "descent", objective.mesh, asked, again, observe, stops),
         )
 
     each = zipped(objective, ensemble, learning_rate=learning_rate, steps=steps, seed=seed)
@@ -212,8 +230,15 @@ def descend(
         return run.run(progress)
 
 
-def _check_optimizer(objective: Objective, optimizer: Any) -> Hashable:
-    """Return what an optimizer computes, as a key; refuse what is none.
+def _gradient_descent(learning_rate: Any) -> Any:
+    """Plain steps; η is an argument of the compiled loop, so that another compiles nothing."""
+    import optax
+
+    return optax.with_extra_args_support(optax.sgd(learning_rate))
+
+
+def _made(objective: Objective, optimizer: Any) -> tuple[Callable[[Any], Any], Hashable]:
+    """Return a user's optimizer, whatever η, and a key of what it computes.
 
     Raises
     ------
@@ -240,7 +265,7 @@ def _check_optimizer(objective: Objective, optimizer: Any) -> Hashable:
         raise ValueError(
             f"optimizer.update must return updates like the parameters, got {updates!r:.80}"
         )
-    return fingerprint(jaxpr), jax.tree.structure(state)
+    return lambda _: made, (fingerprint(jaxpr), jax.tree.structure(state))
 
 
 def _rates(learning_rate: Any, steps: int) -> np.ndarray:
@@ -271,24 +296,10 @@ def _clock(rates: np.ndarray | None, time_step: Any, steps: int) -> Clock:
 
 
 def _label(
-    objective: Objective,
-    learning_rate: Any,
-    optimizer: Any,
-    time_step: Any,
-    batch: int | None,
-    ascent: bool,
+    learning_rate: Any, name: str | None, time_step: Any, batch: int | None, ascent: bool
 ) -> str:
-    """What figures call the run; an optimizer is named by the states that it keeps."""
-    if optimizer is not None:
-        with double_precision(), users("optimizer.init"):
-            states = jax.tree.leaves(
-                optimizer.init(objective.unflatten(objective.theta)),
-                is_leaf=lambda x: hasattr(x, "_fields"),
-            )
-        kept = (type(x).__name__ for x in states if getattr(x, "_fields", ()))
-        names = [name.removeprefix("ScaleBy").removesuffix("State").lower() for name in kept]
-        names = [{"trace": "momentum", "rms": "rmsprop"}.get(n, n) for n in names]
-        name = " ".join(dict.fromkeys(n for n in names if n != "schedule")) or "optimizer"
+    """What figures call the run, by an optimizer of that name."""
+    if name is not None:
         label = f"{name}, {float(time_step):.3g} a step"
     elif callable(learning_rate):
         label = "gradient ascent, scheduled η" if ascent else "GD, scheduled η"
@@ -297,12 +308,14 @@ def _label(
     return label if batch is None else f"{label}, batches of {batch}"
 
 
-def _rule(rates: np.ndarray | None, optimizer: Any, computed: Hashable) -> Rule:
-    """The optax optimizer that a user asked for."""
-    import optax
-
-    if optimizer is None:
-        # η is an argument of the compiled loop: another learning rate compiles nothing.
-        return Rule(lambda eta: optax.with_extra_args_support(optax.sgd(eta)), rates, "sgd")
-    made = optax.with_extra_args_support(optimizer)
-    return Rule(lambda _: made, np.float64(0.0), computed)
+def _states(objective: Objective, optimizer: Any) -> str:
+    """An optimizer's name by the states that it keeps, which users' own have too."""
+    with double_precision(), users("optimizer.init"):
+        states = jax.tree.leaves(
+            optimizer.init(objective.unflatten(objective.theta)),
+            is_leaf=lambda x: hasattr(x, "_fields"),
+        )
+    kept = (type(x).__name__ for x in states if getattr(x, "_fields", ()))
+    names = [name.removeprefix("ScaleBy").removesuffix("State").lower() for name in kept]
+    names = [{"trace": "momentum", "rms": "rmsprop"}.get(n, n) for n in names]
+    return " ".join(dict.fromkeys(n for n in names if n != "schedule")) or "optimizer"

@@ -26,7 +26,7 @@ from flow.pytrees import PyTree
 from flow.recording import KEEPS
 from flow.saving import number_of_times, save_steps
 from flow.spectrum import sharpness
-from flow.trajectory import Trajectory, from_xarray, open_netcdf
+from flow.trajectory import Trajectory, from_xarray, open_netcdf, told_apart
 
 if TYPE_CHECKING:
     import pandas
@@ -229,7 +229,7 @@ def study(
         gaps.expect(dict(zip(runners, own, strict=True)))
     window = t / (save - 1) if gaps is None else 0.0
     found = Lockstep(window, gaps).run({FLOW: flow} | runners, t, show=progress)
-    path, *runs = _told_apart([found[name] for name in (FLOW, *runners)])
+    path, *runs = told_apart([found[name] for name in (FLOW, *runners)])
     if gaps is None:
         compared = _compared(path, runs, progress=progress)
     else:
@@ -261,17 +261,6 @@ def load_study(path: str | os.PathLike, like: PyTree = None) -> Study:
     gaps = tree["comparison"].to_dataset()
     pairs = [_saved_pair(path, runs[k], gaps.isel(run=i)) for i, k in enumerate(facts["compared"])]
     return Study(path, tuple(runs), Comparison(path, tuple(pairs)))
-
-
-def _told_apart(runs: Sequence[Trajectory]) -> list[Trajectory]:
-    """The runs, numbered where two would have one name."""
-    seen: dict[str, int] = {}
-    found = []
-    for run in runs:
-        seen[run.label] = seen.get(run.label, 0) + 1
-        again = seen[run.label] > 1
-        found.append(run.named(f"{run.label} ({seen[run.label]})") if again else run)
-    return found
 
 
 def _compared(path: Trajectory, runs: Sequence[Trajectory], *, progress: bool) -> Comparison | None:

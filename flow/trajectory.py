@@ -3,10 +3,11 @@
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -399,6 +400,46 @@ def check_keeps_theta(what: str, *runs: Trajectory) -> None:
                 'run it with keep="theta", or see distances in lockstep, flow.study(..., '
                 'keep="last")'
             )
+
+
+def told_apart(runs: Sequence[Trajectory]) -> list[Trajectory]:
+    """The runs, each by a name of its own: of several of one name, with what they differ in.
+
+    That is what they were run with, or where it is all the same, a number.
+
+    >>> import flow
+    >>> objective = flow.Objective(lambda x: 0.5 * x @ x, np.ones(1))
+    >>> runs = [flow.integrate(objective, 1.0, method=m) for m in ("RK23", "RK45", "RK45")]
+    >>> [run.label for run in told_apart(runs)]
+    ['gradient flow, method RK23', 'gradient flow, method RK45', 'gradient flow, method RK45 #2']
+    """
+    names = [run.label for run in runs]
+    for label in {name for name in names if names.count(name) > 1}:
+        same = [i for i, name in enumerate(names) if name == label]
+        for i, more in zip(same, _differences([runs[i].config for i in same]), strict=True):
+            names[i] = ", ".join([label, *more])
+    own: list[str] = []
+    for name in names:
+        numbered = (f"{name} #{k}" for k in count(2))
+        own.append(next(one for one in chain([name], numbered) if one not in own))
+    pairs = zip(runs, own, strict=True)
+    return [run if run.label == name else run.named(name) for run, name in pairs]
+
+
+def _differences(configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """As many entries of each as tell them apart, in words."""
+    found: list[list[str]] = [[] for _ in configs]
+    facts = [{**config, **config.get("constants", {})} for config in configs]
+    for key in dict.fromkeys(key for fact in facts for key in fact):
+        values = [fact.get(key) for fact in facts]
+        if not all(isinstance(value, bool | int | float | str) for value in values):
+            continue
+        name = key.replace("_", " ")
+        words = [f"{name} {v:.4g}" if isinstance(v, float) else f"{name} {v}" for v in values]
+        longer = [[*before, word] for before, word in zip(found, words, strict=True)]
+        if len(set(map(tuple, longer))) > len(set(map(tuple, found))):
+            found = longer
+    return found
 
 
 def uninterrupted(run: Trajectory) -> Trajectory:

@@ -598,6 +598,7 @@ DESCEND = {
     "observe": (given(None), observers),
     "stop": (given(None), stops),
     "max_seconds": (given(5.0), none | positive),
+    "label": (given(None), none | Kind(lambda v: v if isinstance(v, str) else REFUSED)),
     "progress": (given(False), anything),
 }
 

@@ -8,6 +8,7 @@ import optax.contrib
 import pytest
 
 import flow
+from flow.naming import optimizer_name
 
 pytestmark = pytest.mark.quick
 
@@ -331,15 +332,73 @@ def test_largest_rise_is_over_all_steps():
     assert few.stats["largest_rise"] == max(0.0, np.diff(every.loss).max())
 
 
+@pytest.mark.filterwarnings("ignore:`optimistic_adam` is deprecated")
+def test_an_optimizer_is_called_what_the_user_called():
+    """Assert the name of every optax function of a learning rate, a number or a schedule."""
+    found, rate = set(), optax.constant_schedule(0.1)
+    for module in (optax, optax.contrib):
+        for name, function in vars(module).items():
+            if not callable(function) or isinstance(function, type) or name.startswith("_"):
+                continue
+            code = getattr(getattr(function, "func", function), "__code__", None)
+            first = code.co_varnames[:1] if code else ()
+            if first != ("learning_rate",) or name.startswith("scale"):
+                continue
+            key = {"key": 0} if name == "noisy_sgd" else {}
+            for eta in (0.01, 0.3, rate):
+                try:
+                    made = function(eta, **key)
+                except (TypeError, ValueError):  # it needs more, or knows no schedule
+                    continue
+                assert optimizer_name(made) == name
+                found.add(name)
+    assert len(found) > 35
+    assert {"adam", "adamw", "nadam", "nadamw", "yogi", "lamb", "muon", "adagrad"} <= found
+
+
 def test_labels_tell_optimizers_apart(regression: flow.Objective):
     """Assert names by which a legend tells runs apart."""
     schedule = optax.cosine_decay_schedule(0.1, 10)
+    ones_own = optax.GradientTransformation(lambda p: (), lambda g, s, p=None: (g, s))
     for optimizer, label in (
-        (optax.adamw(schedule), "adam, 0.1 a step"),
-        (optax.sgd(0.1, momentum=0.9), "momentum, 0.1 a step"),
-        (optax.rmsprop(0.1), "rmsprop, 0.1 a step"),
-        (optax.sgd(0.1), "optimizer, 0.1 a step"),
+        (optax.adamw(schedule), "adamw"),
+        (optax.adam(0.1, b1=0.8), "adam(b1=0.8)"),
+        (optax.sgd(0.1, momentum=0.9), "sgd(momentum=0.9)"),
+        (optax.sgd(0.1, momentum=0.5, nesterov=True), "sgd(momentum=0.5, nesterov=True)"),
+        (optax.rmsprop(0.1, centered=True), "rmsprop(centered=True)"),
+        (optax.sgd(0.1), "sgd"),
+        (optax.polyak_sgd(), "polyak_sgd"),
+        (optax.lbfgs(), "lbfgs"),
+        (
+            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1)),
+            "clip_by_global_norm + adam",
+        ),
+        (optax.chain(ones_own, optax.adam(0.1)), "unnamed + adam"),
+        (optax.inject_hyperparams(optax.adam)(learning_rate=0.1), "inject_hyperparams(adam)"),
+        (optax.contrib.schedule_free_sgd(0.1), "schedule_free_sgd"),
+        (optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(), "MultiSteps"),
     ):
-        run = flow.descend(regression, optimizer=optimizer, time_step=0.1, steps=1, save=2)
-        assert run.label == label
+        assert optimizer_name(optimizer) == label
+    own = flow.descend(regression, optimizer=ones_own, time_step=0.1, steps=1, save=2)
+    assert own.label == "optimizer, 0.1 a step"
+    run = flow.descend(regression, optimizer=optax.yogi(0.1), time_step=0.1, steps=1, save=2)
+    assert run.label == "yogi, 0.1 a step"
+    assert flow.descend(regression, 0.1, steps=1, label="mine").label == "mine"
     assert flow.descend(regression, 0.1, steps=1, batch_size=4).label == "GD, η = 0.1, batches of 4"
+    with pytest.raises(TypeError, match="label must be a string, got 3"):
+        flow.descend(regression, 0.1, steps=1, label=3)
+
+
+def test_every_run_of_a_table_has_a_name(regression: flow.Objective):
+    """Assert that runs of one label are told apart by what differs, or numbered, in all of it."""
+    path = flow.integrate(regression, 1.0, save=5, progress=False)
+    seeds = flow.descend(regression, 0.1, 10, batch_size=4, seed=[0, 1], save=5)
+    runs = [seeds.member(0), seeds.member(1), seeds.member(0)]
+    one = "GD, η = 0.1, batches of 4, seed"
+    names = [f"{one} 0", f"{one} 1", f"{one} 0 #2"]
+    comparison = flow.compare(path, *runs, progress=False)
+    assert comparison.table().index.tolist() == names
+    assert comparison.to_xarray()["run"].values.tolist() == names
+    legend = flow.plots.loss(path, *runs).get_legend_handles_labels()[1]
+    assert legend == ["gradient flow", *names]
+    assert runs[0].label == "GD, η = 0.1, batches of 4"

@@ -210,7 +210,7 @@ def test_runs_of_one_name_are_told_apart(objective: flow.Objective, tmp_path: Pa
     table = study.table()
     assert list(table.index) == [
         "gradient flow",
-        *(f"GD, η = 0.05{n}" for n in ("", " (2)", " (3)")),
+        *(f"GD, η = 0.05, steps {n}" for n in ("20", "20 #2", "50")),
     ]
     last = [pair.distance[-1] for pair in study.comparison.pairs]
     np.testing.assert_array_equal(table["distance"][1:], last)

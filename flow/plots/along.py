@@ -10,7 +10,7 @@ from flow.checks import instance, real, several
 from flow.comparison import Comparison
 from flow.plots.moving import moving
 from flow.plots.style import TIME_LABEL, axes, colour, finish, log_if_positive, look
-from flow.trajectory import Trajectory, check_single
+from flow.trajectory import Trajectory, check_single, told_apart
 
 # Of flows whose colour tells something else.
 LINES = ["-", "--", ":", "-."]
@@ -107,7 +107,7 @@ def observable(*runs: Trajectory, name: str, ax: Any = None) -> Any:
 
 def _vectors(runs: Sequence[Trajectory], name: str, ax: Any) -> Any:
     """An observable of every run, (times,) or (times, ...), one curve an entry."""
-    for i, run in enumerate(runs):
+    for i, run in enumerate(told_apart(runs)):
         values = recorded(run, name).reshape(len(run.t), -1)
         style = look(i, run, len(run.t))
         for k in range(values.shape[1]):
@@ -163,7 +163,7 @@ def _along(
     check_single(f"flow.plots.{name}", *runs)
     picked = [pick(run) for run in runs]
     ax = axes(given)
-    for i, (run, (t, values)) in enumerate(zip(runs, picked, strict=True)):
+    for i, (run, (t, values)) in enumerate(zip(told_apart(runs), picked, strict=True)):
         (line,) = ax.plot(t, values, **look(i, run, len(t)))
         moving(line, t)
     if log:
@@ -173,7 +173,7 @@ def _along(
 
 def bundle(runs: Sequence[Trajectory], curves: Sequence[dict[str, np.ndarray]], given: Any) -> Any:
     """Several named curves of each run: colours tell the names, lines and markers the runs."""
-    ax = axes(given)
+    ax, runs = axes(given), told_apart(runs)
     for i, (run, named) in enumerate(zip(runs, curves, strict=True)):
         style = look(i, run, len(run.t))
         for k, (name, values) in enumerate(named.items()):

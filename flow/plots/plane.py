@@ -11,7 +11,7 @@ from flow.checks import numbers, several
 from flow.plots.moving import moving
 from flow.plots.parameters import check_alike, entry_name, leaves
 from flow.plots.style import axes, finish, look
-from flow.trajectory import Trajectory
+from flow.trajectory import Trajectory, told_apart
 
 # A residual of so small a share of the distance from the origin is none.
 ROUNDING = 1e-12
@@ -157,7 +157,7 @@ def plane(*runs: Trajectory, ax: Any = None) -> Any:
     check_alike("flow.plots.plane", runs)
     given, ax = ax, axes(ax)
     found = principal_plane(runs)
-    for i, run in enumerate(runs):
+    for i, run in enumerate(told_apart(runs)):
         x, y = found.coordinates(run.theta).T
         (line,) = ax.plot(x, y, **look(i, run, len(x)))
         moving(line, run.t)

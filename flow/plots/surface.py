@@ -14,7 +14,7 @@ from flow.plots.parameters import check_alike, objective_of
 from flow.plots.plane import Plane, mark_start, plane_of
 from flow.plots.style import POINTS, TIME_LABEL, axes, finish, look
 from flow.precision import double_precision
-from flow.trajectory import Trajectory
+from flow.trajectory import Trajectory, told_apart
 
 # The plane's points are evaluated so many at a time, side by side.
 BATCH = 64
@@ -91,7 +91,7 @@ def surface(
     levels, norm = _levels(heights, runs)
     filled = ax.contourf(x, y, heights, levels, norm=norm, cmap=COLOURMAP, extend="both")
     ax.contour(x, y, heights, levels, norm=norm, colors="white", linewidths=0.4, alpha=0.5)
-    for i, (run, at) in enumerate(zip(runs, points, strict=True)):
+    for i, (run, at) in enumerate(zip(told_apart(runs), points, strict=True)):
         _path(ax, i, run, at, norm)
     mark_start(ax, found, runs)
     ax.figure.colorbar(filled, ax=[ax, band], label="loss J", ticks=levels[::2], format="%.2g")
