@@ -282,7 +282,7 @@ class Driver:
                 "resolution": self.dynamics.objective.resolution,
             }
             self.check_affords_start()
-        solver = self.method.solver(self._rhs, start.t, start.y, self.t, **options)
+        solver = self.method.solver(self._rhs, start.t, np.array(start.y), self.t, **options)
         self.cap = None
         if self.method.real_limit is not None and self.dynamics.has_real_spectrum:
             resolution = self.dynamics.objective.resolution
@@ -342,7 +342,7 @@ class Driver:
         self.meter.spend(*self.dynamics.cost)
         self.evaluated.append(t)
         derivative, measures = self.flat.derivative(t, y)
-        self.latest = Point(t, y, measures)
+        self.latest = Point(t, np.array(y), measures)  # y may change in place
         return np.asarray(derivative)
 
     def _jacobian(self, t: float, y: np.ndarray) -> np.ndarray:
@@ -362,10 +362,11 @@ class Driver:
 
     def _accept(self, solver: OdeSolver) -> str | None:
         """Everything that is due after an accepted step; a result if the run ends with it."""
-        # The last evaluation of most methods is at the state they accept: J there is free.
-        known = self.latest.y is solver.y or np.array_equal(self.latest.y, solver.y)
-        point = Point(solver.t, solver.y, self.latest.measures if known else None)
-        if known or self.stops.each_step:
+        # The last evaluation of most methods is at the state they accept: J there is free. Of BDF
+        # and LSODA it is one Newton step before, and a gradient is small beside their Jacobians.
+        known = np.array_equal(self.latest.y, solver.y)
+        point = Point(solver.t, np.array(solver.y), self.latest.measures if known else None)
+        if known or self.method.dense or self.stops.each_step:
             self._measured(point)
         if not np.all(np.isfinite(solver.y if point.measures is None else point.measures)):
             return self._failed("the state became non-finite")

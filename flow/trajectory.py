@@ -57,11 +57,12 @@ class Trajectory:
         What had been spent when a row was saved, (times,) each: "steps", "gradients" and "hvps",
         those for saving and for observers left out, and "t", where the step then in progress ended.
     stats
-        What it cost: "gradients" and "hvps" in all, of which "save_gradients" for J and ‖∇J‖ at
-        saved times; "observer_gradients" and "observer_hvps" apart; "steps", "rejected" (None
-        where the method does not tell), "seconds" without "compile_seconds". And what it met:
-        "dissipated" = ∫‖∇J‖² dt up to "t_end", "loss_first", "loss_last", "largest_rise" of J
-        between steps (where a method does not evaluate J there: between saves). Uphill,
+        What it cost: "gradients" and "hvps" in all, of which "save_gradients" for J and ‖∇J‖
+        where the method has not evaluated them, at saved times and after steps of BDF and LSODA;
+        "observer_gradients" and "observer_hvps" apart; "steps", "rejected" (None where the method
+        does not tell), "seconds" without "compile_seconds". And what it met: "dissipated" =
+        ∫‖∇J‖² dt up to "t_end", "loss_first", "loss_last", "largest_rise" of J between steps (of a
+        solver class of yours that does not evaluate J there: between saves). Uphill,
         "dissipated" is −∫‖∇J‖² dt and "largest_rise" that of −J. Of an ensemble, the seconds are
         those of the whole call in every entry, and "result" has each member's.
     result
