@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from flow.bends import unbent
 from flow.checks import choice, positive, several, truth
 from flow.clock import Clock
 from flow.comparison import Comparison, Pair, compare
@@ -170,7 +171,8 @@ def study(
     t
         Flow time, learning rate × steps.
     save
-        Number of times that each discrete run saves; the flow is saved at all of theirs.
+        Number of times that each discrete run saves; the flow is saved at all of theirs, and where
+        it bends between them, so that its line in a picture is its curve (not with another `keep`).
     keep
         As in `flow.integrate`. Unless it is "theta", no trajectory is stored: the runs wait for
         each other at every save, where distances are computed, and losses compared, of the θ that
@@ -231,6 +233,7 @@ def study(
     found = Lockstep(window, gaps).run({FLOW: flow} | runners, t, show=progress)
     path, *runs = told_apart([found[name] for name in (FLOW, *runners)])
     if gaps is None:
+        path = _unbent(path, watched, progress=progress)
         compared = _compared(path, runs, progress=progress)
     else:
         compared = _met(path, dict(zip(runners, runs, strict=True)), gaps)
@@ -261,6 +264,16 @@ def load_study(path: str | os.PathLike, like: PyTree = None) -> Study:
     gaps = tree["comparison"].to_dataset()
     pairs = [_saved_pair(path, runs[k], gaps.isel(run=i)) for i, k in enumerate(facts["compared"])]
     return Study(path, tuple(runs), Comparison(path, tuple(pairs)))
+
+
+def _unbent(path: Trajectory, observe: Mapping[str, Any], *, progress: bool) -> Trajectory:
+    """The flow with the rows that its picture needs; as it is where Ctrl-C ends it, or this."""
+    if not path.result.startswith("reached"):
+        return path
+    try:
+        return unbent(path, observe, progress=progress)
+    except KeyboardInterrupt:
+        return path
 
 
 def _compared(path: Trajectory, runs: Sequence[Trajectory], *, progress: bool) -> Comparison | None:

@@ -96,6 +96,36 @@ def test_a_reopened_study_plots_the_same(study: flow.Study, tmp_path: Path):
         flow.load_study(tmp_path / "none.nc")
 
 
+def off_the_line(line: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Distance of each point from a drawn line, its vertices joined by straight ones."""
+    a, along = line[:-1], np.diff(line, axis=0)
+    from_a = points[:, None] - a
+    s = np.clip((from_a * along).sum(-1) / (along**2).sum(-1), 0.0, 1.0)
+    return np.linalg.norm(from_a - s[..., None] * along, axis=-1).min(axis=1)
+
+
+@pytest.mark.quick
+def test_the_flow_is_drawn_as_the_curve_that_it_is(tmp_path: Path):
+    """Assert exp(−Ht)θ₀ and its J, which falls 300-fold before the first save after θ₀."""
+    H, T = np.array([0.2, 30.0]), 16.0
+    objective = flow.Objective(lambda x: 0.5 * x @ (H * x), np.ones(2))
+    seen = {"stiff": lambda _, x: x[1]}
+    study = flow.study(objective, [0.05], t=T, save=9, observe=seen, progress=False)
+    t = np.unique(np.concatenate([np.linspace(0, T, 2000), np.geomspace(1e-4, T, 500)]))
+    theta = np.exp(-np.outer(t, H))
+    J = 0.5 * theta**2 @ H
+    for drawn in (study, flow.load_study(study.save(tmp_path / "study.nc"))):
+        loss, _, _, plane = (ax.get_lines()[0].get_xydata() for ax in drawn.plot().axes)
+        between = np.interp(t, loss[:, 0], np.log(loss[:, 1]))
+        assert np.abs(between - np.log(J)).max() < 1e-3 * np.ptp(np.log(J))
+        assert off_the_line(plane, theta).max() < 1e-3 * np.sqrt(2)
+    # The further rows are of the flow itself, and observed.
+    assert 9 < len(study.flow.t) < 80
+    alone = flow.integrate(objective, T, save=study.flow.t, observe=seen, progress=False)
+    np.testing.assert_array_equal(study.flow.theta, alone.theta)
+    np.testing.assert_array_equal(study.flow.observed["stiff"], alone.theta[:, 1])
+
+
 def test_limits_of_stability_are_drawn(study: flow.Study):
     """Assert 2/η of each descent, and none for momentum."""
     (ax,) = [a for a in study.plot().axes if "sharpness" in a.get_ylabel()]
