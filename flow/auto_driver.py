@@ -87,7 +87,8 @@ class AutoDriver(Driver):
         self.choices.append({"t": at.t, "method": self.method.name, "reason": reason})
 
     def _go_on_with(self, solver: OdeSolver) -> OdeSolver:
-        units = self.meter.gradients + 2 * self.meter.hvps - self.save_gradients
+        gradients, hvps = self.meter.motion
+        units = gradients + 2 * hvps
         spent, self.spent = units - self.spent, units
         if not self.dynamics.has_real_spectrum:
             return solver

@@ -14,6 +14,7 @@ from flow.checkpoints.keeper import Keeper
 from flow.checkpoints.solver import carried, restore
 from flow.dynamics import Dynamics
 from flow.dynamics.flat import FlatDynamics, flatten
+from flow.methods.between import between
 from flow.methods.catalogue import Method
 from flow.methods.dissipated import dissipated
 from flow.methods.kernel import Kernel, device_kernel
@@ -42,7 +43,7 @@ KINK_REMEDY = (
 # rejected twice as often is held up by something else.
 STALLED = 0.4
 # What is known of a run beside its state, its rows and its solver.
-BOOKS = ("loss", "save_gradients", "steps", "rejected", "dissipated", "largest_rise", "looks")
+BOOKS = ("loss", "steps", "rejected", "dissipated", "largest_rise", "looks")
 # What may end a run at any moment; what there is then is kept.
 ENDINGS = (BudgetSpent, ObserverFailed, KeyboardInterrupt)
 
@@ -101,7 +102,6 @@ class Driver:
     loss: float = field(init=False)  # the last J that was looked at
     jacobian_at: tuple[np.ndarray, np.ndarray] | None = field(init=False, default=None)
     evaluated: list[float] = field(init=False, default_factory=list)
-    save_gradients: int = field(init=False, default=0)
     steps: int = field(init=False, default=0)
     rejected: int | None = field(init=False, default=0)
     dissipated: float | None = field(init=False, default=0.0)
@@ -162,7 +162,7 @@ class Driver:
         return {name: getattr(self, name) for name in BOOKS} | {
             "method": self.method.name,
             "reached": {"t": point.t, "y": point.y, "measures": measures},
-            "spent": [self.meter.gradients, self.meter.hvps],
+            "spent": list(self.meter.spent),
             "recorder": self.recorder.state(),
             "cap": None if self.cap is None else self.cap.state(),
         }
@@ -173,7 +173,7 @@ class Driver:
             setattr(self, name, books[name])
         self.looks = [tuple(look) for look in books["looks"]]
         self.reached = self.latest = Point(**books["reached"])
-        self.meter.gradients, self.meter.hvps = books["spent"]
+        self.meter.spent = books["spent"]
         self.recorder.take_up(books["recorder"], self.keeper.rows)
         if self.cap is not None:
             self.cap.take_up(books["cap"])
@@ -355,8 +355,8 @@ class Driver:
     def _measured(self, point: Point) -> np.ndarray:
         """J and ‖∇J‖ at a point, evaluated if the solver has not."""
         if point.measures is None:
-            self._rhs(point.t, point.y)
-            self.save_gradients += self.dynamics.cost[0]
+            with self.meter.saving():
+                self._rhs(point.t, point.y)
             point.measures = self.latest.measures
         return np.asarray(point.measures)
 
@@ -387,12 +387,14 @@ class Driver:
             self.looks.append((point.t, float(eigenvalue)))
         if self.reached is not point and self.dissipated is not None:
             # A saved record within the step ended the run: it ends there.
-            end = self.reached.t
-            self.dissipated = before + dissipated(solver, self.dynamics.dissipation, end)
-        if result is None and point.measures is not None:
-            loss, norm = self._seen(point)
-            record = {"t": point.t, "loss": loss, "gradient_norm": norm}
-            result = self._stopped(record, saved=False)
+            self.meter.lift()
+            with self.meter.saving():
+                end = self.reached.t
+                self.dissipated = before + dissipated(solver, self.dynamics.dissipation, end)
+        if self.reached.measures is not None:
+            loss, norm = self._seen(self.reached)
+            record = {"t": self.reached.t, "loss": loss, "gradient_norm": norm}
+            result = result or self._stopped(record, saved=False)
         return result
 
     def _rejections(self, solver: OdeSolver) -> int | None:
@@ -411,7 +413,7 @@ class Driver:
         return None if np.isnan(gain) else gain
 
     def _seen(self, point: Point) -> tuple[float, float]:
-        """J and ‖∇J‖ at the next point in time; J's rise is noted."""
+        """J and ‖∇J‖ at the end of the next step; J's rise over it is noted."""
         loss, norm = map(float, self._measured(point))
         rise = self.loss - loss if self.dynamics.ascent else loss - self.loss
         self.largest_rise = max(self.largest_rise, rise)
@@ -426,16 +428,22 @@ class Driver:
         due = self.times[saved : np.searchsorted(self.times, point.t, side="right")]
         if due.size == 0:
             return None
-        dense = solver.dense_output() if due[0] < point.t else None
+        with self.meter.saving():
+            within = between(solver) if due[0] < point.t else None
+        # A method that does not evaluate J where its steps end tells of rises between saves.
+        told = point.measures is not None
         for t in due:
-            at = point if t == point.t else Point(float(t), dense(t))
+            with self.meter.saving():
+                at = point if t == point.t else Point(float(t), within(t))
+            if not told:
+                self._seen(at)
             if (result := self._save(at)) is not None:
                 self.reached = at
                 return result
         return None
 
     def _save(self, point: Point) -> str | None:
-        loss, norm = self._seen(point)
+        loss, norm = map(float, self._measured(point))
         auxiliary = self.flat.auxiliary(point.y)
         theta, work = self.flat.params(point.y), point.work or self._work()
         row = self.recorder.add(point.t, theta, loss, norm, auxiliary, work)
@@ -450,18 +458,20 @@ class Driver:
         rows = self.recorder.rows
         if not (early or self.times is None) or (rows and self.reached.t <= rows[-1]["t"]):
             return
+        if self.reached.measures is None:
+            self._seen(self.reached)
         try:
             self._save(self.reached)
         except ObserverFailed:
-            loss, norm = self._seen(self.reached)
+            loss, norm = map(float, self._measured(self.reached))
             y = self.reached.y
             theta, state = self.flat.params(y), self.flat.auxiliary(y)
             self.recorder.add(self.reached.t, theta, loss, norm, state, self._work(), observe=False)
 
     def _work(self) -> dict[str, float]:
         """What has been spent, and the end of the step that it was spent on."""
-        own = self.meter.gradients - self.save_gradients
-        return {"t": self.reached.t, "steps": self.steps, "gradients": own, "hvps": self.meter.hvps}
+        gradients, hvps = self.meter.motion
+        return {"t": self.reached.t, "steps": self.steps, "gradients": gradients, "hvps": hvps}
 
     def _stopped(self, record: dict[str, Any], *, saved: bool) -> str | None:
         met = self.stops.met(record | {"t": self.dynamics.time(record["t"])}, saved=saved)
@@ -523,7 +533,8 @@ class Driver:
             stats={
                 "gradients": self.meter.gradients,
                 "hvps": self.meter.hvps,
-                "save_gradients": self.save_gradients,
+                "save_gradients": self.meter.save_gradients,
+                "save_hvps": self.meter.save_hvps,
                 "observer_gradients": observer_gradients,
                 "observer_hvps": observer_hvps,
                 "steps": self.steps,

@@ -79,8 +79,8 @@ class Member(CompiledDriver):
 
     def _measured(self, point: Point) -> np.ndarray:
         if point.measures is None and point.t in self.known:
-            self.meter.spend(*self.dynamics.cost)
-            self.save_gradients += self.dynamics.cost[0]
+            with self.meter.saving():
+                self.meter.spend(*self.dynamics.cost)
             point.measures = self.known[point.t]
         return super()._measured(point)
 

@@ -1,7 +1,8 @@
 """What a run spends and what it keeps: a meter with budgets, and the rows of a trajectory."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ class Meter:
 
     def __init__(self, max_gradients: Any, max_steps: Any, max_seconds: Any) -> None:
         self.gradients = self.hvps = 0
+        self.save_gradients = self.save_hvps = 0  # of these, for saving
         self._most = (
             np.inf if max_gradients is None else positive_integer("max_gradients", max_gradients)
         )
@@ -53,10 +55,34 @@ class Meter:
         self.gradients += gradients
         self.hvps += hvps
 
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """What is spent within is the cost of saving, and not of the motion."""
+        gradients, hvps = self.gradients, self.hvps
+        try:
+            yield
+        finally:
+            self.save_gradients += self.gradients - gradients
+            self.save_hvps += self.hvps - hvps
+
     @property
     def units(self) -> int:
         """What was spent."""
         return self.gradients + 2 * self.hvps
+
+    @property
+    def motion(self) -> tuple[int, int]:
+        """Gradients and products that were spent on the motion, saves left out."""
+        return self.gradients - self.save_gradients, self.hvps - self.save_hvps
+
+    @property
+    def spent(self) -> tuple[int, int, int, int]:
+        """All its counts, for a checkpoint; to be set, they go on from there."""
+        return self.gradients, self.hvps, self.save_gradients, self.save_hvps
+
+    @spent.setter
+    def spent(self, counts: tuple[int, int, int, int]) -> None:
+        self.gradients, self.hvps, self.save_gradients, self.save_hvps = counts
 
     @property
     def left(self) -> float:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FORMAT = "flow trajectory"
 FORMAT_VERSION = 1
 TIME_UNIT = "learning rate × steps"
-_COSTS = {"gradients", "save_gradients", "hvps", "batch_gradients"}
+_COSTS = {"gradients", "save_gradients", "hvps", "save_hvps", "batch_gradients"}
 _PACKAGES = ["gradient-flow", "jax", "numpy", "scipy", "optax"]
 
 
@@ -57,14 +57,14 @@ class Trajectory:
         What had been spent when a row was saved, (times,) each: "steps", "gradients" and "hvps",
         those for saving and for observers left out, and "t", where the step then in progress ended.
     stats
-        What it cost: "gradients" and "hvps" in all, of which "save_gradients" for J and ‖∇J‖
-        where the method has not evaluated them, at saved times and after steps of BDF and LSODA;
-        "observer_gradients" and "observer_hvps" apart; "steps", "rejected" (None where the method
-        does not tell), "seconds" without "compile_seconds". And what it met: "dissipated" =
-        ∫‖∇J‖² dt up to "t_end", "loss_first", "loss_last", "largest_rise" of J between steps (of a
-        solver class of yours that does not evaluate J there: between saves). Uphill,
-        "dissipated" is −∫‖∇J‖² dt and "largest_rise" that of −J. Of an ensemble, the seconds are
-        those of the whole call in every entry, and "result" has each member's.
+        What it cost: "gradients" and "hvps" in all, of which "save_gradients" and "save_hvps" for
+        θ, J and ‖∇J‖ where the method has not evaluated them, at saved times and after steps of
+        BDF and LSODA; "observer_gradients" and "observer_hvps" apart; "steps", "rejected" (None
+        where the method does not tell), "seconds" without "compile_seconds". And what it met:
+        "dissipated" = ∫‖∇J‖² dt up to "t_end", "loss_first", "loss_last", "largest_rise" of J
+        between steps (of a solver class of yours that does not evaluate J there: between saves).
+        Uphill, "dissipated" is −∫‖∇J‖² dt and "largest_rise" that of −J. Of an ensemble, the
+        seconds are those of the whole call in every entry, and "result" has each member's.
     result
         Why it ended, a sentence; of an ensemble, which members ended how.
     config
@@ -109,7 +109,7 @@ class Trajectory:
         """
         totals = {k: np.sum(v) for k, v in self.stats.items() if k in _COSTS}
         own = totals.get("batch_gradients", 0) or totals["gradients"] - totals["save_gradients"]
-        return int(own + 2 * totals["hvps"])
+        return int(own + 2 * (totals["hvps"] - totals.get("save_hvps", 0)))
 
     @property
     def members(self) -> int | None:

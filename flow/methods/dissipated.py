@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.polynomial import chebyshev, legendre
-from scipy.integrate import OdeSolver
+from scipy.integrate import DOP853, OdeSolver
+
+from flow.methods.between import side_solver
 
 # Dense outputs of scipy's multistep methods are polynomials of degree ≤ 12 (LSODA's Adams).
 _DEGREE = 12
@@ -40,8 +42,12 @@ def dissipated(
     rate
         Derivatives (points, n) ↦ rates (points,), or None where the dynamics has none.
     end
-        A time within the step; to it the dense output is integrated.
+        A time within the step; to it the dense output is integrated, of DOP853 a side step.
     """
+    if end is not None and isinstance(solver, DOP853):
+        side = side_solver(solver, end, end - solver.t_old)
+        side.step()
+        return dissipated(side, rate)
     h = (solver.t if end is None else end) - solver.t_old
     if end is None and hasattr(solver, "B") and hasattr(solver, "K"):
         rates = rate(solver.K[: len(solver.B)])
