@@ -23,7 +23,6 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from tqdm import tqdm
 
 import flow
-from flow.checks import positive, positive_integer
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.records import Options, Record, run_experiment
 from flow.trajectory import uninterrupted
@@ -243,13 +242,6 @@ def draw_orders(ax: Any, distance: pd.DataFrame) -> None:
 
 def experiment(config: Configuration, record: Record) -> str | None:
     """Descents and flows of every pairing, and their distances."""
-    positive("--t", config.t)
-    positive("--eps", config.eps)
-    positive("--smoothing", config.smoothing)
-    for name in ("examples", "save"):
-        positive_integer(f"--{name}", getattr(config, name))
-    for steps in config.steps:
-        positive_integer("--steps", steps)
     if len(config.steps) < 2 or np.any(np.diff(config.steps) <= 0):  # noqa: PLR2004
         raise ValueError(f"--steps needs two numbers for a slope, fewest first, got {config.steps}")
     objective = flow.MLP([64, *config.hidden, 10]).objective(

@@ -19,6 +19,7 @@ from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
 import flow
+from flow.order import whole_steps
 from flow.plots import COLOURS, TIME_LABEL
 from flow.records import Options, Record, run_experiment
 
@@ -81,7 +82,7 @@ def run(
 ) -> dict[str, flow.Trajectory]:
     """Gradient descent and the four flows."""
     objective, eta = of.objective, of.learning_rate
-    steps = round(of.t / eta)
+    steps = whole_steps(f"--{problem}-rate", of.t, eta)
     stiff = {"method": "TSRKC3", "rtol": 1e-6}
     settings = {
         "gradient flow": (flow.GradientFlow(objective), stiff),
@@ -243,6 +244,8 @@ def draw(
 def experiment(config: Configuration, record: Record) -> str | None:
     """Gradient descent and the four flows on every problem."""
     problems = {name: problem(name, config) for name in config.problems}
+    for name, of in problems.items():
+        whole_steps(f"--{name}-rate", of.t, of.learning_rate)
     runs = {name: run(name, of, config, record) for name, of in problems.items()}
     for name, of in problems.items():
         far = distance_table(of, runs[name], config.window)

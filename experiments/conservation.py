@@ -27,7 +27,7 @@ from matplotlib.ticker import NullLocator
 from tqdm import tqdm
 
 import flow
-from flow.checks import positive, positive_integer
+from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.precision import double_precision
 from flow.records import Options, Record, run_experiment
@@ -146,7 +146,7 @@ def compute(config: Configuration, objective: flow.Objective, quantities: Callab
 
     def ladder(largest: float) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of steps, and times that all of them meet, so that none is between two."""
-        steps = max(1, round(config.t / largest)) * 2 ** np.arange(config.halvings + 1)
+        steps = whole_steps("largest", config.t, largest) * 2 ** np.arange(config.halvings + 1)
         return steps, np.unique(np.linspace(0, steps[0], config.save).round()) / steps[0] * config.t
 
     steps, times = ladder(config.learning_rate)
@@ -281,9 +281,8 @@ def draw(results: dict[str, Result], table: pd.DataFrame) -> Any:
 
 def experiment(config: Configuration, record: Record) -> str | None:
     """Drifts of every network."""
-    for name in ("t", "learning_rate", "step"):
-        positive(f"--{name.replace('_', '-')}", getattr(config, name))
-    positive_integer("--halvings", config.halvings)
+    for name in ("learning_rate", "step"):
+        whole_steps(f"--{name.replace('_', '-')}", config.t, getattr(config, name))
     results = {}
     problems = objectives(config)
     for name, problem in tqdm(problems.items(), desc="networks", disable=config.quiet):

@@ -17,7 +17,6 @@ import pandas as pd
 from tqdm import tqdm
 
 import flow
-from flow.checks import positive, positive_integer
 from flow.plots import COLOURS, MARKERS
 from flow.records import Options, Record, run_experiment
 
@@ -130,10 +129,6 @@ def draw(counts: pd.DataFrame, times: pd.DataFrame) -> Any:
 
 def experiment(config: Configuration, record: Record) -> None:
     """Both tables, and the figure."""
-    for value in (*config.times, config.rtol):
-        positive("--times and --rtol", value)
-    for value in (config.examples, config.hidden, *config.sizes, *config.images, config.rounds):
-        positive_integer("--examples, --hidden, --sizes, --images and --rounds", value)
     counts, times = gradients(config), seconds(config)
     record.table("gradients", counts)
     record.table("timings", times)

@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from tqdm import tqdm
 
 import flow
-from flow.checks import positive, positive_integer
+from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.plots.style import POINTS
 from flow.records import Options, Record, run_experiment
@@ -146,7 +146,7 @@ def strengths(run: flow.Trajectory, target: np.ndarray, modes: int) -> np.ndarra
 def compute(config: Configuration, network: Network) -> Result:
     """Integrate, descend, and compare with the closed form."""
     target, modes = whitened(config)[1], len(config.singular_values)
-    steps = max(1, round(config.t / config.learning_rate))
+    steps = whole_steps("--learning-rate", config.t, config.learning_rate)
     objective = network.objective
     path = flow.integrate(objective, config.t, save=config.save, progress=False, **TIGHT)
     descent = flow.descend(objective, config.t / steps, steps=steps, save=steps + 1, progress=False)
@@ -260,12 +260,8 @@ def legend(figure: Any, results: dict[str, Result], s: np.ndarray) -> None:
 
 def experiment(config: Configuration, record: Record) -> str | None:
     """Flow, descent and closed form of every network."""
-    for name in ("u0", "learning_rate", "t"):
-        positive(f"--{name.replace('_', '-')}", getattr(config, name))
-    for s in config.singular_values:
-        positive("--singular-values", s)
     for depth in config.layers:
-        if positive_integer("--layers", depth) < 2:  # noqa: PLR2004
+        if depth < 2:  # noqa: PLR2004
             raise ValueError(f"--layers needs at least two layers, got {depth}")
     modes = len(config.singular_values)
     if not modes <= min(config.outputs, config.inputs) <= config.inputs < config.examples:

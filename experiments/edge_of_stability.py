@@ -19,7 +19,7 @@ import pandas as pd
 from tqdm import tqdm
 
 import flow
-from flow.checks import positive
+from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.records import Options, Record, run_experiment
 from flow.trajectory import uninterrupted
@@ -144,7 +144,7 @@ def run(name: str, seed: int, config: Configuration) -> tuple[flow.Trajectory, l
         observer = flow.observe.adam_sharpness(eta) if adam else flow.observe.sharpness()
         steps = flow.descend(
             problem, optimizer=optimizer, time_step=time_step, save=config.save,
-            steps=ADAM_STEPS if adam else max(1, int(t / time_step)),
+            steps=ADAM_STEPS if adam else int(t / time_step),
             observe={"sharpness": observer}, progress=not config.quiet,
         )  # fmt: skip
         made.append((label, eta, limit, uninterrupted(steps)))
@@ -223,13 +223,12 @@ def draw(name: str, path: flow.Trajectory, runs: list[Run]) -> Any:
 
 def experiment(config: Configuration, record: Record) -> str | None:
     """Flow and discrete runs of every problem and seed."""
-    for name in ("t", "beta", "momentum_limit", "adam_rate"):
-        if getattr(config, name) is not None:
-            positive(f"--{name.replace('_', '-')}", getattr(config, name))
-    for eta in config.learning_rates:
-        positive("--learning-rates", eta)
     if config.beta >= 1.0:
         raise ValueError(f"--beta must be below 1, got {config.beta:g}")
+    for name in config.problems:
+        for label, (*_, time_step) in optimizers(name, config).items():
+            if not label.startswith("Adam"):
+                whole_steps(f"{name}, {label}", config.t or SETTINGS[name][0], time_step)
     rows = {}
     cases = [(name, seed) for name in config.problems for seed in config.seeds]
     for name, seed in tqdm(cases, "problems", disable=config.quiet):

@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 import flow
-from flow.checks import choice, positive
+from flow.checks import choice
 from flow.records import Options, Record, run_experiment
 
 # Picture -> the line that makes it.
@@ -110,7 +110,6 @@ def experiment(config: Configuration, record: Record) -> None:
     """Every picture, by its line."""
     for name in config.pictures:
         choice("--pictures", name, LINES)
-    positive("--width", config.width)
     known = names(config, record)
     for name in tqdm(config.pictures, "pictures", disable=config.quiet):
         large = 1.6 if name == "surface" else 1.0

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 import flow
-from flow.checks import positive
+from flow.order import whole_steps
 from flow.records import Options, Record, run_experiment
 
 
@@ -50,7 +50,8 @@ class Configuration(Options):
 
 def settings(config: Configuration) -> dict[str, float]:
     """The integrator's settings that were given; refuse what does not go together, before all."""
-    positive("--t", config.t)
+    for rate in config.learning_rates:
+        whole_steps("--learning-rates", config.t, rate)
     asked = {"rtol": config.rtol, "atol": config.atol, "step": config.step}
     given = {name: value for name, value in asked.items() if value is not None}
     fixed = config.method in ("RK4", "Euler")
@@ -78,11 +79,11 @@ def run(
         "test loss": flow.observe.test_loss(*held_out),
         "test accuracy": flow.observe.accuracy(*held_out),
     }
-    rates = config.learning_rates or flow.auto_learning_rates(objective)
+    rates = config.learning_rates or np.minimum(flow.auto_learning_rates(objective), config.t)
     common = {"observe": observe, "progress": not config.quiet}
     descents = []
     for i, rate in enumerate(rates, 1):
-        steps = max(1, round(config.t / rate))
+        steps = whole_steps("--learning-rates", config.t, rate)
         found = flow.descend(objective, config.t / steps, steps=steps, save=config.save, **common)
         descents.append(record.keep(f"descent-{i}", found))
     path = flow.integrate(

@@ -24,8 +24,9 @@ import numpy as np
 import pandas as pd
 
 import flow
-from flow.checks import choice, positive, positive_integer
+from flow.checks import choice
 from flow.methods.stepping import Fixed, Limits, Tolerance
+from flow.order import whole_steps
 from flow.precision import double_precision
 from flow.records import Options, Record, run_experiment
 
@@ -103,7 +104,7 @@ def run(task: str, objective: flow.Objective, config: Configuration, t: float) -
     """One task to flow time t, and what it found."""
     how = {"method": "TSRKC3", "engine": "jax", "rtol": config.rtol, "atol": 1e-3 * config.rtol}
     quiet = {"save": 3, "keep": "last", "progress": False}
-    steps = max(1, round(t / config.learning_rate))
+    steps = whole_steps("--learning-rate", t, config.learning_rate)
     if task == "gradient":
         for _ in range(3):
             began = time.perf_counter()
@@ -221,12 +222,7 @@ def draw(table: pd.DataFrame, methods: pd.DataFrame) -> Any:
 
 def experiment(config: Configuration, record: Record) -> str | None:
     """All tasks of both models, then the loops of all methods."""
-    for name in ("examples", "images"):
-        positive_integer(f"--{name}", getattr(config, name))
-    for width in (*config.hidden, *config.channels):
-        positive_integer("--hidden and --channels", width)
-    for name in ("t", "learning_rate", "rtol"):
-        positive(f"--{name}", getattr(config, name))
+    whole_steps("--learning-rate", config.t, config.learning_rate)
     choice("--dtype", config.dtype, ["float64", "float32"])
     rows = {}
     for model in MODELS:

@@ -16,6 +16,7 @@ from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
 import flow
+from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.records import Options, Record, run_experiment
 
@@ -67,7 +68,7 @@ def orders(objective: flow.Objective, config: Configuration) -> dict[str, flow.O
 def along(objective: flow.Objective, config: Configuration, record: Record) -> dict[str, Any]:
     """Gradient descent near the limit, and distances of the flows from it along t."""
     limit = float(flow.auto_learning_rates(objective, [config.share])[0])
-    steps = round(config.t_along / limit)
+    steps = whole_steps("--share", config.t_along, limit)
     eta = config.t_along / steps
     descent = flow.descend(objective, eta, steps, save=config.save, spacing="log", progress=False)
     runs = {"gradient descent": record.keep("gradient descent", descent)}

@@ -17,6 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 import flow
+from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS
 from flow.records import Options, Record, run_experiment
 from flow.trajectory import uninterrupted
@@ -25,6 +26,8 @@ from flow.trajectory import uninterrupted
 @dataclass(frozen=True)
 class Configuration(Options):
     """Momentum as motion."""
+
+    may_be_zero = ("frictions",)
 
     examples: int = 200
     """Digits to train on."""
@@ -63,12 +66,13 @@ def pairs(
     runs = {}
     for name, dynamics in tqdm(motions(objective, config).items(), "motions", disable=config.quiet):
         optimizer, time_step = dynamics.counterpart(config.learning_rate)
+        count = whole_steps("--learning-rate", config.t, time_step)
         motion = flow.integrate(dynamics, config.t, save=config.save, progress=False)
         steps = flow.descend(
             objective,
             optimizer=optimizer,
             time_step=time_step,
-            steps=round(config.t / time_step),
+            steps=count,
             save=config.save,
             progress=False,
         )

@@ -24,7 +24,6 @@ from matplotlib.ticker import NullLocator
 from tqdm import tqdm
 
 import flow
-from flow.checks import positive, positive_integer
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.precision import double_precision
 from flow.records import Options, Record, run_experiment
@@ -36,6 +35,8 @@ TIGHT = {"rtol": 1e-9, "atol": 1e-12}
 @dataclass(frozen=True)
 class Configuration(Options):
     """A network of continuous depth, and the residual networks that near it."""
+
+    may_be_zero = ("noise",)
 
     depths: tuple[int, ...] = (8, 16, 32, 64, 128)
     """Numbers of layers of the residual networks."""
@@ -246,11 +247,6 @@ def draw_depth(ax: Any, config: Configuration, params: Any) -> None:
 
 def experiment(config: Configuration, record: Record) -> str | None:
     """Continuous and residual networks."""
-    positive("--t", config.t)
-    for name in ("depth_steps", "hidden", "examples"):
-        positive_integer(f"--{name.replace('_', '-')}", getattr(config, name))
-    for layers in config.depths:
-        positive_integer("--depths", layers)
     if len(set(config.depths)) < 2:  # noqa: PLR2004
         raise ValueError(f"--depths needs two numbers of layers for a slope: {config.depths}")
     result = compute(config, record)

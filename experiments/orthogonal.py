@@ -19,7 +19,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from tqdm import tqdm
 
 import flow
-from flow.checks import positive, positive_integer
+from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.records import Options, Record, run_experiment
 from flow.trajectory import uninterrupted
@@ -96,7 +96,7 @@ def networks(config: Configuration, record: Record) -> dict[str, flow.Trajectory
             "test accuracy": flow.observe.accuracy(*held_out),
         },
     }
-    steps = max(1, round(config.t / config.learning_rate))
+    steps = whole_steps("--learning-rate", config.t, config.learning_rate)
     optimizer, time_step = dynamics.counterpart(config.t / steps)
     how = {"optimizer": optimizer, "time_step": time_step, "steps": steps}
     runs = {
@@ -170,7 +170,7 @@ def norms(config: Configuration) -> pd.DataFrame:
     settings = {"save": 2, "progress": False}
     runs = {0.0: flow.integrate(dynamics, config.t_norms, **settings, **TIGHT)}
     for rate in tqdm(config.norm_rates, desc="learning rates", disable=config.quiet):
-        steps = max(1, round(config.t_norms / rate))
+        steps = whole_steps("--norm-rates", config.t_norms, rate)
         rate = config.t_norms / steps  # noqa: PLW2901
         runs[rate] = flow.descend(dynamics.objective, rate, steps=steps, **settings)
     squares = {rate: np.sum(uninterrupted(run).theta ** 2, axis=1) for rate, run in runs.items()}
@@ -262,16 +262,10 @@ def draw(runs: dict[str, flow.Trajectory], curves: dict[int, Any], growth: pd.Da
 
 def experiment(config: Configuration, record: Record) -> str | None:
     """Networks, subspaces and norms."""
-    positive("--t", config.t)
-    positive("--t-norms", config.t_norms)
-    positive("--learning-rate", config.learning_rate)
-    for name in ("examples", "test", "save"):
-        positive_integer(f"--{name}", getattr(config, name))
-    rates = [positive("--norm-rates", rate) for rate in config.norm_rates]
-    if len({max(1, round(config.t_norms / rate)) for rate in rates}) < 2:  # noqa: PLR2004
+    whole_steps("--learning-rate", config.t, config.learning_rate)
+    rates = config.norm_rates
+    if len({whole_steps("--norm-rates", config.t_norms, rate) for rate in rates}) < 2:  # noqa: PLR2004
         raise ValueError(f"--norm-rates needs two numbers of steps for a slope, got {rates}")
-    for k in config.components:
-        positive_integer("--components", k)
     curves, rates = subspaces(config)
     runs, growth = networks(config, record), norms(config)
     tables = {"networks": network_table(runs, config), "subspaces": rates, "norms": growth}

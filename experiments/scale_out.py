@@ -25,7 +25,7 @@ import pandas as pd
 import tyro
 
 import flow
-from flow.checks import positive, positive_integer
+from flow.order import whole_steps
 from flow.precision import double_precision
 from flow.records import Options, Record, run_experiment
 
@@ -69,7 +69,10 @@ def train(config: Configuration) -> dict[str, np.ndarray]:
         "TSRKC3": flow.integrate(objective, config.t, method="TSRKC3", engine="jax", **quiet),
         "DOP853": flow.integrate(objective, config.t, **quiet),
         "GD": flow.descend(
-            objective, config.learning_rate, round(config.t / config.learning_rate), **quiet
+            objective,
+            config.learning_rate,
+            whole_steps("--learning-rate", config.t, config.learning_rate),
+            **quiet,
         ),
     }
     found = {name: run.theta[-1] for name, run in runs.items()}
@@ -209,10 +212,7 @@ def start(config: Configuration, processes: int, devices: int, out: Path) -> lis
 
 def experiment(config: Configuration, record: Record) -> str | None:
     """Run all of them, and compare with one process on one device."""
-    positive("--t", config.t)
-    positive("--learning-rate", config.learning_rate)
-    for value in (*config.processes, config.devices):
-        positive_integer("--processes and --devices", value)
+    whole_steps("--learning-rate", config.t, config.learning_rate)
     cases = {"1 process, 1 device": (1, 1)}
     if config.devices > 1:
         cases[f"1 process, {config.devices} devices"] = (1, config.devices)

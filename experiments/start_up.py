@@ -20,7 +20,6 @@ import pandas as pd
 from tqdm import trange
 
 import flow
-from flow.checks import positive, positive_integer
 from flow.records import Options, Record, run_experiment
 
 
@@ -59,9 +58,6 @@ def fresh(*arguments: str) -> float:
 
 def experiment(config: Configuration, record: Record) -> None:
     """Measure imports and --help, then the figure and the study."""
-    positive_integer("--rounds", config.rounds)
-    positive_integer("--resolution", config.resolution)
-    positive("--t", config.t)
     here = Path(__file__).parent
     starts = {"python": ("-c", ""), "import jax": ("-c", "import jax")}
     starts |= {"import flow": ("-c", "import flow")}

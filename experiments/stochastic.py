@@ -20,7 +20,7 @@ from matplotlib.ticker import NullLocator
 from tqdm import tqdm
 
 import flow
-from flow.checks import positive, positive_integer
+from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.records import Options, Record, run_experiment
 from flow.trajectory import uninterrupted
@@ -107,7 +107,7 @@ def ensembles(
 ) -> tuple[dict[str, Ensemble], flow.Trajectory]:
     """The SDE, SGD and, at the ends of epochs, SGD on reshuffled data; and one path of the SDE."""
     rate, per_epoch = dynamics.learning_rate, dynamics.examples // dynamics.batch_size
-    last = max(1, round(t / rate))
+    last = whole_steps("a learning rate", t, rate)
     steps = np.unique(np.rint(np.linspace(0, last, config.save)).astype(int))
     seed = config.seed + last  # of its own for each learning rate
     sde = flow.integrate(
@@ -318,13 +318,13 @@ def draw(quadratics: Any, networks: Any, study: flow.OrderStudy, config: Configu
 
 def check(config: Configuration) -> None:
     """Refuse what makes no sense, before all."""
-    for name in ("examples", "batch_size", "paths", "hidden", "network_paths", "save"):
-        positive_integer(f"--{name.replace('_', '-')}", getattr(config, name))
-    for name in ("t", "t_network", "t_order"):
-        positive(f"--{name.replace('_', '-')}", getattr(config, name))
-    for name in ("learning_rates", "network_rates", "order_rates"):
+    for name, t in (
+        ("learning_rates", config.t),
+        ("network_rates", config.t_network),
+        ("order_rates", config.t_order),
+    ):
         for rate in getattr(config, name):
-            positive(f"--{name.replace('_', '-')}", rate)
+            whole_steps(f"--{name.replace('_', '-')}", t, rate)
     if max(config.learning_rates) >= 2.0 / CURVATURES.max():
         raise ValueError(
             f"--learning-rates {max(config.learning_rates):g} is beyond the limit of stability, "

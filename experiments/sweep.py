@@ -24,7 +24,6 @@ import numpy as np
 import pandas as pd
 
 import flow
-from flow.checks import positive, positive_integer
 from flow.plots import COLOURS, MARKERS
 from flow.plots.style import label_log
 from flow.records import Options, Record, run_experiment
@@ -148,11 +147,7 @@ def draw(found: Any) -> Any:
 
 def experiment(config: Configuration, record: Record) -> str | None:
     """Every cell, a table and a figure."""
-    positive("--t", config.t)
-    positive_integer("--jobs", config.jobs)
-    positive_integer("--rates", config.rates)
-    positive_integer("--rounds", config.rounds)
-    if config.workers < 0 or (config.workers and config.scheduler):
+    if config.workers and config.scheduler:
         raise ValueError("--workers starts a cluster, of at least one, and --scheduler names one")
     on_dask = bool(config.workers or config.scheduler)
     if on_dask and find_spec("distributed") is None:

@@ -25,7 +25,6 @@ from matplotlib.ticker import LogLocator, NullLocator
 from tqdm import tqdm
 
 import flow
-from flow.checks import positive, positive_integer
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.records import Options, Record, run_experiment
 from flow.trajectory import uninterrupted
@@ -189,11 +188,6 @@ def draw_along(paths: dict[tuple, flow.Trajectory], config: Configuration) -> An
 
 def experiment(config: Configuration, record: Record) -> str | None:
     """Follow every network."""
-    for name in ("width", "gradients", "steps"):
-        positive_integer(f"--{name}", getattr(config, name))
-    for depth in config.depths:
-        positive_integer("--depths", depth)
-    positive("--t", config.t)
     data = flow.datasets.digits(config.examples)
     cases = [
         (activation, init, depth)

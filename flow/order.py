@@ -24,6 +24,8 @@ RTOL, ATOL = 1e-11, 1e-13
 AUTO_SHARES = (0.1, 0.5, 0.9, 1.1)
 # Hours of the cheapest gradients: more is a mistake in t or in a learning rate.
 MOST_STEPS = 1e9
+# t over the time of a step may be off a whole number by rounding.
+ROUNDING = 1e-12
 # An order shows where η is small: halvings of a tenth of the limit.
 AUTO_LADDER = tuple(0.1 * 2.0**-k for k in range(5))
 
@@ -169,8 +171,21 @@ def order_study(
 
 
 def whole_steps(name: str, t: float, time_step: float) -> int:
-    """The number of steps to t that `name` asks for, or ValueError where it has no end."""
-    steps = t / time_step
+    """The whole number of steps to t that is nearest to what `name` asks for.
+
+    Raises
+    ------
+    ValueError
+        The first step ends beyond t, or there is no end of them; or they are no positive number.
+
+    >>> whole_steps("learning_rates", 1.0, 0.3)
+    3
+    """
+    steps = t / positive(name, time_step)
+    if steps < 1.0 - ROUNDING:
+        raise ValueError(
+            f"{name} takes steps of {time_step:g}, the first of which ends beyond t={t:g}"
+        )
     if steps > MOST_STEPS:
         raise ValueError(
             f"{name} has steps of {time_step:g}, of which t={t:g} is {steps:.1g}; at most "
@@ -188,7 +203,7 @@ def _whole_steps(
     found: dict[int, float] = {}
     for rate in sorted(asked, reverse=True):
         time_step = dynamics.counterpart(rate)[1]
-        steps = max(1, whole_steps("learning_rates", t, time_step))
+        steps = whole_steps("learning_rates", t, time_step)
         found[steps] = rate * (t / steps / time_step) ** (1.0 / dynamics.clock_power)
     if len(found) < 2:  # noqa: PLR2004
         raise ValueError(

@@ -22,7 +22,7 @@ from flow.integration import integrate
 from flow.lockstep import Lockstep, Runner
 from flow.objective import Objective
 from flow.observe import Observer
-from flow.order import auto_learning_rates, whole_steps
+from flow.order import ROUNDING, auto_learning_rates, whole_steps
 from flow.pytrees import PyTree
 from flow.recording import KEEPS
 from flow.saving import number_of_times, save_steps
@@ -363,11 +363,8 @@ def _descents(
                 f"optimizers[{name!r}] must be (optax optimizer, time_step), got {pair!r}"
             )
         time_step = positive(f"optimizers[{name!r}] time_step", pair[1])
-        # A rounding error must not cost the last step.
         whole_steps(f"optimizers[{name!r}]", t, time_step)
-        steps = int(t / time_step * (1 + 1e-12))
-        if steps < 1:
-            raise ValueError(f"optimizers[{name!r}] takes steps of {time_step:g}, beyond t={t:g}")
+        steps = int(t / time_step * (1 + ROUNDING))  # which must not cost the last step
         clocks.append(Clock(steps, time_step))
         kind = {"optimizer": pair[0], "time_step": time_step}
         runners[f"optimizer {name}"] = partial(
@@ -386,11 +383,7 @@ def _rates(objective: Objective, learning_rates: Sequence[float] | str, t: float
         if learning_rates != "auto":
             raise ValueError(f"learning_rates must be numbers or 'auto', got {learning_rates!r}")
         learning_rates = [min(rate, t) for rate in auto_learning_rates(objective)]
-    learning_rates = several("learning_rates", learning_rates, "several numbers or 'auto'")
-    for rate in learning_rates:
-        if positive("learning_rates", rate) > t:
-            raise ValueError(f"learning_rates has {rate:g}, whose first step ends beyond t={t:g}")
-    return learning_rates
+    return several("learning_rates", learning_rates, "several numbers or 'auto'")
 
 
 def _descend(

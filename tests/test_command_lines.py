@@ -3,16 +3,20 @@
 import ast
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 import flow
 from flow.records import read_run
+from flow.records.experiment import check_numbers
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(p for p in ROOT.glob("experiments/*.py") if "Configuration" in p.read_text())
@@ -47,6 +51,54 @@ def test_no_option_is_parsed_and_ignored(script: Path):
     names = options | OF_ALL
     if names & {"t", "t_along", "chebyshev_t"}:
         assert re.search("learning rate × steps|units of t|√|clock", script.read_text())
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_no_number_is_taken_for_another(script: Path, monkeypatch: pytest.MonkeyPatch):
+    """Assert that every number of every script is refused by name where it is negative or NaN."""
+    monkeypatch.syspath_prepend(script.parent)
+    usual = runpy.run_path(str(script))["Configuration"]()
+    check_numbers(usual)
+    for field in fields(usual):
+        value = field.default
+        several = value if isinstance(value, tuple) else (value,)
+        if field.name in OF_ALL or not all(type(one) in (int, float) for one in several):
+            continue
+        option = f"--{field.name.replace('_', '-')} must be"
+        for bad in (-0.1, float("nan")) if float in map(type, several) or not several else (-1,):
+            with pytest.raises(ValueError, match=option):
+                check_numbers(replace(usual, **{field.name: (*several, bad)}))
+            with pytest.raises(ValueError, match=option):
+                check_numbers(replace(usual, **{field.name: bad}))
+    assert not re.search(r"max\(1, (round|int)\(", script.read_text())  # steps of no run
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("gd_vs_flow", ("--learning-rates", "0.1", "10", "--t", "5")),
+        ("gd_vs_flow", ("--learning-rates", "-0.1")),
+        ("conservation", ("--learning-rate", "10")),
+        ("conservation", ("--step", "10")),
+        ("deep_linear", ("--learning-rate", "20")),
+        ("large_models", ("--learning-rate", "2")),
+        ("momentum", ("--learning-rate", "1", "--t", "0.5")),
+        ("momentum", ("--learning-rate", "-1e-3")),
+        ("orthogonal", ("--learning-rate", "300")),
+        ("orthogonal", ("--norm-rates", "1", "2e3")),
+        ("stochastic", ("--network-rates", "25")),
+        ("stochastic", ("--order-rates", "0.1", "2")),
+        ("scale_out", ("--learning-rate", "11")),
+        ("central_flow", ("--chebyshev-rate", "1e4")),
+        ("edge_of_stability", ("--learning-rates", "0.1", "1e4")),
+    ],
+)
+def test_no_learning_rate_is_taken_for_another(
+    refused_here: Callable, script: str, arguments: tuple
+):
+    """Assert that one whose first step ends beyond the end is refused, and none is turned round."""
+    told = refused_here(script, *arguments)
+    assert "must be positive and finite" in told or "the first of which ends beyond t=" in told
 
 
 # What is kept is at most 8 kB.

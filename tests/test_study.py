@@ -205,7 +205,11 @@ def test_none_gets_further_ahead_than_a_window():
         ({"t": 1.0, "learning_rates": []}, ValueError, "there is nothing to run"),
         ({"t": 1.0, "learning_rates": [-0.1]}, ValueError, "learning_rates must be positive"),
         ({"t": 1.0, "learning_rates": 0.1}, TypeError, "learning_rates must be several numbers"),
-        ({"t": 1.0, "learning_rates": [3.0]}, ValueError, "whose first step ends beyond t=1"),
+        (
+            {"t": 1.0, "learning_rates": [3.0]},
+            ValueError,
+            "takes steps of 3, the first of which ends beyond t=1",
+        ),
         ({"t": 1.0, "optimizers": [1]}, TypeError, "optimizers must be {name"),
         ({"t": 1.0, "save": 1}, ValueError, "save must be at least 2"),
         ({"t": 1.0, "rtoll": 1e-3}, TypeError, "study has no argument 'rtoll'"),

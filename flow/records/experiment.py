@@ -6,12 +6,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
+from flow.checks import not_negative, positive, positive_integer
 from flow.interrupts import ignored, tell_if_ignored
 from flow.records.record import Record, new_run_folder
 
@@ -20,7 +21,12 @@ DONE, FELL_SHORT, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 @dataclass(frozen=True)
 class Options:
-    """Options of every experiment."""
+    """Options of every experiment.
+
+    Their numbers are positive, and not negative where the default has a zero, or by `may_be_zero`.
+    """
+
+    may_be_zero: ClassVar[tuple[str, ...]] = ()
 
     out: Path = Path("results")
     """Folder in which run folders are made."""
@@ -53,7 +59,7 @@ def run_experiment(
     """
     script = sys.modules[configuration.__module__]
     name = Path(script.__file__).stem
-    config = tyro.cli(configuration, description=script.__doc__)
+    config = _asked(configuration, name, script.__doc__)
     import matplotlib as mpl
 
     mpl.use("Agg")  # no display is needed
@@ -97,6 +103,44 @@ def run_experiment(
     except BrokenPipeError:
         _say_no_more()
     sys.exit(FELL_SHORT if short else DONE)
+
+
+def _asked(configuration: type, name: str, text: str | None) -> Options:
+    """What the command line asks for; exit where a number is off."""
+    config = tyro.cli(configuration, description=text)
+    try:
+        check_numbers(config)
+    except ValueError as error:
+        _leave(name, str(error), WRONG)
+    return config
+
+
+def check_numbers(config: Options) -> None:
+    """Refuse numbers of an experiment's options that are negative, not finite or not to be zero.
+
+    >>> @dataclass(frozen=True)
+    ... class Configuration(Options):
+    ...     t: float = 1.0
+    >>> check_numbers(Configuration(t=-1.0))
+    Traceback (most recent call last):
+    ValueError: --t must be positive and finite, got -1.0
+    """
+    for field in fields(config):
+        option, usual = f"--{field.name.replace('_', '-')}", _several(field.default)
+        zero = field.name in config.may_be_zero or 0 in usual
+        for number in _several(getattr(config, field.name)):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            if zero:
+                not_negative(option, number)
+            elif isinstance(number, int):
+                positive_integer(option, number)
+            else:
+                positive(option, number)
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _say_no_more() -> None:
