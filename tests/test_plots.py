@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import jax.numpy as jnp
@@ -295,6 +296,171 @@ def test_without_axes_a_figure_is_whole(comparison: flow.Comparison):
     assert given.get_legend() is None
 
 
+@pytest.mark.quick
+def test_figures_of_one_script_are_figures_of_their_own(comparison: flow.Comparison):
+    """Assert a new figure for each call but where the current one is still empty."""
+    path, figure = comparison.reference, plt.figure(figsize=(3, 2))
+    drawn = [flow.plots.loss(path), flow.plots.gradient_norm(path), flow.plots.plane(path)]
+    assert drawn[0].figure is figure
+    assert len({id(ax.figure) for ax in drawn}) == 3
+    assert [len(ax.get_lines()) for ax in drawn] == [1, 1, 2]
+    left, right = plt.figure().subplots(1, 2)
+    assert flow.plots.loss(path) is right  # the current one
+    assert not left.has_data()
+
+
+def looks(ax: Any) -> list[tuple[str, str, str]]:
+    """Colour, marker and dashes of every line that is in the legend."""
+    lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
+    return [
+        (mpl.colors.to_hex(line.get_color()), line.get_marker(), line.get_linestyle())
+        for line in lines
+    ]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("colours", [None, ["red", "blue"]])
+def test_no_two_of_twelve_look_alike(many: list[flow.Trajectory], colours: list[str] | None):
+    """Assert another look for each of twelve descents, flows and curves; of two colours too."""
+    descents = [many[1 + i % 10].named(f"descent {i}") for i in range(12)]
+    flows = [many[0].named(f"flow {i}") for i in range(7 if colours else 12)]
+    spectra = {f"spectrum {i}": [1.0] for i in range(12)}
+    table = pd.DataFrame([{"method": str(i), "cost": 1, "error": 1} for i in range(12)])
+    with mpl.rc_context({"axes.prop_cycle": mpl.cycler(color=colours)} if colours else {}):
+        found = [
+            looks(flow.plots.loss(many[0], *descents)),
+            looks(flow.plots.plane(*flows)),
+            looks(flow.plots.spectrum(spectra)),
+            looks(flow.plots.work_precision(table)),
+        ]
+        if not colours:
+            found.append(looks(flow.plots.weights(many[0], entries=range(12))))
+    assert [len(each) for each in found] == [13, len(flows), *[12] * (len(found) - 2)]
+    assert [len(set(each)) for each in found] == [len(each) for each in found]
+
+
+def contrast(one: Any, other: Any) -> float:
+    """Ratio of the luminances of two colours, 1 to 21 (WCAG 2.1)."""
+    shades = np.array([mpl.colors.to_rgb(one), mpl.colors.to_rgb(other)])
+    linear = np.where(shades <= 0.04045, shades / 12.92, ((shades + 0.055) / 1.055) ** 2.4)
+    dark, light = np.sort(linear @ [0.2126, 0.7152, 0.0722])
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("style", ["default", "dark_background", "dark axes"])
+def test_what_is_drawn_is_seen(
+    comparison: flow.Comparison, many: list[flow.Trajectory], style: str
+):
+    """Assert lines, letters and boxes that stand out from what is behind them, dark or not."""
+    dark = {"axes.facecolor": "#101010", "figure.facecolor": "black"}
+    with plt.style.context([dark] if style == "dark axes" else style):
+        drawn = [
+            flow.plots.loss(*many, ax=plt.figure().add_subplot()),
+            flow.plots.distance(comparison, ax=plt.figure().add_subplot()),
+            flow.plots.plane(*many[:2], ax=plt.figure().add_subplot()),
+            flow.plots.weights(*many[:2], ax=plt.figure().add_subplot()),
+            flow.plots.spectrum({"a": [1.0, -2.0]}, ax=plt.figure().add_subplot()),
+            flow.plots.circuit(flow.circuits.product_of_sum().evaluate({"a": 3, "b": 1, "c": 4})),
+        ]
+    for ax in drawn:
+        behind = ax.get_facecolor()
+        for line in ax.get_lines():
+            assert contrast(line.get_color(), behind) > 1.9
+        for text in ax.texts:
+            box = text.get_bbox_patch()
+            on = behind if box is None else box.get_facecolor()
+            assert contrast(text.get_color(), on) > 7
+            assert contrast(on, behind) == pytest.approx(1.0)
+    hollow = drawn[4].get_lines()[1]
+    assert contrast(hollow.get_markerfacecolor(), drawn[4].get_facecolor()) == pytest.approx(1.0)
+
+
+def letters(figure: Any) -> list[tuple[str, Any]]:
+    """Every text that is seen in a figure, and its box."""
+    figure.canvas.draw()
+    unseen = {axis.offsetText for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)}
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+            away = [t for t in ticks if not (ax.axison and low <= t.get_loc() <= high)]
+            unseen |= {label for tick in away for label in (tick.label1, tick.label2)}
+            unseen |= set() if ax.axison else {axis.label}
+    found = [text for text in figure.findobj(mpl.text.Text) if text not in unseen]
+    return [
+        (t.get_text(), t.get_window_extent())
+        for t in found
+        if t.get_visible() and str(t.get_text()).strip()
+    ]
+
+
+WHOLE: dict[str, Callable[..., Any]] = {
+    "loss": lambda runs, _: flow.plots.loss(*runs),
+    "drift": lambda runs, _: flow.plots.conserved(*runs[1:4], objective=runs[0].dynamics.objective),
+    "weights": lambda runs, _: flow.plots.weights(*runs[:3]),
+    "surface": lambda runs, _: flow.plots.surface(*runs[:4], resolution=9),
+    "spectrum": lambda *_: flow.plots.spectrum({"at θ₀": [4.0, 1.0, -2.0], "at the end": [3.0]}),
+    "distance": lambda _, comparison: flow.plots.distance(comparison),
+    "four": lambda _, comparison: comparison.plot(),
+    "circuit": lambda *_: flow.plots.circuit(
+        flow.circuits.two_two_two().evaluate({f"w{i}": 0.1 * i for i in range(1, 9)})
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("settings", [{"font.size": 16}, {"figure.figsize": (3.3, 2.6)}])
+def test_no_letters_are_cut_or_overlap(
+    many: list[flow.Trajectory], comparison: flow.Comparison, name: str, settings: dict
+):
+    """Assert each text within the figure and clear of the others, in large letters and a column."""
+    with mpl.rc_context(settings):
+        runs = many[:9] if "font.size" in settings else many[:4]
+        drawn = WHOLE[name](runs, comparison)
+        found = letters(getattr(drawn, "figure", drawn))
+    whole = getattr(drawn, "figure", drawn).bbox
+    for text, box in found:
+        assert min(box.x0, box.y0, whole.x1 - box.x1, whole.y1 - box.y1) > -1, text
+    for (one, a), (other, b) in combinations(found, 2):
+        wide = min(a.x1, b.x1) - max(a.x0, b.x0)
+        high = min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert wide < 1 or high < 1, (one, other)
+
+
+def test_three_panels_in_large_letters(many: list[flow.Trajectory], comparison: flow.Comparison):
+    """Assert axes of a user's figure whose labels are broken into lines, clear of each other."""
+    with mpl.rc_context({"font.size": 16}):
+        figure = plt.figure(figsize=(10, 3.6), layout="constrained")
+        left, middle, right = figure.subplots(1, 3)
+        flow.plots.loss(*many[:3], ax=left)
+        flow.plots.distance(comparison, ax=middle)
+        flow.plots.plane(*many[:3], ax=right)
+        found = [box for _, box in letters(figure)]
+    assert left.get_xlabel() != TIME
+    assert left.get_xlabel().split() == TIME.split()
+    assert not any(a.overlaps(b) for a, b in combinations(found, 2))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0.21, 0.27, ["0.21", "0.22", "0.23", "0.24", "0.25", "0.26", "0.27"]),
+        (0.02, 0.6, ["0.02", "0.05", "0.1", "0.2", "0.5"]),
+    ],
+)
+def test_logarithms_have_a_few_plain_labels(low: float, high: float, labels: list[str]):
+    """Assert what is written at an axis of less than two decades, and nothing between."""
+    table = pd.DataFrame({"method": ["a", "a"], "cost": [low, high], "error": [1.0, 1e3]})
+    ax = flow.plots.work_precision(table)
+    ax.set_xlim(low, high)
+    ax.figure.canvas.draw()
+    ticks = [t for t in ax.xaxis.get_major_ticks() if low <= t.get_loc() <= high * (1 + 1e-9)]
+    assert [t.label1.get_text() for t in ticks] == labels
+    assert not any(t.label1.get_text() for t in ax.xaxis.get_minor_ticks())
+
+
 def test_a_users_settings_win(comparison: flow.Comparison):
     """Assert that colours, widths and the grid of a user's style are taken over flow's."""
     runs = (comparison.reference, *(pair.run for pair in comparison.pairs))
@@ -384,7 +550,7 @@ def test_surface_is_the_loss_in_the_plane():
         assert found[i, j] == pytest.approx(0.5 * np.sum(H * point**2), rel=1e-12)
     figure = plt.figure(layout="constrained")
     ax = flow.plots.surface(path, resolution=15, ax=figure.add_subplot())
-    (band,) = [a for a in figure.axes if a.get_ylabel() == "off plane"]
+    (band,) = [a for a in figure.axes if a.get_ylabel().split() == ["off", "plane"]]
     moved = path.theta - path.theta[0]
     normal = np.cross(*plane.directions)
     drawn = band.get_lines()[0].get_ydata()

@@ -2,22 +2,29 @@
 
 from typing import Any
 
+import numpy as np
+
 from flow.checks import instance
 from flow.circuits.evaluation import Evaluation
+
+# Letters that are smaller, in points, are not read.
+LEAST = 5.0
 
 
 def draw(evaluation: Evaluation, ax: Any = None) -> Any:
     """Draw each node with its value and ∂L/∂node, and each branch with its local derivative.
 
     Inputs are on the left, the output on the right; a node stands one column right of its
-    latest operand (topological generations). Returns the axes.
+    latest operand (topological generations). Letters are as small as the axes ask for; a figure of
+    its own grows where they could not be read. Returns the axes.
     """
     import networkx as nx
+    from matplotlib import rcParams
 
-    from flow.plots.style import COLOURS, axes  # figures stand above circuits, and draw them
+    from flow.plots.style import axes, backdrop, colour, ink  # figures stand above circuits
 
     instance("evaluation", evaluation, Evaluation, "what Circuit.evaluate returns")
-    ax = axes(ax, grid=False)
+    given, ax = ax, axes(ax, grid=False)
     circuit = evaluation.circuit
     labels = circuit.labels
     graph = nx.DiGraph()
@@ -37,43 +44,87 @@ def draw(evaluation: Evaluation, ax: Any = None) -> Any:
         if graph.in_degree(label) == 0 and graph.out_degree(label) > 0:
             nearest = min(graph.nodes[child]["column"] for child in graph.successors(label))
             graph.nodes[label]["column"] = nearest - 1
-    place = nx.multipartite_layout(graph, subset_key=_layers(graph))
     text = {
         label: f"{_title(node)}\n{evaluation[label]:.4g}\n∂ {evaluation.derivative(label):.3g}"
         for label, node in graph.nodes(data="node")
     }
-    inputs = {x.name for x in circuit.inputs}
+    ax.set_axis_off()
+    ax.set_title("each node: its value and ∂ = ∂L/∂node\neach edge: ∂child/∂node", fontsize="small")
+    place, size = _placed(graph, text, ax, 0.7 * rcParams["font.size"], grow=given is None)
+    shade, behind = ink(ax), tuple(backdrop(ax))
     nx.draw_networkx_edges(
-        graph, place, ax=ax, node_size=1300, edge_color="0.45", arrowsize=12, width=1.1
-    )
+        graph, place, ax=ax, node_size=25 * size**2, edge_color="0.5", arrowsize=1.7 * size,
+        width=0.15 * size,
+    )  # fmt: skip
     nx.draw_networkx_edge_labels(
         graph,
         place,
         edge_labels=nx.get_edge_attributes(graph, "local"),
         ax=ax,
-        font_size=7,
-        label_pos=0.5,
+        font_size=size,
+        font_color=shade,
+        label_pos=0.4,  # nearer the head, where edges that cross have parted
         rotate=False,
+        bbox={"boxstyle": "round,pad=0.1", "facecolor": behind, "edgecolor": "none"},
     )
+    inputs = {x.name for x in circuit.inputs}
     for label, (x, y) in place.items():
         ax.annotate(
             text[label],
             (x, y),
             ha="center",
             va="center",
-            fontsize=7,
+            fontsize=size,
+            color=shade,
             zorder=5,
             bbox={
                 "boxstyle": "round,pad=0.3",
-                "facecolor": "white",
-                "edgecolor": COLOURS[1 if label in inputs else 0],
-                "linewidth": 1.4,
+                "facecolor": behind,
+                "edgecolor": colour(1 if label in inputs else 0),
+                "linewidth": 0.2 * size,
             },
         )
-    ax.margins(0.06)
-    ax.set_axis_off()
-    ax.set_title("each node: its value and ∂ = ∂L/∂node\neach edge: ∂child/∂node", fontsize="small")
     return ax
+
+
+def _placed(
+    graph: Any, text: dict[str, str], ax: Any, size: float, *, grow: bool
+) -> tuple[dict[str, tuple[float, float]], float]:
+    """Where each node's box stands, and the size of its letters, so that no two boxes meet.
+
+    In points, on axes that are wide and high enough: letters are smaller, down to 5 points, where
+    there is too little room, and then the figure is larger if it may grow, or they are smaller yet.
+    """
+    columns = _layers(graph)
+
+    def extent(x: str) -> tuple[float, float]:
+        drawn = ax.text(0, 0, x, fontsize=size)
+        box = drawn.get_window_extent()
+        drawn.remove()
+        return 72 * box.width / ax.figure.dpi, 72 * box.height / ax.figure.dpi
+
+    # Between two columns there is room for what is written on their edges.
+    local = max((extent(x)[0] for *_, x in graph.edges(data="local")), default=0.0)
+    wide = {c: max(extent(text[x])[0] for x in columns[c]) + size for c in sorted(columns)}
+    high = extent("x\nx\nx")[1] + 3.0 * size
+    gap = local + 2.4 * size
+    needed = np.array([
+        sum(wide.values()) + gap * (len(wide) - 1), high * max(map(len, columns.values()))
+    ])  # fmt: skip
+    room = 72 * np.array([ax.bbox.width, ax.bbox.height]) / ax.figure.dpi
+    scale = min(1.0, *(room / needed))
+    if grow and scale * size < LEAST:
+        scale = min(1.0, LEAST / size)
+        ax.figure.set_size_inches(
+            ax.figure.get_size_inches() * np.maximum(1.0, scale * needed / room)
+        )
+    place, left = {}, 0.0
+    for c, width in wide.items():
+        for i, x in enumerate(columns[c]):
+            place[x] = left + width / 2, high * (i - (len(columns[c]) - 1) / 2)
+        left += width + gap
+    ax.set(xlim=(0, needed[0]), ylim=needed[1] * np.array([-0.5, 0.5]))
+    return place, scale * size
 
 
 def _layers(graph: Any) -> dict[int, list[str]]:

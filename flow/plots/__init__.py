@@ -1,9 +1,11 @@
 """Figures: each function takes and returns matplotlib axes. Flows are lines, discrete runs points.
 
-The first run is black, the others in colours that colour-blind readers tell apart; t is in units of
-learning rate × steps. Without ``ax=`` a function draws on the current axes and adds a legend; given
-axes are part of a figure of yours, whose legend is yours too. matplotlib's own settings, where you
-changed them, win. `animate` makes a GIF of any of them.
+The first run is black, on dark axes white, the others in colours that colour-blind readers tell
+apart; t is in units of learning rate × steps. A flow's line joins its saved times. Without ``ax=``
+a function draws a figure of its own, with a legend: the current one while it is empty, else a new
+one. Given axes, ``ax=plt.gca()`` for instance, are part of a figure of yours, whose legend is yours
+too, by `shared_legend`. matplotlib's own settings, where you changed them, win. `animate` makes a
+GIF of any of them.
 """
 
 from flow.circuits.drawing import draw as circuit
@@ -17,12 +19,12 @@ from flow.plots.along import (
     step_size,
 )
 from flow.plots.animation import animate
-from flow.plots.overview import comparison, shared_legend, study
+from flow.plots.overview import comparison, study
 from flow.plots.parameters import conserved, layer_norms, weights
 from flow.plots.plane import plane
 from flow.plots.rates import order, work_precision
 from flow.plots.spectra import spectral_density, spectrum
-from flow.plots.style import COLOURS, MARKERS, TIME_LABEL
+from flow.plots.style import COLOURS, MARKERS, TIME_LABEL, shared_legend
 from flow.plots.surface import surface
 
 __all__ = [

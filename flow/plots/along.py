@@ -9,11 +9,17 @@ import numpy as np
 from flow.checks import instance, real, several
 from flow.comparison import Comparison
 from flow.plots.moving import moving
-from flow.plots.style import TIME_LABEL, axes, colour, finish, log_if_positive, look
+from flow.plots.style import (
+    LINES,
+    TIME_LABEL,
+    axes,
+    colour,
+    colours,
+    finish,
+    log_if_positive,
+    look,
+)
 from flow.trajectory import Trajectory, check_single, told_apart
-
-# Of flows whose colour tells something else.
-LINES = ["-", "--", ":", "-."]
 
 
 def loss(*runs: Trajectory, ax: Any = None) -> Any:
@@ -94,7 +100,7 @@ def sharpness(
     given, ax = ax, _vectors(runs, name, axes(ax))
     for i, limit in enumerate(limits):
         if limit is not None:
-            ax.axhline(limit, color=look(i, runs[i], 2)["color"], linestyle=":", zorder=1)
+            ax.axhline(limit, color=look(ax, i, runs[i], 2)["color"], linestyle=":", zorder=1)
     return finish(ax, given, xlabel=TIME_LABEL, ylabel=r"sharpness $\lambda_{\max}$")
 
 
@@ -109,7 +115,7 @@ def _vectors(runs: Sequence[Trajectory], name: str, ax: Any) -> Any:
     """An observable of every run, (times,) or (times, ...), one curve an entry."""
     for i, run in enumerate(told_apart(runs)):
         values = recorded(run, name).reshape(len(run.t), -1)
-        style = look(i, run, len(run.t))
+        style = look(ax, i, run, len(run.t))
         for k in range(values.shape[1]):
             (line,) = ax.plot(run.t, values[:, k], **style | ({"label": None} if k else {}))
             moving(line, run.t)
@@ -136,7 +142,7 @@ def distance(comparison: Comparison, ax: Any = None) -> Any:
     for i, pair in enumerate(comparison.pairs):
         # At t = 0 there is none, which a logarithm does not show.
         later = pair.t > 0
-        style = look(i + 1, pair.run, int(later.sum()))
+        style = look(ax, i + 1, pair.run, int(later.sum()))
         (line,) = ax.plot(pair.t[later], pair.distance[later], **style)
         moving(line, pair.t[later])
     if any(np.any(np.isfinite(pair.error_bar)) for pair in comparison.pairs):
@@ -164,7 +170,7 @@ def _along(
     picked = [pick(run) for run in runs]
     ax = axes(given)
     for i, (run, (t, values)) in enumerate(zip(told_apart(runs), picked, strict=True)):
-        (line,) = ax.plot(t, values, **look(i, run, len(t)))
+        (line,) = ax.plot(t, values, **look(ax, i, run, len(t)))
         moving(line, t)
     if log:
         log_if_positive(ax, [values for _, values in picked])
@@ -175,13 +181,14 @@ def bundle(runs: Sequence[Trajectory], curves: Sequence[dict[str, np.ndarray]], 
     """Several named curves of each run: colours tell the names, lines and markers the runs."""
     ax, runs = axes(given), told_apart(runs)
     for i, (run, named) in enumerate(zip(runs, curves, strict=True)):
-        style = look(i, run, len(run.t))
+        style = look(ax, i, run, len(run.t))
         for k, (name, values) in enumerate(named.items()):
             own = {"color": colour(k), "label": name if i == 0 else None}
-            own |= {"linestyle": LINES[i % len(LINES)]} if run.config["kind"] == "flow" else {}
+            if run.config["kind"] == "flow":
+                own |= {"linestyle": LINES[(i + k // len(colours())) % len(LINES)]}
             (line,) = ax.plot(run.t, values, **style | own)
             moving(line, run.t)
     for i, run in enumerate(runs if len(runs) > 1 else ()):
         dashes = {"linestyle": LINES[i % len(LINES)]} if run.config["kind"] == "flow" else {}
-        ax.plot([], [], **look(i, run, 2) | {"color": "0.3"} | dashes)
+        ax.plot([], [], **look(ax, i, run, 2) | {"color": "0.5"} | dashes)
     return ax

@@ -160,7 +160,8 @@ def _frame_times(figure: Any, t: np.ndarray, frames: int) -> np.ndarray:
     if frames == 1:
         return t[-1:]
     logarithmic = any(
-        ax.get_xscale() == "log" and ax.get_xlabel() == TIME_LABEL for ax in figure.axes
+        ax.get_xscale() == "log" and " ".join(ax.get_xlabel().split()) == TIME_LABEL
+        for ax in figure.axes
     )
     if logarithmic and np.any(t > 0):
         return np.geomspace(t[t > 0].min(), t[-1], frames)

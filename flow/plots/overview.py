@@ -8,6 +8,7 @@ from flow.checks import instance
 from flow.comparison import Comparison
 from flow.plots.along import distance, gradient_norm, loss, sharpness
 from flow.plots.plane import plane, seen
+from flow.plots.style import shared_legend
 
 if TYPE_CHECKING:
     from flow.study import Study
@@ -72,13 +73,3 @@ def study(study: "Study", figure: Any = None) -> Any:
         axes[1, 1].set_axis_off()
     shared_legend(figure, axes[0, 0], axes[0, 1])
     return figure
-
-
-def shared_legend(figure: Any, *axes: Any) -> None:
-    """One legend above the figure, each run once."""
-    handles = dict(
-        reversed(item) for ax in axes for item in zip(*ax.get_legend_handles_labels(), strict=True)
-    )
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False
-    )

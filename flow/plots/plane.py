@@ -10,7 +10,7 @@ import numpy as np
 from flow.checks import numbers, several
 from flow.plots.moving import moving
 from flow.plots.parameters import check_alike, entry_name, leaves
-from flow.plots.style import axes, finish, look
+from flow.plots.style import axes, backdrop, finish, ink, look
 from flow.trajectory import Trajectory, told_apart
 
 # A residual of so small a share of the distance from the origin is none.
@@ -159,7 +159,7 @@ def plane(*runs: Trajectory, ax: Any = None) -> Any:
     found = principal_plane(runs)
     for i, run in enumerate(told_apart(runs)):
         x, y = found.coordinates(run.theta).T
-        (line,) = ax.plot(x, y, **look(i, run, len(x)))
+        (line,) = ax.plot(x, y, **look(ax, i, run, len(x)))
         moving(line, run.t)
     mark_start(ax, found, runs)
     return finish(ax, given, xlabel=found.names[0], ylabel=found.names[1])
@@ -174,7 +174,13 @@ def seen(run: Trajectory) -> Trajectory:
 
 def mark_start(ax: Any, plane: Plane, runs: Sequence[Trajectory]) -> None:
     """A star at θ₀, if it is known."""
+    from matplotlib.patheffects import withStroke
+
     if all(run.t[0] > 0 for run in runs):
         return
-    ax.plot(*plane.start, marker="*", markersize=9, color="black", linestyle="none", zorder=5)
-    ax.annotate("θ₀", plane.start, textcoords="offset points", xytext=(5, 6), zorder=5)
+    shade = {"color": ink(ax), "zorder": 5}
+    behind = backdrop(ax)  # of lines and contours, as an outline
+    ax.plot(*plane.start, marker="*", markersize=12, markeredgecolor=behind, markeredgewidth=0.6,
+            linestyle="none", **shade)  # fmt: skip
+    outline = {"path_effects": [withStroke(linewidth=2, foreground=behind)]}
+    ax.annotate("θ₀", plane.start, textcoords="offset points", xytext=(5, 6), **shade, **outline)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flow.checks import instance
-from flow.plots.style import MARKERS, axes, colour, finish, label_log
+from flow.plots.style import axes, colour, finish, ink, marker
 
 if TYPE_CHECKING:
     import pandas
@@ -21,10 +21,8 @@ def order(study: "OrderStudy", ax: Any = None) -> Any:
     ax = axes(ax)
     rates = study.learning_rates
     centre = np.exp(np.mean(np.log(study.distance)) - study.slope * np.mean(np.log(rates)))
-    ax.loglog(rates, centre * rates**study.slope, color="black", label=f"slope {study.slope:.2f}")
+    ax.loglog(rates, centre * rates**study.slope, color=ink(ax), label=f"slope {study.slope:.2f}")
     ax.loglog(rates, study.distance, "o", color=colour(0), label=f"distance at t = {study.t:g}")
-    for axis in (ax.xaxis, ax.yaxis):
-        label_log(axis)
     return finish(ax, None, xlabel=study.abscissa, ylabel="distance ‖θ − θ_flow‖")
 
 
@@ -74,9 +72,7 @@ def work_precision(
         curve = of.dropna(subset=[cost, error])
         if len(curve):
             ax.loglog(
-                curve[cost], curve[error], color=colour(i), marker=MARKERS[i % len(MARKERS)],
+                curve[cost], curve[error], color=colour(i), marker=marker(i),
                 markersize=5, label=str(name),
             )  # fmt: skip
-    for axis in (ax.xaxis, ax.yaxis):
-        label_log(axis)
     return finish(ax, given, xlabel=cost, ylabel=error)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flow.checks import instance, mapping, numbers, positive
-from flow.plots.style import LABEL_WIDTH, MARKERS, axes, colour, finish
+from flow.plots.style import LABEL_WIDTH, axes, backdrop, colour, finish, marker
 
 if TYPE_CHECKING:
     from flow.spectrum import SpectralDensity
@@ -42,11 +42,11 @@ def spectrum(eigenvalues: Mapping[str, Any], ax: Any = None) -> Any:
     for i, (name, values) in enumerate(eigenvalues.items()):
         ordered = -np.sort(-np.ravel(np.asarray(values, float)))
         rank = np.arange(1, len(ordered) + 1)
-        style = {"color": colour(i), "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
+        style = {"color": colour(i), "marker": marker(i), "markersize": 4}
         label = fill(name, LABEL_WIDTH)
         ax.plot(rank, np.abs(ordered), linewidth=0.6, label=label, **style)
         below = ordered < 0
-        hollow = style | {"markerfacecolor": "white", "linestyle": "none"}
+        hollow = style | {"markerfacecolor": backdrop(ax), "linestyle": "none"}
         ax.plot(rank[below], -ordered[below], **hollow)
     # Zeros are not on a logarithmic axis, and NaN on none.
     if any(np.any(np.asarray(v, float) != 0) for v in eigenvalues.values()):
@@ -62,7 +62,7 @@ def spectral_density(density: "SpectralDensity", width: float | None = None, ax:
 
     instance("density", density, SpectralDensity, "what flow.spectral_density returns")
     width = None if width is None else positive("width", width)
-    ax = axes(ax)
+    given, ax = ax, axes(ax)
     low, high = density.nodes[0], density.nodes[-1]
     # To the foot of the outermost: five of their widths.
     margin = max(0.05 * (high - low) or 0.05 * abs(high) or 1.0, 5.0 * (width or 0.0))
@@ -72,5 +72,5 @@ def spectral_density(density: "SpectralDensity", width: float | None = None, ax:
     # A normal distribution falls without end; a hundredth of the least node's peak is its foot.
     alive = density.weights > 1e-12  # noqa: PLR2004
     foot = density.density(density.nodes[alive], width).min() / 100.0
-    ax.set(xlabel=r"eigenvalue of $\nabla^2 J$", ylabel="density", ylim=(foot, 2.0 * values.max()))
-    return ax
+    ax.set_ylim(foot, 2.0 * values.max())
+    return finish(ax, given, xlabel=r"eigenvalue of $\nabla^2 J$", ylabel="density")

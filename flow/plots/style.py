@@ -5,6 +5,7 @@ style sheet or a matplotlibrc, wins.
 """
 
 from collections.abc import Sequence
+from math import lcm
 from textwrap import fill
 from typing import Any
 
@@ -13,9 +14,11 @@ import numpy as np
 from flow.checks import instance
 from flow.trajectory import Trajectory
 
-# Okabe and Ito's, told apart by colour-blind readers; the reference is black.
-COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"]
+# Okabe and Ito's, told apart by colour-blind readers, and six more; the reference is black.
+COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9",
+           "#882255", "#999933", "#6A5ACD", "#44AA99", "#AA4499", "#8C564B"]  # fmt: skip
 MARKERS = ["o", "s", "^", "D", "v", "P"]
+LINES = ["-", "--", ":", "-."]
 TIME_LABEL = "flow time t = learning rate × steps"
 # So many points of a discrete run are drawn, or they would merge into a band.
 POINTS = 40
@@ -31,16 +34,38 @@ def setting(name: str, ours: Any) -> Any:
     return ours if theirs == mpl.rcParamsDefault[name] else theirs
 
 
-def colour(i: int) -> str:
-    """Of the i-th curve, from the user's own cycle if there is one."""
+def colours() -> list[str]:
+    """Of the curves in turn, from the user's own cycle if there is one."""
     from cycler import cycler
 
-    cycle = setting("axes.prop_cycle", cycler(color=COLOURS)).by_key().get("color", COLOURS)
-    return cycle[i % len(cycle)]
+    return setting("axes.prop_cycle", cycler(color=COLOURS)).by_key().get("color", COLOURS)
+
+
+def colour(i: int) -> str:
+    """Of the i-th curve."""
+    return (cycle := colours())[i % len(cycle)]
+
+
+def backdrop(ax: Any) -> np.ndarray:
+    """What is behind the axes' lines, red, green and blue."""
+    from matplotlib.colors import to_rgba
+
+    behind = np.ones(3)
+    for face in (ax.figure.get_facecolor(), ax.get_facecolor()):
+        *shade, opacity = to_rgba(face)
+        behind = opacity * np.array(shade) + (1 - opacity) * behind
+    return behind
+
+
+def ink(ax: Any) -> str:
+    """Black, or white on dark axes."""
+    return "black" if backdrop(ax) @ [0.3, 0.59, 0.11] > 0.5 else "white"  # noqa: PLR2004
 
 
 def axes(ax: Any, *, grid: bool = True) -> Any:
-    """The axes to draw on, the current ones if None, with a faint grid.
+    """The axes to draw on, with a faint grid; if None, of a figure of its own.
+
+    That is the current figure while nothing is drawn on its axes, and else a new one.
 
     Raises
     ------
@@ -50,7 +75,12 @@ def axes(ax: Any, *, grid: bool = True) -> Any:
     import matplotlib.pyplot as plt
     from matplotlib.axes import Axes
 
-    ax = plt.gca() if ax is None else ax
+    if ax is None:
+        if plt.get_fignums() and plt.gcf().axes and plt.gca().has_data():
+            plt.figure()
+        ax = plt.gca()
+        if plt.gcf().get_layout_engine() is None:  # which leaves room for the labels
+            plt.gcf().set_layout_engine("constrained")
     instance("ax", ax, Axes, "matplotlib axes")
     if not grid:
         return ax
@@ -63,38 +93,111 @@ def axes(ax: Any, *, grid: bool = True) -> Any:
 def finish(ax: Any, given: Any, **labels: Any) -> Any:
     """Name the axes; a legend where the figure is whole, as no axes were given to draw on."""
     ax.set(**labels)
-    entries = ax.get_legend_handles_labels()[1]
-    if given is None and entries:
-        # Above, as it covers no data there, in two columns where they have room.
-        columns = 1 if max(map(len, entries)) > LABEL_WIDTH / 2 else 2
+    for axis in (ax.xaxis, ax.yaxis):
+        if axis.get_scale() == "log":
+            label_log(axis)
+        fit(axis)
+    if given is None and (entries := ax.get_legend_handles_labels())[1]:
+        # Above, as it covers no data there.
         above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
-        ax.legend(**above, ncols=columns, fontsize="small", frameon=False)
+        # In what a figure has between its margins.
+        room = 0.9 * ax.figure.bbox.x1 - ax.bbox.x0
+        legend(ax, *entries, room=room, columns=(2, 3, 4, 1), **above)
+    if given is None:
+        settle(ax.figure)
     return ax
 
 
+def shared_legend(figure: Any, *axes: Any) -> None:
+    """One legend above the figure, each run once."""
+    handles = dict(
+        reversed(item) for ax in axes for item in zip(*ax.get_legend_handles_labels(), strict=True)
+    )
+    legend(
+        figure, handles.values(), handles.keys(), room=figure.bbox.width,
+        columns=(3, 4, 5, 2, 1), loc="outside upper center",
+    )  # fmt: skip
+    settle(figure)
+
+
+def settle(figure: Any) -> None:
+    """Lay a whole figure out, and break its labels at what its axes came to be."""
+    figure.figure.draw_without_rendering()
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            fit(axis, across=1.05, along=1.0)
+
+
+def legend(
+    parent: Any, handles: Any, labels: Any, room: float, columns: Sequence[int], **where: Any
+) -> Any:
+    """The legend of axes or of a figure, in the first number of columns that has room.
+
+    Smaller, where it is wider than `room` in pixels or two fifths of the figure's height.
+    """
+    high = 0.4 * parent.figure.bbox.height
+    drawn = None
+    for size in ("small", "x-small", "xx-small"):
+        for n in columns:
+            if drawn is not None:
+                drawn.remove()
+            drawn = parent.legend(handles, labels, ncols=n, fontsize=size, frameon=False, **where)
+            box = drawn.get_window_extent()
+            if box.width <= room and box.height <= high:
+                return drawn
+    return drawn
+
+
+def fit(axis: Any, across: float = 1.1, along: float = 0.8) -> None:
+    """Break an axis's label into lines that are no longer than such a share of the axis.
+
+    Before a figure is laid out, there are gaps beside its axes, and legends are to take of their
+    height.
+    """
+    label, box = axis.label, axis.axes.bbox
+    extent = label.get_window_extent()
+    if axis.axis_name == "x":
+        long, room = extent.width, across * box.width
+    else:
+        long, room = extent.height, along * box.height
+    if long > room:
+        letters = max(map(len, label.get_text().split("\n")))
+        width = max(int(letters * room / long), 1)
+        broken = fill(label.get_text(), width, break_long_words=False, break_on_hyphens=False)
+        label.set_text(broken)
+
+
 def label_log(axis: Any) -> None:
-    """Label a logarithmic axis at 1, 2 and 5 where it spans less than two decades."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    """Label a logarithmic axis without crowding it, in plain numbers below two decades.
+
+    These are at 1, 2 and 5, or evenly spaced where that would be less than two of them.
+    """
+    from matplotlib.ticker import AutoLocator, LogLocator, NullFormatter, StrMethodFormatter
 
     low, high = axis.get_view_interval()
     if high < 100.0 * low:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        at = LogLocator(subs=(1.0, 2.0, 5.0))
+        several = sum(low <= x <= high for x in at.tick_values(low, high)) > 1
+        axis.set_major_locator(at if several else AutoLocator())
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
-def look(i: int, run: Trajectory, points: int) -> dict[str, Any]:
+def look(ax: Any, i: int, run: Trajectory, points: int) -> dict[str, Any]:
     """Of the i-th run, the first in black; a flow is a line, a discrete run points.
 
-    Points are staggered from run to run, so that runs on one curve stay visible.
+    Where colours begin anew, dashes and markers are others. Points are staggered from run to run,
+    so that runs on one curve stay visible.
     """
-    shade = "black" if i == 0 else colour(i - 1)
+    shade = ink(ax) if i == 0 else colour(i - 1)
     style = {"color": shade, "label": fill(run.label, LABEL_WIDTH)}
     if run.config["kind"] == "flow":
         width = setting("lines.linewidth", 1.8)
+        again = max(i - 1, 0) // len(colours())
+        dashes = {"linestyle": LINES[again % len(LINES)]} if again else {}
         # A line of one point is none.
         dot = {"marker": "o", "markersize": 3.5} if points == 1 else {}
-        return style | {"linewidth": width, "zorder": 3 if i == 0 else 2} | dot
+        return style | {"linewidth": width, "zorder": 3 if i == 0 else 2} | dashes | dot
     return style | {"linestyle": "none"} | marks(i - 1, points)
 
 
@@ -102,10 +205,16 @@ def marks(i: int, points: int) -> dict[str, Any]:
     """Markers of the i-th run after the first, at most twice `POINTS` of them; −1 is the first."""
     every = max(1, points // POINTS)
     return {
-        "marker": MARKERS[i % len(MARKERS)],
+        "marker": marker(i),
         "markersize": 3.5,
         "markevery": (i * every // 4 % every, every),
     }
+
+
+def marker(i: int) -> str:
+    """Of the i-th curve: another one where its colour has been there before."""
+    again = i // lcm(len(colours()), len(MARKERS))
+    return MARKERS[(i + again) % len(MARKERS)]
 
 
 def log_if_positive(ax: Any, values: Sequence[np.ndarray]) -> None:

@@ -12,7 +12,7 @@ from flow.objective import Objective
 from flow.plots.moving import moving
 from flow.plots.parameters import check_alike, objective_of
 from flow.plots.plane import Plane, mark_start, plane_of
-from flow.plots.style import POINTS, TIME_LABEL, axes, finish, look
+from flow.plots.style import POINTS, TIME_LABEL, axes, finish, look, shared_legend
 from flow.precision import double_precision
 from flow.trajectory import Trajectory, told_apart
 
@@ -96,7 +96,10 @@ def surface(
     mark_start(ax, found, runs)
     ax.figure.colorbar(filled, ax=[ax, band], label="loss J", ticks=levels[::2], format="%.2g")
     _residuals(band, runs, found)
-    return finish(ax, given, xlabel=found.names[0], ylabel=found.names[1])
+    finish(ax, ax, xlabel=found.names[0], ylabel=found.names[1])
+    if given is None:
+        shared_legend(ax.figure, ax)
+    return ax
 
 
 def evaluate(objective: Objective, plane: Plane, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -159,7 +162,7 @@ def _path(ax: Any, i: int, run: Trajectory, at: np.ndarray, norm: Any) -> None:
     """A run, coloured by its own loss inside an outline in its own colour."""
     from matplotlib.collections import LineCollection
 
-    style = look(i, run, len(at))
+    style = look(ax, i, run, len(at))
     shade = style["color"]
     low = max(norm.vmin, np.finfo(float).tiny) if norm.vmin > 0 else -np.inf
     true = np.maximum(run.loss, low)
@@ -181,11 +184,12 @@ def _path(ax: Any, i: int, run: Trajectory, at: np.ndarray, norm: Any) -> None:
 
 
 def _below(ax: Any) -> Any:
-    """Axes below, of a fifth of the height."""
+    """Axes below, of a quarter of the height."""
     spec = ax.get_subplotspec()
     if spec is None:  # placed by hand
         return ax.inset_axes((0.0, -0.42, 1.0, 0.2))
-    above, below = spec.subgridspec(2, 1, height_ratios=[5, 1])
+    gap = None if ax.figure.get_layout_engine() else 0.6  # for the labels
+    above, below = spec.subgridspec(2, 1, height_ratios=[4, 1], hspace=gap)
     ax.set_subplotspec(above)
     return ax.figure.add_subplot(below)
 
@@ -193,9 +197,9 @@ def _below(ax: Any) -> Any:
 def _residuals(band: Any, runs: Sequence[Trajectory], plane: Plane) -> None:
     """Distance of each run from the plane along t."""
     for i, run in enumerate(runs):
-        (line,) = band.plot(run.t, plane.residual(run.theta), **look(i, run, len(run.t)))
+        (line,) = band.plot(run.t, plane.residual(run.theta), **look(band, i, run, len(run.t)))
         moving(line, run.t)
     band.set_ylim(bottom=0.0)
+    band.locator_params(axis="y", prune="lower")  # where the zero is, is seen
     axes(band).tick_params(labelsize="small")
-    band.set_xlabel(TIME_LABEL)
-    band.set_ylabel("off plane")
+    finish(band, band, xlabel=TIME_LABEL, ylabel="off plane")
