@@ -100,7 +100,6 @@ class Driver:
     reached: Point = field(init=False)
     latest: Point = field(init=False)  # the last evaluation of the right-hand side
     loss: float = field(init=False)  # the last J that was looked at
-    jacobian_at: tuple[np.ndarray, np.ndarray] | None = field(init=False, default=None)
     evaluated: list[float] = field(init=False, default_factory=list)
     steps: int = field(init=False, default=0)
     rejected: int | None = field(init=False, default=0)
@@ -210,8 +209,8 @@ class Driver:
 
     def _compile(self) -> None:
         """Call what the solver will call, so that its seconds are not counted as the run's."""
-        if self.method.dense:  # it is counted when the solver asks for it
-            self.jacobian_at = (self.flat.initial, self.flat.jacobian(0.0, self.flat.initial))
+        if self.method.dense:
+            self.flat.compile_jacobian()
         if self.method.stabilised:
             kernel, tolerance = self.kernel(), self.tolerance()
             limits = Limits(self.t, 2.0, 0.0, -np.inf, -np.inf)
@@ -348,9 +347,7 @@ class Driver:
     def _jacobian(self, t: float, y: np.ndarray) -> np.ndarray:
         """∂ẏ/∂y, one product a column."""
         self.meter.spend(0, self.dynamics.cost[0] * y.size)
-        if self.jacobian_at is None or not np.array_equal(self.jacobian_at[0], y):
-            self.jacobian_at = (np.array(y), self.flat.jacobian(t, y))
-        return self.jacobian_at[1]
+        return self.flat.jacobian(t, y)
 
     def _measured(self, point: Point) -> np.ndarray:
         """J and ‖∇J‖ at a point, evaluated if the solver has not."""

@@ -38,9 +38,14 @@ def placed(function: Callable, device: jax.Device | None) -> Callable:
     if device is None:
         return function
 
-    @wraps(function)
-    def call(*arguments: Any, **more: Any) -> Any:
-        with jax.default_device(device):
-            return function(*arguments, **more)
+    def there(function: Callable) -> Callable:
+        @wraps(function)
+        def call(*arguments: Any, **more: Any) -> Any:
+            with jax.default_device(device):
+                return function(*arguments, **more)
 
+        return call
+
+    call = there(function)
+    call.lower = there(function.lower)
     return call

@@ -35,6 +35,8 @@ class FlatDynamics:
         Of an SDE, traced: (t, y, data) ↦ (ξ ↦ Bξ flat, shape of ξ).
     jacobian
         (t, y) ↦ ∂ẏ/∂y, (n, n).
+    compile_jacobian
+        Compiles it, and evaluates nothing.
     params, auxiliary
         y ↦ θ as a flat vector; y ↦ name -> array, what else the state carries.
     energy
@@ -48,6 +50,7 @@ class FlatDynamics:
     traced: Callable[[Any, Any, Any], tuple[Any, Any]]
     diffusion: Callable[[Any, Any, Any], tuple[Callable, tuple[int, ...]]] | None
     jacobian: Callable[[float, State], np.ndarray]
+    compile_jacobian: Callable[[], Any]
     params: Callable[[State], np.ndarray]
     auxiliary: Callable[[State], dict[str, np.ndarray]]
     energy: Callable[[State], float] | None
@@ -108,6 +111,7 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
         derivative,
         diffusion if dynamics.noise else None,
         lambda t, y: np.array(compiled(jacobian)(float(t), y, data)),
+        lambda: compiled(jacobian).lower(0.0, initial, data).compile(),
         np.asarray if is_theta else (lambda y: np.array(compiled(params)(y))),
         (lambda y: {})
         if bare
