@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.integrate import OdeSolver
 
+from flow.counting import units
 from flow.driver import Driver, Point
 from flow.methods import radius
 from flow.methods.auto import EXPLICIT, LOOSE, STABILISED, Auto
@@ -87,9 +88,8 @@ class AutoDriver(Driver):
         self.choices.append({"t": at.t, "method": self.method.name, "reason": reason})
 
     def _go_on_with(self, solver: OdeSolver) -> OdeSolver:
-        gradients, hvps = self.meter.motion
-        units = gradients + 2 * hvps
-        spent, self.spent = units - self.spent, units
+        total = units(*self.meter.motion)
+        spent, self.spent = total - self.spent, total
         if not self.dynamics.has_real_spectrum:
             return solver
         change = self.policy.update(spent, solver.t - solver.t_old)

@@ -87,8 +87,8 @@ class DescentMember(DescentLoop):
     def _measure(self, theta: np.ndarray) -> tuple[float, float]:
         if self.k not in self.known:
             return super()._measure(theta)
-        self.save_gradients += 1
         self.meter.gradients += 1
+        self.meter.save_gradients += 1
         return self.known[self.k]
 
 

@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from flow.checkpoints import CheckpointWarning, Keeper
 from flow.checkpoints.values import leaves, like
 from flow.clock import Clock
+from flow.counting import KINDS, counted, evaluated
 from flow.evaluation import Evaluate
 from flow.objective import Objective
 from flow.pace import paced
@@ -81,6 +82,7 @@ class Carry(NamedTuple):
     loss: Any  # at the last step that was taken
     rise: Any  # the largest so far
     met: Any  # the loss that the loop left at
+    asked: Any  # of value_fn by the optimizer: values, gradients, products
     status: Any
 
 
@@ -103,7 +105,6 @@ class DescentLoop:
     evaluate: Evaluate | None = None
     advance: Callable[[int], Carry] = field(init=False)
     carry: Carry = field(init=False)
-    save_gradients: int = field(init=False, default=0)
     batch_gradients: int = field(init=False, default=0)
 
     def run(self, show: Any) -> Trajectory:
@@ -142,9 +143,9 @@ class DescentLoop:
         # Arrays of the loop's own types, or it would be compiled again for what it returns.
         worst = -np.inf if self.ascent else np.inf
         loss, rise, met = np.float64([worst, 0.0, 0.0])
-        before = (params, state)
+        before, asked, status = (params, state), np.zeros(KINDS, np.int64), np.int32(RUNNING)
         self.carry = jax.device_put(
-            Carry(np.int64(0), params, state, before, order, loss, rise, met, np.int32(RUNNING))
+            Carry(np.int64(0), params, state, before, order, loss, rise, met, asked, status)
         )
         first = self._measure(objective.theta)
         check_start(*first)
@@ -194,7 +195,7 @@ class DescentLoop:
             return
         state = {
             "carried": leaves(self.carry),
-            "spent": [self.meter.gradients, self.save_gradients, self.batch_gradients],
+            "spent": [*self.meter.spent, self.batch_gradients],
             "recorder": self.recorder.state(),
         }
         self.keeper.keep(state, self.recorder.rows, units)
@@ -207,7 +208,7 @@ class DescentLoop:
             self.carry = carry._replace(k=carry.k - 1, params=params, state=state)
             self._check_same(carry, self.advance(int(carry.k)))
         self.carry = carry
-        self.meter.gradients, self.save_gradients, self.batch_gradients = books["spent"]
+        *self.meter.spent, self.batch_gradients = books["spent"]
         self.recorder.take_up(books["recorder"], self.keeper.rows)
         self.keeper.taken_up(self.meter.units + self.batch_gradients)
 
@@ -252,11 +253,14 @@ class DescentLoop:
 
     def receive(self, carry: Carry, due: list[int]) -> str | None:
         """Everything that is due after a chunk; a result if the run ends with it."""
-        before, self.carry = self.k, carry
-        if (before, self.k) == (0, 1) and self.batches is None:
+        before, self.carry = self.carry, carry
+        if (int(before.k), self.k) == (0, 1) and self.batches is None:
             self.objective.check_unchanged(self.objective.theta, float(carry.loss))
         status = int(carry.status)
-        self._count(self.k - before + (status != RUNNING))
+        values, gradients, hvps = (np.asarray(carry.asked) - np.asarray(before.asked)).tolist()
+        self._count(self.k - int(before.k) + (status != RUNNING) + gradients)
+        self.meter.values += values
+        self.meter.hvps += hvps
         if status == DIVERGED:
             return self._diverged(float(carry.met))
         if (due and self.k == due[0]) or status == STOPPED:
@@ -311,8 +315,8 @@ class DescentLoop:
 
     def _measure(self, theta: np.ndarray) -> tuple[float, float]:
         """J and ‖∇J‖ of all the data."""
-        self.save_gradients += 1
         self.meter.gradients += 1
+        self.meter.save_gradients += 1
         function = self.objective.compiled(
             "value_and_gradient_norm", lambda: jax.jit(measure_of(self.objective))
         )
@@ -331,8 +335,9 @@ class DescentLoop:
         if not np.isfinite(loss):
             return self._diverged(loss)
         state = moments(self.carry.state, to_numpy(self.carry.params))
-        spent = self.batch_gradients or self.meter.gradients - self.save_gradients
-        work = {"t": self.t, "steps": self.k, "gradients": spent, "hvps": 0}
+        gradients, hvps = self.meter.motion
+        work = {"t": self.t, "steps": self.k, "gradients": self.batch_gradients or gradients}
+        work |= {"hvps": hvps, "values": self.meter.values}
         row = self.recorder.add(self.t, theta, loss, norm, state, work, observe=observe)
         met = self.stops.met(flat_record(row), saved=True)
         return None if met is None else f"stopped at step {self.k:,} (t = {self.t:g}): {met}"
@@ -362,18 +367,17 @@ class DescentLoop:
     def _trajectory(
         self, result: str, first: tuple[float, float], seconds: float, compile_seconds: float
     ) -> Trajectory:
-        observer_gradients, observer_hvps = self.recorder.spent
         last = self._last_loss()
         columns = self.recorder.columns()
         return Trajectory(
             **columns,
             stats={
                 "gradients": self.meter.gradients,
-                "hvps": 0,
+                "hvps": self.meter.hvps,
+                "values": self.meter.values,
                 "batch_gradients": self.batch_gradients,
-                "save_gradients": self.save_gradients,
-                "observer_gradients": observer_gradients,
-                "observer_hvps": observer_hvps,
+                "save_gradients": self.meter.save_gradients,
+                **self.recorder.spent,
                 "steps": self.k,
                 "rejected": 0,
                 "seconds": seconds,
@@ -477,18 +481,21 @@ def loop_of(
 
         def update() -> Carry:
             downhill = minimised(gradient)
-            updates, state = make(eta if jnp.ndim(eta) == 0 else eta[carry.k]).update(
-                downhill,
-                carry.state,
-                carry.params,
-                value=minimised(loss),
-                grad=downhill,
-                value_fn=lambda p: minimised(objective.traced_value(p, batch)),
+            (updates, state), asked = counted(
+                lambda: make(eta if jnp.ndim(eta) == 0 else eta[carry.k]).update(
+                    downhill,
+                    carry.state,
+                    carry.params,
+                    value=minimised(loss),
+                    grad=downhill,
+                    value_fn=lambda p: minimised(evaluated(objective.traced_value(p, batch))),
+                )
             )
             params = jax.tree.map(jnp.add, carry.params, updates)
             rise = jnp.maximum(carry.rise, minimised(loss - carry.loss))
             before = (carry.params, carry.state)
-            return Carry(carry.k + 1, params, state, before, order, loss, rise, loss, carry.status)
+            asked, status = carry.asked + asked, carry.status
+            return Carry(carry.k + 1, params, state, before, order, loss, rise, loss, asked, status)
 
         def leave() -> Carry:
             status = jnp.where(finite, STOPPED, DIVERGED).astype(carry.status.dtype)

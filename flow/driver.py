@@ -161,7 +161,7 @@ class Driver:
         return {name: getattr(self, name) for name in BOOKS} | {
             "method": self.method.name,
             "reached": {"t": point.t, "y": point.y, "measures": measures},
-            "spent": list(self.meter.spent),
+            "spent": self.meter.spent,
             "recorder": self.recorder.state(),
             "cap": None if self.cap is None else self.cap.state(),
         }
@@ -519,7 +519,6 @@ class Driver:
         self, result: str, first: np.ndarray, seconds: float, compile_seconds: float
     ) -> Trajectory:
         objective = self.dynamics.objective
-        observer_gradients, observer_hvps = self.recorder.spent
         last = float(self._measured(self.reached)[0])
         columns = self.recorder.columns()
         columns["t"] = self.dynamics.time(columns["t"])
@@ -532,8 +531,7 @@ class Driver:
                 "hvps": self.meter.hvps,
                 "save_gradients": self.meter.save_gradients,
                 "save_hvps": self.meter.save_hvps,
-                "observer_gradients": observer_gradients,
-                "observer_hvps": observer_hvps,
+                **self.recorder.spent,
                 "steps": self.steps,
                 "rejected": self.rejected,
                 "seconds": seconds,

@@ -39,12 +39,12 @@ def _constants(closed_jaxpr: Any) -> Iterator[Any]:
         keys = jax.dtypes.issubdtype(getattr(constant, "dtype", None), jax.dtypes.prng_key)
         yield jax.random.key_data(constant) if keys else constant
     for equation in closed_jaxpr.jaxpr.eqns:
-        for called in _called(equation):
-            yield from _constants(called) if hasattr(called, "consts") else ()
+        for inner in called(equation):
+            yield from _constants(inner) if hasattr(inner, "consts") else ()
 
 
-def _called(equation: Any) -> list[Any]:
-    """The jaxprs that an operation calls."""
+def called(equation: Any) -> list[Any]:
+    """Return the jaxprs that an operation calls, closed where they have constants."""
     parameters = jax.tree.leaves(
         list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
     )
@@ -67,7 +67,7 @@ def _depending(jaxpr: Any, moved: list[bool]) -> Iterator[Any]:
         if not any(touched):
             continue
         moving.update(equation.outvars)
-        inner = [getattr(called, "jaxpr", called) for called in _called(equation)]
+        inner = [getattr(x, "jaxpr", x) for x in called(equation)]
         if not inner:
             yield equation
         for sub in inner:

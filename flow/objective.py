@@ -40,10 +40,11 @@ _LOSS_ONLY = (
 
 @dataclass
 class Tally:
-    """What was spent: gradients of the full data, and Hessian-vector products."""
+    """What was spent: gradients of the full data, Hessian-vector products, values of J alone."""
 
     gradients: int = 0
     hvps: int = 0
+    values: int = 0
 
 
 class Objective:
@@ -268,6 +269,7 @@ class Objective:
             `data` is not made like the objective's own, or the objective has none.
         """
         theta = self.flatten(params)
+        self.tally.values += 1
         with double_precision():
             batch = self.data if data is None else self._other_data(data)
             with self.reading():

@@ -3,13 +3,15 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import jax
 import numpy as np
 
 from flow.checks import choice, positive, positive_integer
-from flow.objective import Objective
+from flow.counting import units
+from flow.objective import Objective, Tally
 from flow.observe import Observer, as_observer, projection
 from flow.pytrees import read_only
 
@@ -25,10 +27,25 @@ class ObserverFailed(Exception):  # noqa: N818
 
 
 class Meter:
-    """Counts gradients and Hessian-vector products; a gradient is one unit, a product two."""
+    """Counts what a run spends, and ends it at its budgets. One rule holds for every door.
+
+    A gradient is one unit, with the value of J that comes with it; a Hessian-vector product two,
+    and so each column of a Jacobian; a value of J alone a third (`flow.counting.units`).
+
+    - The motion: steps and rejected attempts, Jacobians, looks at the spectrum and trials of
+      "auto", all that an optimizer asks of its `value_fn`. It is what `Trajectory.units` and the
+      rows of `Trajectory.work` count.
+    - Saving, apart from it: J and ∇J at saved times, θ there where that takes evaluations (dense
+      output, side steps), J at steps where a stop condition alone wants it.
+    - Observers have counts of their own, and so have the runs that `flow.compare`, `flow.audit`,
+      `flow.action` and `flow.order_study` make, in the `units` of what they return.
+
+    What is evaluated beside a run is no part of it: to compile, to check arguments, to know the
+    problem by, to choose a step or learning rate by the sharpness.
+    """
 
     def __init__(self, max_gradients: Any, max_steps: Any, max_seconds: Any) -> None:
-        self.gradients = self.hvps = 0
+        self.gradients = self.hvps = self.values = 0
         self.save_gradients = self.save_hvps = 0  # of these, for saving
         self._most = (
             np.inf if max_gradients is None else positive_integer("max_gradients", max_gradients)
@@ -49,7 +66,7 @@ class Meter:
 
     def spend(self, gradients: int, hvps: int = 0) -> None:
         """Count, or raise `BudgetSpent` if this would go beyond a budget."""
-        if gradients + 2 * hvps > self.left:
+        if units(gradients, hvps) > self.left:
             self.exhausted()
         self.check_seconds()
         self.gradients += gradients
@@ -66,9 +83,9 @@ class Meter:
             self.save_hvps += self.hvps - hvps
 
     @property
-    def units(self) -> int:
+    def units(self) -> float:
         """What was spent."""
-        return self.gradients + 2 * self.hvps
+        return units(self.gradients, self.hvps, self.values)
 
     @property
     def motion(self) -> tuple[int, int]:
@@ -76,13 +93,13 @@ class Meter:
         return self.gradients - self.save_gradients, self.hvps - self.save_hvps
 
     @property
-    def spent(self) -> tuple[int, int, int, int]:
+    def spent(self) -> list[int]:
         """All its counts, for a checkpoint; to be set, they go on from there."""
-        return self.gradients, self.hvps, self.save_gradients, self.save_hvps
+        return [self.gradients, self.hvps, self.values, self.save_gradients, self.save_hvps]
 
     @spent.setter
-    def spent(self, counts: tuple[int, int, int, int]) -> None:
-        self.gradients, self.hvps, self.save_gradients, self.save_hvps = counts
+    def spent(self, counts: list[int]) -> None:
+        self.gradients, self.hvps, self.values, self.save_gradients, self.save_hvps = counts
 
     @property
     def left(self) -> float:
@@ -164,9 +181,9 @@ class Recorder:
         self.rows: list[dict[str, Any]] = []
 
     @property
-    def spent(self) -> tuple[int, int]:
-        """Gradients and Hessian-vector products that observers spent."""
-        return self._objective.tally.gradients, self._objective.tally.hvps
+    def spent(self) -> dict[str, int]:
+        """What observers spent, as `Trajectory.stats` has it."""
+        return {f"observer_{kind}": count for kind, count in asdict(self._objective.tally).items()}
 
     @property
     def stride(self) -> int:
@@ -219,12 +236,11 @@ class Recorder:
 
     def state(self) -> dict[str, Any]:
         """What it carries beside its rows, for a checkpoint."""
-        tally = self._objective.tally
         return {
             "thinning": [self._stride, self._offered, self._added],
             "observers": self._states,
             "last": None if self._keeps_theta else self._last,
-            "spent": [tally.gradients, tally.hvps],
+            "spent": asdict(self._objective.tally),
         }
 
     def take_up(self, state: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -232,8 +248,7 @@ class Recorder:
         self._stride, self._offered, self._added = state["thinning"]
         self._states, self.rows = dict(state["observers"]), list(rows)
         self._last = state["last"]
-        tally = self._objective.tally
-        tally.gradients, tally.hvps = state["spent"]
+        self._objective.tally = Tally(**state["spent"])
 
     def columns(self) -> dict[str, Any]:
         """Rows as arrays, the first axis being the saved times."""

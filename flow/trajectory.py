@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, count
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from jaxtyping import Float64
 
 from flow import structure
 from flow.checks import file_path, index, instance, numbers
+from flow.counting import units
 from flow.files import refuse_existing, write_new
 from flow.objective import Objective
 from flow.pytrees import PyTree, path_name
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 FORMAT = "flow trajectory"
 FORMAT_VERSION = 1
 TIME_UNIT = "learning rate × steps"
-_COSTS = {"gradients", "save_gradients", "hvps", "save_hvps", "batch_gradients"}
 _PACKAGES = ["gradient-flow", "jax", "numpy", "scipy", "optax"]
 
 
@@ -54,17 +55,20 @@ class Trajectory:
     observed
         Observables by name: (times, ...).
     work
-        What had been spent when a row was saved, (times,) each: "steps", "gradients" and "hvps",
-        those for saving and for observers left out, and "t", where the step then in progress ended.
+        What had been spent when a row was saved, (times,) each: "steps", "gradients", "hvps" and
+        of a descent "values", those for saving and for observers left out, and "t", where the step
+        then in progress ended.
     stats
         What it cost: "gradients" and "hvps" in all, of which "save_gradients" and "save_hvps" for
         θ, J and ‖∇J‖ where the method has not evaluated them, at saved times and after steps of
-        BDF and LSODA; "observer_gradients" and "observer_hvps" apart; "steps", "rejected" (None
-        where the method does not tell), "seconds" without "compile_seconds". And what it met:
-        "dissipated" = ∫‖∇J‖² dt up to "t_end", "loss_first", "loss_last", "largest_rise" of J
-        between steps (of a solver class of yours that does not evaluate J there: between saves).
-        Uphill, "dissipated" is −∫‖∇J‖² dt and "largest_rise" that of −J. Of an ensemble, the
-        seconds are those of the whole call in every entry, and "result" has each member's.
+        BDF and LSODA; of a descent "values", those of J alone that a line search took;
+        "observer_gradients", "observer_hvps" and "observer_values" apart
+        (`flow.recording.Meter`); "steps", "rejected" (None where the method does not tell),
+        "seconds" without "compile_seconds". And what it met: "dissipated" = ∫‖∇J‖² dt up to
+        "t_end", "loss_first", "loss_last", "largest_rise" of J between steps (of a solver class of
+        yours that does not evaluate J there: between saves). Uphill, "dissipated" is −∫‖∇J‖² dt
+        and "largest_rise" that of −J. Of an ensemble, the seconds are those of the whole call in
+        every entry, and "result" has each member's.
     result
         Why it ended, a sentence; of an ensemble, which members ended how.
     config
@@ -103,13 +107,19 @@ class Trajectory:
 
     @property
     def units(self) -> int:
-        """What its motion cost: gradients, and two for each product; saves are left out.
+        """What its motion cost in gradients, rounded up; saves are left out.
 
-        Of mini-batches their gradients. Of an ensemble the sum.
+        A product counts as two gradients and a value of J alone, of a line search, as a third. Of
+        mini-batches their gradients. Of an ensemble the sum.
         """
-        totals = {k: np.sum(v) for k, v in self.stats.items() if k in _COSTS}
-        own = totals.get("batch_gradients", 0) or totals["gradients"] - totals["save_gradients"]
-        return int(own + 2 * (totals["hvps"] - totals.get("save_hvps", 0)))
+        own = self.total("batch_gradients")
+        own = own or self.total("gradients") - self.total("save_gradients")
+        hvps = self.total("hvps") - self.total("save_hvps")
+        return ceil(units(own, hvps, self.total("values")))
+
+    def total(self, name: str) -> int:
+        """An entry of `stats`, of an ensemble its sum."""
+        return int(np.sum(self.stats.get(name, 0)))
 
     @property
     def members(self) -> int | None:
@@ -372,6 +382,16 @@ def _like(like: PyTree, size: int) -> Callable[[np.ndarray], PyTree]:
         return jax.tree.unflatten(treedef, shaped)
 
     return unflatten
+
+
+def all_units(run: Trajectory) -> int:
+    """What a run cost in gradients with its saves, observers and mini-batches, rounded up."""
+    kinds = (
+        ("gradients", "batch_gradients", "observer_gradients"),
+        ("hvps", "observer_hvps"),
+        ("values", "observer_values"),
+    )
+    return ceil(units(*(sum(map(run.total, kind)) for kind in kinds)))
 
 
 def check_single(what: str, *runs: Trajectory) -> None:

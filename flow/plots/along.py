@@ -8,6 +8,7 @@ import numpy as np
 
 from flow.checks import instance, real, several
 from flow.comparison import Comparison
+from flow.counting import units
 from flow.plots.moving import moving
 from flow.plots.style import (
     LINES,
@@ -49,7 +50,7 @@ def step_size(*runs: Trajectory, ax: Any = None) -> Any:
 
 
 def stages(*runs: Trajectory, ax: Any = None) -> Any:
-    """What a step costs along t: gradients, and twice the products, a step between saves.
+    """What a step costs along t, in units of a gradient: the mean of the steps between saves.
 
     Up to the first save it counts the gradient at θ₀ as well, which no step spends.
     """
@@ -63,8 +64,8 @@ def _per_step(run: Trajectory, quantity: str) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"{run.label!r} was saved by a flow that did not record its steps; run it again"
         )
-    units = run.work["gradients"] + 2 * run.work["hvps"]
-    values = {"t": run.work["t"], "units": units}[quantity]
+    spent = units(*(run.work.get(kind, 0) for kind in ("gradients", "hvps", "values")))
+    values = {"t": run.work["t"], "units": spent}[quantity]
     steps, first = np.unique(run.work["steps"], return_index=True)
     return run.work["t"][first][1:], np.diff(values[first]) / np.diff(steps)
 
