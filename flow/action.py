@@ -7,7 +7,7 @@ from numpy.polynomial import legendre
 
 from flow.checks import positive_integer, random_seed, truth
 from flow.dynamics import HeavyBall
-from flow.integration import rerun
+from flow.integration import rerun, reruns
 from flow.trajectory import Trajectory, check_single
 
 # Gauss points in a panel; there is a panel for each step of the run, which resolved the motion.
@@ -27,11 +27,14 @@ class Action:
         δS[φⱼ] for each perturbation φⱼ (perturbations,); zero along an exact motion.
     scale
         ∫ e^{γt}(|⟨θ̇, φ̇ⱼ⟩| + |⟨∇J, φⱼ⟩|) dt, what cancels in δS (perturbations,).
+    units
+        What it took in gradients, to repeat the run and along it.
     """
 
     value: float
     first_variation: np.ndarray
     scale: np.ndarray
+    units: int = 0
 
     @property
     def stationarity(self) -> float:
@@ -96,7 +99,8 @@ def action(
             f"t < {LARGEST_EXPONENT / friction:.3g}"
         )
     t, w = _gauss(end, path.stats["steps"])
-    run = rerun(path, t, progress=progress)
+    with reruns() as spent:
+        run = rerun(path, t, progress=progress)
     w = w * np.exp(friction * t)
     velocity = run.state["velocity"]
     objective = path.dynamics.objective
@@ -111,6 +115,7 @@ def action(
         float(w @ (kinetic - run.loss)),
         (inertia - force) @ w,
         (np.abs(inertia) + np.abs(force)) @ w,
+        sum(spent) + len(gradient),
     )
 
 

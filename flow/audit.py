@@ -8,7 +8,7 @@ import numpy as np
 
 from flow.checks import flag, instance, truth
 from flow.dynamics import Dynamics, GradientFlow
-from flow.integration import rerun
+from flow.integration import rerun, reruns
 from flow.objective import Objective
 from flow.precision import double_precision
 from flow.trajectory import Trajectory, check_keeps_theta, check_single
@@ -36,12 +36,15 @@ class Audit:
         ‖θ(t) − θ_tight(t)‖ at the saved times (times,), from a run at a ten times tighter
         tolerance (fixed steps: from half the step, by the method's order); None unless asked for.
         NaN of a path of noise: with another step it is another path.
+    units
+        What the runs for it cost, in gradients: no part of the run's own `stats`.
     """
 
     energy_residual: float
     largest_rise: float
     conserved: Mapping[str, float]
     error_bar: np.ndarray | None
+    units: int = 0
 
     def __str__(self) -> str:
         """A line for each finding."""
@@ -120,11 +123,14 @@ def audit(
         whole = fallen if dissipated else abs(first)
         residual = (fallen - dissipated) / whole if whole else dissipated
     drifts = {} if objective is None else drifts_along(path, objective, conserved)
+    with reruns() as spent:
+        bars = error_bars(path, objective, progress=progress) if error_bar else None
     return Audit(
         float(residual),
         stats["largest_rise"],
         {name: float(drift.max()) for name, drift in drifts.items()},
-        error_bars(path, objective, progress=progress) if error_bar else None,
+        bars,
+        sum(spent),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from flow.audit import error_bars
 from flow.checks import choice, flag, positive, truth
 from flow.curve import Curve
-from flow.integration import rerun
+from flow.integration import rerun, reruns
 from flow.trajectory import TIME_UNIT, Trajectory, check_keeps_theta, told_apart
 
 if TYPE_CHECKING:
@@ -99,10 +99,14 @@ class Comparison:
         The first trajectory that was given to `compare`.
     pairs
         One `Pair` for each other run.
+    units
+        What it took in gradients, to repeat the reference and for the velocities of its curve: no
+        part of the `stats` of the runs.
     """
 
     reference: Trajectory
     pairs: tuple[Pair, ...]
+    units: int = 0
 
     def _of(self, name: str) -> Any:
         values = tuple(getattr(pair, name) for pair in self.pairs)
@@ -223,10 +227,11 @@ def compare(
     # θ_ref(0), from which the distance travelled is taken, is one of the rows where it is known.
     start = [[0.0]] if _repeatable(reference) or reference.t[0] == 0 else []
     times = np.unique(np.concatenate([*start, *(t for t, _ in matched)]))
-    source = _evaluated(reference, times, progress)
-    bars = np.full(len(source.t), np.nan)
-    if error_bar and _repeatable(reference):
-        bars = error_bars(source, progress=progress)
+    with reruns() as spent:
+        source = _evaluated(reference, times, progress)
+        bars = np.full(len(source.t), np.nan)
+        if error_bar and _repeatable(reference):
+            bars = error_bars(source, progress=progress)
     curve = Curve(source)
     pairs = tuple(
         _pair(run, run_index, source, _nearest(source.t, t), bars, curve)
@@ -234,7 +239,7 @@ def compare(
     )
     for pair in pairs:
         _warn_of_error(pair)
-    return Comparison(reference, pairs)
+    return Comparison(reference, pairs, sum(spent) + curve.gradients)
 
 
 def _check_same_problem(reference: Trajectory, run: Trajectory) -> None:

@@ -17,9 +17,10 @@ class Curve:
 
     def __init__(self, source: Trajectory) -> None:
         self.t, self.theta = source.t, source.theta
+        self.objective = None
         self.pieces = 0 if source.noisy else len(self.t) - 1
         if isinstance(source.dynamics, GradientFlow):
-            objective = source.dynamics.objective.counted()
+            self.objective = objective = source.dynamics.objective.counted()
             sign = 1.0 if source.dynamics.ascent else -1.0
             self.velocity = cache(
                 lambda i: sign * objective.flat_value_and_gradient(self.theta[i])[1]
@@ -29,6 +30,11 @@ class Curve:
 
             slopes = CubicSpline(self.t, self.theta)(self.t, 1)
             self.velocity = slopes.__getitem__
+
+    @property
+    def gradients(self) -> int:
+        """What its velocities have cost."""
+        return 0 if self.objective is None else self.objective.tally.gradients
 
     def distances(self, points: np.ndarray) -> np.ndarray:
         """Least distance of each point (points, n) from the rows and the pieces beside the nearest.

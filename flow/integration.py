@@ -1,6 +1,8 @@
 """`integrate`: a dynamics, a method and what to keep; checked at the door, then driven."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import inf, isfinite, isnan, log1p
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from flow.saving import SPACINGS, is_number, number_of_times, save_times
 from flow.sharing import check_devices, refuse_checkpoint
 from flow.stop import Condition, StopConditions, conditions
 from flow.threads import single_blas_thread
-from flow.trajectory import Trajectory, uninterrupted
+from flow.trajectory import Trajectory, all_units, uninterrupted
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -38,6 +40,8 @@ THREADED_SIZE = 1000
 ROUNDING = float(np.finfo(float).eps)
 CLOCKS = ["linear", "log"]
 ENGINES = ["scipy", "jax"]
+# Who is to be told what a rerun spent.
+_RERUNS: ContextVar[tuple[list[int], ...]] = ContextVar("reruns", default=())
 
 
 @explained()
@@ -280,7 +284,20 @@ def rerun(path: Trajectory, times: np.ndarray, *, progress: bool, **changes: Any
         progress=progress,
         **settings | changes,
     )
+    for spent in _RERUNS.get():
+        spent.append(all_units(again))
     return uninterrupted(again)
+
+
+@contextmanager
+def reruns() -> Iterator[list[int]]:
+    """Units of each flow that is repeated within, all that it spends; a list that grows."""
+    spent: list[int] = []
+    token = _RERUNS.set((*_RERUNS.get(), spent))
+    try:
+        yield spent
+    finally:
+        _RERUNS.reset(token)
 
 
 def check_engine(engine: Any, dynamics: Dynamics, ensemble: Any, paths: Any) -> str:

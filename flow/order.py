@@ -12,7 +12,7 @@ from flow.dynamics import Dynamics, GradientFlow
 from flow.integration import integrate
 from flow.objective import Objective
 from flow.spectrum import sharpness
-from flow.trajectory import uninterrupted
+from flow.trajectory import all_units, uninterrupted
 from flow.weak import weak_distances
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class OrderStudy:
         Of each distance, with noise; None without.
     abscissa
         What the slopes are against.
+    units
+        What all runs cost together, in gradients; those of mini-batches among them.
     """
 
     learning_rates: np.ndarray
@@ -60,6 +62,7 @@ class OrderStudy:
     t: float
     standard_error: np.ndarray | None = None
     abscissa: str = "learning rate η"
+    units: int = 0
 
     def table(self) -> "pandas.DataFrame":
         """One row a learning rate; slopes are local ones, from the row above."""
@@ -161,13 +164,14 @@ def order_study(
         learning_rates = auto_learning_rates(dynamics.objective, AUTO_LADDER)
     rates, steps = _whole_steps(dynamics, t, learning_rates)
     if dynamics.noise:
-        distance, bars = weak_distances(dynamics, t, rates, steps, paths, seed, progress)
-        return OrderStudy(rates, distance, _slope(rates, distance), None, None, t, bars)
-    distance = _distances(dynamics, [t] * len(rates), rates, steps, progress)
+        distance, bars, spent = weak_distances(dynamics, t, rates, steps, paths, seed, progress)
+        slope = _slope(rates, distance)
+        return OrderStudy(rates, distance, slope, None, None, t, bars, units=spent)
+    distance, spent = _distances(dynamics, [t] * len(rates), rates, steps, progress)
     time_steps = [dynamics.counterpart(rate)[1] for rate in rates]
-    one_step = _distances(dynamics, time_steps, rates, [1] * len(rates), progress)
+    one_step, more = _distances(dynamics, time_steps, rates, [1] * len(rates), progress)
     slopes = _slope(rates, distance), _slope(rates, one_step)
-    return OrderStudy(rates, distance, slopes[0], one_step, slopes[1], t)
+    return OrderStudy(rates, distance, slopes[0], one_step, slopes[1], t, units=spent + more)
 
 
 def whole_steps(name: str, t: float, time_step: float) -> int:
@@ -219,9 +223,9 @@ def _distances(
     rates: np.ndarray,
     steps: Sequence[int],
     progress: bool,
-) -> np.ndarray:
-    """‖θ_discrete − θ_flow‖ after so many steps, at each learning rate."""
-    found, flows = [], {}
+) -> tuple[np.ndarray, int]:
+    """‖θ_discrete − θ_flow‖ after so many steps, at each learning rate; and what that cost."""
+    found, flows, spent = [], {}, 0
     for end, rate, count in zip(ends, rates, steps, strict=True):
         moved = dynamics.at_learning_rate(float(rate))
         key = (moved, end)
@@ -230,6 +234,7 @@ def _distances(
                 moved, end, method="DOP853", rtol=RTOL, atol=ATOL, save=[end], progress=progress
             )
             flows[key] = uninterrupted(path).theta[-1]
+            spent += all_units(path)
         optimizer, time_step = moved.counterpart(float(rate))
         run = descend(
             dynamics.objective,
@@ -240,7 +245,8 @@ def _distances(
             progress=progress,
         )
         found.append(np.linalg.norm(uninterrupted(run).theta[-1] - flows[key]))
-    return np.array(found)
+        spent += all_units(run)
+    return np.array(found), spent
 
 
 def _slope(rates: np.ndarray, distance: np.ndarray) -> float:

@@ -124,7 +124,7 @@ class Study:
         compared: list[int] = []
         if self.comparison is not None:
             gaps = self.comparison.to_xarray()
-            parts["/comparison"] = gaps.drop_vars("run")
+            parts["/comparison"] = gaps.drop_vars("run").assign_attrs(units=self.comparison.units)
             compared = [
                 next(i for i, run in enumerate(self.runs) if run is pair.run)
                 for pair in self.comparison.pairs
@@ -263,7 +263,8 @@ def load_study(path: str | os.PathLike, like: PyTree = None) -> Study:
         return Study(path, tuple(runs), None)
     gaps = tree["comparison"].to_dataset()
     pairs = [_saved_pair(path, runs[k], gaps.isel(run=i)) for i, k in enumerate(facts["compared"])]
-    return Study(path, tuple(runs), Comparison(path, tuple(pairs)))
+    units = int(gaps.attrs.get("units", 0))
+    return Study(path, tuple(runs), Comparison(path, tuple(pairs), units))
 
 
 def _unbent(path: Trajectory, observe: Mapping[str, Any], *, progress: bool) -> Trajectory:
@@ -291,7 +292,7 @@ def _compared(path: Trajectory, runs: Sequence[Trajectory], *, progress: bool) -
         if not shared:
             return None
         found = compare(as_it_is, *shared, error_bar=False, progress=False)
-        return Comparison(path, found.pairs)
+        return Comparison(path, found.pairs, found.units)
 
 
 def _met(path: Trajectory, runs: Mapping[str, Trajectory], gaps: Gaps) -> Comparison | None:

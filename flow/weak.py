@@ -1,6 +1,7 @@
 """Means over noise: how far a stochastic flow is from the descent that it models."""
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import jax
@@ -8,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from flow.counting import units
 from flow.dynamics import StochasticFlow
 from flow.dynamics.base import Dynamics
 from flow.integration import integrate
 from flow.precision import double_precision
 from flow.sampling import batches
+from flow.trajectory import all_units
 
 # Of the learning rate: Euler–Maruyama's own weak error, of order 1, is so much of what is measured.
 STEP = 1.0 / 16.0
@@ -26,8 +29,10 @@ def weak_distances(
     paths: int,
     seed: int,
     progress: bool,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, int]:
     """|E J(θ_discrete(t)) − E J(θ_flow(t))| and its standard error, for each learning rate.
+
+    And what it cost in gradients, those of mini-batches among them.
 
     Raises
     ------
@@ -38,7 +43,7 @@ def weak_distances(
     """
     if not isinstance(dynamics, StochasticFlow):
         raise TypeError(f"a weak order is measured of flow.StochasticFlow, got {dynamics.label}")
-    found, bars = [], []
+    found, bars, spent = [], [], 0
     for rate, count in zip(rates, steps, strict=True):
         moved = dynamics.at_learning_rate(float(rate))
         path = integrate(
@@ -50,9 +55,10 @@ def weak_distances(
                 f"at learning rate {rate:.3g} paths diverge before t = {t:g}, and have no mean; "
                 "take smaller learning_rates, or a larger batch_size"
             )
+        spent += all_units(path) + ceil(units(paths * count, values=paths))
         found.append(abs(flows.mean() - descents.mean()))
         bars.append(np.sqrt((flows.var(ddof=1) + descents.var(ddof=1)) / paths))
-    return np.array(found), np.array(bars)
+    return np.array(found), np.array(bars), spent
 
 
 def sgd_ensemble(

@@ -156,6 +156,20 @@ def test_flows(counts: Counts, method: str, engine: str):
     assert few[0].stats["save_gradients"] <= 1 + (method == "BDF")
 
 
+def test_reruns(counts: Counts):
+    """Assert what audit, compare, a study and an order study tell of the runs that they take."""
+    objective = counts.objective
+    path = flow.integrate(objective, 1.0, rtol=1e-4, save=3)
+    report, values, _ = counts.of(lambda: flow.audit(path, error_bar=True))
+    assert report.units == values > path.units
+    assert flow.audit(path).units == 0
+    steps = flow.descend(objective, 0.05, steps=20, save=5)
+    comparison, values, _ = counts.of(lambda: flow.compare(path, steps))
+    assert comparison.units == values > report.units
+    order, values, _ = counts.of(lambda: flow.order_study(objective, 0.5, [0.1, 0.05]))
+    assert order.units == values
+
+
 def test_observers(counts: Counts):
     """Assert that they are told apart, values of J alone among them."""
     observe = {"J": lambda objective, x: objective.value(x), "at 0": first_gradient}
