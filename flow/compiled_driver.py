@@ -140,6 +140,8 @@ class CompiledDriver(Driver):
         """What else is due after a chunk that began at so many evaluations; a result if it ends."""
         carry, point = self.carry, self.reached
         self.spent_by_kernel(evaluations, carry)
+        with self.meter.saving():
+            self.spend_evaluations(round(float(found.between)))
         result = self._save_found(due, found, point, moved)
         if result is not None or self._behind():
             return result

@@ -314,11 +314,14 @@ class Driver:
 
     def spent_by_kernel(self, before: Any, carry: Any) -> None:
         """Count what a kernel spent since `before` evaluations, within what was affordable."""
-        evaluations = round(float(carry.evaluations) - float(before))
+        self.spend_evaluations(round(float(carry.evaluations) - float(before)))
+        self.meter.check_seconds()
+
+    def spend_evaluations(self, evaluations: int) -> None:
+        """Count so many, which have been afforded."""
         gradients, hvps = self.dynamics.cost
         self.meter.gradients += gradients * evaluations
         self.meter.hvps += hvps * evaluations
-        self.meter.check_seconds()
 
     def _step(self, solver: OdeSolver) -> str | None:
         """One accepted step; the solver's message if there is none."""

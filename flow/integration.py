@@ -96,7 +96,7 @@ def integrate(
         is 0.02/λ_max(θ₀) unless given.
     save
         A number of times (both ends included) or the times themselves, from the step's dense
-        output; of DOP853, where that is less accurate than the step, by side steps. It has no say
+        output; of DOP853 and Dopri8, where that misses the tolerance, by side steps. It has no say
         in the steps.
     spacing
         "linear", or "log": 0, then evenly in log t over five decades.

@@ -32,7 +32,7 @@ def worst(path: flow.Trajectory, rtol: float) -> float:
 
 SCIPY = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA", "TSRKC3", "auto")
 RUNS = [(m, "scipy", 1e-3) for m in SCIPY]
-RUNS += [("DOP853", "scipy", 1e-6), ("Tsit5", "jax", 1e-3)]
+RUNS += [("DOP853", "scipy", 1e-6), ("Tsit5", "jax", 1e-3), ("Dopri8", "jax", 1e-9)]
 
 
 @pytest.mark.parametrize(("method", "engine", "rtol"), RUNS)

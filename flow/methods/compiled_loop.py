@@ -34,11 +34,15 @@ class Stepper:
         (problem, tolerance, limits, carry) ↦ carry after one attempt at a step.
     dense
         (carry, t) ↦ y(t) within the last accepted step.
+    between
+        (problem, tolerance, carry, due) ↦ t ↦ y(t) at the tolerance, and what that takes in
+        evaluations; `due` is whether any such time is. None where the dense output is as good.
     """
 
     start: Callable
     attempt: Callable
     dense: Callable
+    between: Callable | None = None
 
 
 class Found(NamedTuple):
@@ -52,6 +56,8 @@ class Found(NamedTuple):
         By then: where the step in progress ended, steps and evaluations (times, 3).
     looks, radius_t, eigenvalue
         How often the radius was looked at, when, and what was found (TRACE,).
+    between
+        Evaluations that the states took.
     """
 
     saved: Any
@@ -60,6 +66,7 @@ class Found(NamedTuple):
     looks: Any
     radius_t: Any
     eigenvalue: Any
+    between: Any
 
 
 def stabilised_stepper(plan: Callable[..., Plan]) -> Stepper:
@@ -111,16 +118,23 @@ def chunk(
         jnp.int64(0),
         jnp.zeros(TRACE),
         jnp.zeros(TRACE),
+        jnp.zeros(()),
     )
 
     def save(carry: Any, found: Found) -> Found:
+        within = partial(stepper.dense, carry)
+        if stepper.between is not None:
+            due = (found.saved < room) & (times[found.saved] < carry.t)
+            within, spent = stepper.between(problem, tolerance, carry, due)
+            found = found._replace(between=found.between + spent)
+
         def passed(found: Found) -> Any:
             # At its end a step has no need of the interpolant, nor a first look any step.
             return (found.saved < room) & (times[found.saved] <= carry.t)
 
         def one(found: Found) -> Found:
             k = found.saved
-            y = jnp.where(times[k] == carry.t, carry.y, stepper.dense(carry, times[k]))
+            y = jnp.where(times[k] == carry.t, carry.y, within(times[k]))
             spent = jnp.stack([carry.t, carry.steps, carry.evaluations])
             return found._replace(
                 saved=k + 1, states=found.states.at[k].set(y), work=found.work.at[k].set(spent)
@@ -135,8 +149,9 @@ def chunk(
 
     def body(loop: tuple[Any, Found]) -> tuple[Any, Found]:
         before, found = loop
-        # The budget is also for the measures at the saved times, one evaluation each.
-        left = limits._replace(evaluations=limits.evaluations - found.saved)
+        # The budget is also for the saved states, and for their measures, one evaluation each.
+        saving = found.saved + found.between
+        left = limits._replace(evaluations=limits.evaluations - saving)
         carry = stepper.attempt(problem, tolerance, left, before)
         if hasattr(carry, "watch"):
             looked = carry.watch.spent > before.watch.spent

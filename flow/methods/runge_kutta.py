@@ -1,6 +1,7 @@
 """diffrax's explicit Runge–Kutta methods as steps of the compiled loop."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax
@@ -44,13 +45,25 @@ class Carry(NamedTuple):
     status: Any
 
 
-def runge_kutta(make: Callable[[], diffrax.AbstractERK]) -> Stepper:
+def runge_kutta(
+    make: Callable[[], diffrax.AbstractERK], watched: tuple[float, float] | None = None
+) -> Stepper:
     """A method of diffrax, with scipy's control of the step.
 
     diffrax has the tableaus and the dense outputs; the loop is flow's own, since
     `diffrax.diffeqsolve` has no budgets and no way to stop and go on at a saved time. Beside y it
     integrates (J, ‖∇J‖, rate), without a say in the error control: the slopes of the first two
     are the measures at the step's end, and the third is the energy that it dissipated.
+
+    Parameters
+    ----------
+    make
+        The method.
+    watched
+        Where it has a dense output that is less accurate than its step: at which share of a step
+        that is watched by its defect, and how large this is there at least beside the largest
+        error in the step. States between are then those of two steps of half the length, where
+        the error exceeds the tolerance; as `flow.methods.between` on the host.
     """
     solver = make()
     order = solver.order(None)
@@ -134,4 +147,51 @@ def runge_kutta(make: Callable[[], diffrax.AbstractERK]) -> Stepper:
         within = solver.interpolation_cls(t0=carry.t_old, t1=carry.t, **carry.dense)
         return within.evaluate(t)[0]
 
-    return Stepper(start, attempt, dense)
+    between = watched and _watched(solver, stages, slope, step, dense, watched)
+    return Stepper(start, attempt, dense, between)
+
+
+def _watched(
+    solver: diffrax.AbstractERK,
+    stages: int,
+    slope: Callable,
+    step: Callable,
+    dense: Callable,
+    watched: tuple[float, float],
+) -> Callable:
+    """`Stepper.between` of a method whose dense output is not to be trusted."""
+    share, as_large = watched
+
+    def between(problem: Problem, tolerance: Tolerance, carry: Carry, due: Any) -> tuple:
+        t_old, h = carry.t_old, carry.t - carry.t_old
+        y_old, half = carry.dense["y0"][0], h / 2.0
+
+        def error() -> Any:
+            t = t_old + share * h
+            u, du = jax.jvp(partial(dense, carry), (t,), (jnp.ones_like(t),))
+            scale = tolerance.atol + tolerance.rtol * jnp.maximum(jnp.abs(y_old), jnp.abs(carry.y))
+            return rms(jnp, h * (du - problem.rhs(t, u)) / scale) / as_large
+
+        def halves() -> tuple:
+            y, f, _, _, first = step(problem, t_old, half, y_old, slope(problem, t_old, y_old))
+            return first, step(problem, t_old + half, half, y, f)[4]
+
+        off = _if(due, error, jnp.zeros(())) > 1.0
+        first, then = _if(off, halves, (carry.dense, carry.dense))
+        middle = jnp.where(off, t_old + half, carry.t)
+
+        def at(t: Any) -> Any:
+            early = t <= middle
+            t0, t1 = jnp.where(early, t_old, middle), jnp.where(early, middle, carry.t)
+            piece = jax.tree.map(lambda a, b: jnp.where(early, a, b), first, then)
+            return solver.interpolation_cls(t0=t0, t1=t1, **piece).evaluate(t)[0]
+
+        return at, due + (2.0 * stages + 1.0) * off
+
+    return between
+
+
+def _if(holds: Any, make: Callable[[], Any], otherwise: Any) -> Any:
+    """What `make` returns if that holds; by a loop, as `vmap` would go both ways of a branch."""
+    turn = lambda _: (jnp.asarray(False), make())  # noqa: E731
+    return jax.lax.while_loop(lambda loop: loop[0], turn, (holds, otherwise))[1]
