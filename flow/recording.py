@@ -36,7 +36,8 @@ class Meter:
       "auto", all that an optimizer asks of its `value_fn`. It is what `Trajectory.units` and the
       rows of `Trajectory.work` count.
     - Saving, apart from it: J and ∇J at saved times, θ there where that takes evaluations (dense
-      output, side steps), J at steps where a stop condition alone wants it.
+      output, side steps), J at the ends of steps where the method has not evaluated it, as BDF and
+      LSODA have not.
     - Observers have counts of their own, and so have the runs that `flow.compare`, `flow.audit`,
       `flow.action` and `flow.order_study` make, in the `units` of what they return.
 

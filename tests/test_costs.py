@@ -153,7 +153,9 @@ def test_flows(counts: Counts, method: str, engine: str):
         assert gradients == 2 * values + stats["hvps"] / 5
         assert path.units == stats["gradients"] - stats["save_gradients"] + 2 * stats["hvps"]
     assert few[0].units == many[0].units
-    assert few[0].stats["save_gradients"] <= 1 + (method == "BDF")
+    # BDF and LSODA end their steps where they have not evaluated J.
+    unknown = few[0].stats["steps"] if method in ("BDF", "LSODA") else 0
+    assert few[0].stats["save_gradients"] <= 1 + unknown
 
 
 def test_reruns(counts: Counts):
