@@ -23,6 +23,8 @@ ERROR_BAR_SHARE = 0.05
 _SAME_TIME = 1e-12
 # A distance that has shrunk to so little of the largest is none.
 _TOGETHER = 1e-6
+# Of the farthest that the reference gets: before, a tiny distance over a tiny travel is no parting.
+UNDER_WAY = 0.1
 # What is known of a run at matched times.
 GAPS = ("distance", "relative_distance", "nearest_distance", "loss_gap", "angle", "error_bar")
 # The problem's numbers at θ₀ agree so well between processes, and in single precision so.
@@ -79,9 +81,19 @@ class Pair:
     error_bar: np.ndarray
 
     def first_passage(self, threshold: float, of: str = "relative_distance") -> float:
-        """First matched time at which |gap| exceeds a threshold; NaN if it never does."""
+        """First matched time at which |gap| exceeds a threshold; NaN if it never does.
+
+        A relative distance counts once the reference is a tenth as far from θ₀ as it gets by the
+        last matched time: of a first step it is about ηλ/2, of a tiny travel, however close the
+        two stay.
+        """
         choice("of", of, GAPS)
         beyond = np.abs(getattr(self, of)) > positive("threshold", threshold)
+        if of == "relative_distance":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                travelled = self.distance / self.relative_distance
+            known = travelled[np.isfinite(travelled)]
+            beyond &= ~(travelled < UNDER_WAY * known.max(initial=0.0))
         return float(self.t[np.argmax(beyond)]) if beyond.any() else np.nan
 
 
@@ -121,7 +133,10 @@ class Comparison:
     error_bar = property(lambda self: self._of("error_bar"))
 
     def first_passage(self, threshold: float, of: str = "relative_distance") -> Any:
-        """First matched time at which a gap exceeds a threshold, for each run; NaN if never."""
+        """First matched time at which a gap exceeds a threshold, for each run; NaN if never.
+
+        As in `Pair.first_passage`, a relative distance counts once the reference is under way.
+        """
         values = tuple(pair.first_passage(threshold, of) for pair in self.pairs)
         return values[0] if len(values) == 1 else values
 

@@ -37,6 +37,36 @@ def test_distance_at_times_that_nobody_saved(problem: flow.exact.Exact):
 
 
 @pytest.mark.quick
+def test_a_first_step_is_no_parting():
+    """Assert when a descent parts along one direction from a flow that is far along another.
+
+    At ηλ = 0.4 the first step is 18 % off what the flow has travelled, and later ones ever less.
+    At ηλ = 2.2 the stiff coordinate grows by 1.2 a step.
+    """
+    H, eta, steps = np.array([0.1, 4.0]), np.array([0.1, 0.55]), np.array([200, 40])
+    start = np.array([[10.0, 0.5], [10.0, 1e-3]])
+    found, expected = [], []
+    for i in range(2):
+        objective = flow.Objective(lambda x: 0.5 * x @ (H * x), start[i])
+        path = flow.integrate(objective, eta[i] * steps[i], rtol=1e-9, atol=1e-12)
+        run = flow.descend(objective, eta[i], steps[i], save=201)
+        comparison = flow.compare(path, run, error_bar=False)
+        found.append(comparison.first_passage(0.1))
+        row = comparison.table()["10 % apart at t"]
+        np.testing.assert_array_equal(row, found[-1])
+        k = np.arange(steps[i] + 1)
+        exact = start[i] * np.exp(-np.outer(eta[i] * k, H))
+        distance = np.linalg.norm(start[i] * (1 - eta[i] * H) ** k[:, None] - exact, axis=1)
+        travelled = np.linalg.norm(exact - start[i], axis=1)
+        expected.append(k[distance > 0.1 * np.maximum(travelled, 1e-300)] * eta[i])
+    assert np.isnan(found[0])
+    assert expected[0] == pytest.approx([0.1, 0.2])  # the first two steps alone
+    # |1.2ᵏ| 10⁻³ > 0.1 · 10 (1 − exp(−0.055 k)) from k = 38 on, when it has travelled 88 %.
+    assert found[1] == pytest.approx(38 * 0.55)
+    assert expected[1][-3:] == pytest.approx([20.9, 21.45, 22.0])
+
+
+@pytest.mark.quick
 def test_nearest_distance_of_a_run_that_only_lags():
     """Assert that a run that is late on the same curve is at distance 0 from it."""
     # θ̇ = −∇J along a straight line: GD stays on it, and lags or leads.
