@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 import flow
+from flow.bends import unbent
 from flow.order import whole_steps
 from flow.records import Options, Record, run_experiment
 
@@ -95,7 +96,7 @@ def run(
         save=np.unique(np.minimum(np.concatenate([d.t for d in descents]), config.t)),
         **common,
     )
-    record.keep("flow", path)
+    path = record.keep("flow", unbent(path, observe, progress=not config.quiet))
     comparison = flow.compare(path, *descents, progress=not config.quiet)
     return path, comparison, flow.audit(path)
 

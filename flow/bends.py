@@ -21,7 +21,8 @@ def unbent(
     """The gradient flow with so many more rows that straight lines between them are its curve.
 
     In log J along t and in the space of θ, where they are off by less than a thousandth of what
-    the flow spans. Rows come from dense output, by repeating the flow up to its last bend.
+    the flow spans. Rows come from dense output, by repeating the flow up to its last bend; a flow
+    that ended early, and one whose repetition Ctrl-C ends, is returned as it is.
 
     Parameters
     ----------
@@ -43,15 +44,18 @@ def unbent(
     True
     """
     found, lasts = path, []
-    for _ in range(ROUNDS):
-        pieces = _pieces(found)
-        if np.all(pieces == 1):
-            break
-        lasts.append(found.t[1:][pieces > 1].max())
-        found = _saved(found, _divided(found.t, pieces), lasts[-1], progress=progress)
-    if not (lasts and observe):
-        return found
-    return _saved(path, found.t, max(lasts), progress=progress, observe=observe)
+    try:
+        for _ in range(ROUNDS if path.result.startswith("reached") else 0):
+            pieces = _pieces(found)
+            if np.all(pieces == 1):
+                break
+            lasts.append(found.t[1:][pieces > 1].max())
+            found = _saved(found, _divided(found.t, pieces), lasts[-1], progress=progress)
+        if lasts and observe:
+            found = _saved(path, found.t, max(lasts), progress=progress, observe=observe)
+    except KeyboardInterrupt:
+        return path
+    return found
 
 
 def _pieces(path: Trajectory) -> np.ndarray:

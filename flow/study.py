@@ -233,7 +233,7 @@ def study(
     found = Lockstep(window, gaps).run({FLOW: flow} | runners, t, show=progress)
     path, *runs = told_apart([found[name] for name in (FLOW, *runners)])
     if gaps is None:
-        path = _unbent(path, watched, progress=progress)
+        path = unbent(path, watched, progress=progress)
         compared = _compared(path, runs, progress=progress)
     else:
         compared = _met(path, dict(zip(runners, runs, strict=True)), gaps)
@@ -265,16 +265,6 @@ def load_study(path: str | os.PathLike, like: PyTree = None) -> Study:
     pairs = [_saved_pair(path, runs[k], gaps.isel(run=i)) for i, k in enumerate(facts["compared"])]
     units = int(gaps.attrs.get("units", 0))
     return Study(path, tuple(runs), Comparison(path, tuple(pairs), units))
-
-
-def _unbent(path: Trajectory, observe: Mapping[str, Any], *, progress: bool) -> Trajectory:
-    """The flow with the rows that its picture needs; as it is where Ctrl-C ends it, or this."""
-    if not path.result.startswith("reached"):
-        return path
-    try:
-        return unbent(path, observe, progress=progress)
-    except KeyboardInterrupt:
-        return path
 
 
 def _compared(path: Trajectory, runs: Sequence[Trajectory], *, progress: bool) -> Comparison | None:
