@@ -70,6 +70,13 @@ def regression() -> flow.Objective:
     return flow.MLP([30, 1], activation="identity").objective(X, y[:, None].astype(float), seed=0)
 
 
+def teacher(seed: int) -> flow.Objective:
+    """2-4-1 tanh on 100 points of the plane and the outputs of another such: J falls to 0."""
+    network, X = flow.MLP([2, 4, 1]), np.random.default_rng(0).standard_normal((100, 2))
+    other = network.objective(X, np.zeros((100, 1)), seed=100 + seed)
+    return network.objective(X, other.outputs(other.params), seed=seed)
+
+
 PROBLEMS = {
     "digits, T = 100": Problem(digits, 100.0),
     "digits, T = 1,000": Problem(digits, 1000.0),

@@ -75,10 +75,14 @@ class AutoDriver(Driver):
         return self.policy.first(float(watch.radius), self.t, self._is_linear(start, f, watch))
 
     def _is_linear(self, start: Point, f: np.ndarray, watch: radius.Watch) -> bool:
-        """Whether ẏ at three points along a line is on a line."""
-        if watch.radius == 0.0:
+        """Whether ẏ at three points along a line is on a line.
+
+        They are a unit apart, or more: near enough to a saddle all is linear.
+        """
+        if watch.radius == 0.0 or not f.any():
             return False
-        step = f / watch.radius
+        far = max(1.0, np.linalg.norm(start.y), np.linalg.norm(f) / watch.radius)
+        step = f * (far / np.linalg.norm(f))
         one, two = (self._rhs(start.t, start.y + k * step) for k in (1.0, 2.0))
         return bool(np.linalg.norm(two - 2.0 * one + f) < LINEAR * np.linalg.norm(one - f))
 

@@ -14,6 +14,7 @@ from flow.checkpoints.keeper import Keeper
 from flow.checkpoints.solver import carried, restore
 from flow.dynamics import Dynamics
 from flow.dynamics.flat import FlatDynamics, flatten
+from flow.dynamics.kinks import may_have_kinks
 from flow.methods.between import between
 from flow.methods.catalogue import Method
 from flow.methods.dissipated import dissipated
@@ -494,10 +495,11 @@ class Driver:
     def _why_stalled(self) -> str:
         attempts = self.steps + (self.rejected or 0)
         stalled = attempts > 0 and (self.rejected or 0) > STALLED * attempts
-        if not self.method.adaptive or (self.dynamics.objective.smooth and not stalled):
+        objective = self.dynamics.objective
+        if not self.method.adaptive or (objective.smooth and not stalled):
             return ""
         share = f"; {self.rejected} of {attempts} attempted steps were rejected" if stalled else ""
-        return f"{share}. {KINK_REMEDY}"
+        return f"{share}. {KINK_REMEDY}" if may_have_kinks(objective) else share
 
     def _energy(self, y: Any, loss: float) -> float:
         """What falls at the rate of dissipation: J, unless the dynamics says otherwise."""

@@ -8,6 +8,7 @@ from runpy import run_path
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -85,6 +86,17 @@ def test_many_linear_dimensions():
     assert "linear" in path.stats["choices"][0]["reason"]
     np.testing.assert_allclose(path.theta, problem.theta(path.t), atol=1e-4)
     assert path.stats["hvps"] <= 120
+
+
+def test_a_small_start_is_not_a_linear_flow():
+    """Assert that a saddle, about which all is linear, is not taken for a linear flow."""
+    X = np.diag([30.0, 10.0, 3.0, 1.0])
+    loss = lambda p: 0.5 * jnp.sum((X @ (p["u"] ** 2 - p["v"] ** 2) - X[0]) ** 2)  # noqa: E731
+    start = {name: np.full(4, 1e-6) for name in "uv"}
+    objective = flow.Objective(loss, start)
+    path = flow.integrate(objective, 100.0, method="auto", max_steps=2, progress=False)
+    assert path.stats["lambda_max"][0] * 100.0 > 216.0**2 / 60.0  # where Radau is thought of
+    assert "linear" not in path.stats["choices"][0]["reason"]
 
 
 @pytest.mark.quick

@@ -155,6 +155,19 @@ def test_relu_stalls_at_a_kink(relu: flow.Objective):
     assert path.t[-1] < 50
 
 
+@pytest.mark.parametrize("method", ["Radau", "DOP853"])
+def test_no_kinks_are_blamed_of_a_loss_without(method: str):
+    """Assert that many rejections on Rosenbrock's valley are told, and that of |x| kinks are."""
+    valley = flow.Objective(
+        lambda x: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2, np.array([-1.2, 1.0])
+    )
+    path = flow.integrate(valley, 50.0, method=method, rtol=1e-2, max_gradients=160)
+    assert re.search(r"; \d+ of \d+ attempted steps were rejected$", path.result)
+    bent = flow.Objective(lambda x: jnp.abs(x).sum() + 30 * x[0] ** 2, np.array([1.0, 0.3]))
+    path = flow.integrate(bent, 50.0, method=method, max_gradients=600)
+    assert "If the loss has kinks (ReLU)" in path.result
+
+
 @pytest.mark.parametrize(("method", "step"), [("Euler", 0.05), ("RK4", 0.2)])
 @pytest.mark.quick
 def test_fixed_steps_go_through_kinks(relu: flow.Objective, method: str, step: float):

@@ -1,8 +1,20 @@
-"""A warning where derivatives are asked for that a loss with kinks has not."""
+"""Kinks: which losses may have some, and a warning where derivatives are taken that they lack."""
 
 import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
 
 from flow.objective import Objective
+from flow.precision import double_precision
+
+# What smooth functions are not computed with; but some that are computed with it are smooth.
+BENT = {
+    *("abs", "argmax", "argmin", "ceil", "clamp", "cond", "cummax", "cummin", "floor", "max"),
+    *("min", "reduce_max", "reduce_min", "reduce_window_max", "rem", "round", "select_n", "sign"),
+    "sort",
+}
 
 
 class KinkWarning(UserWarning):
@@ -19,3 +31,31 @@ def warn_of_kinks(objective: Objective, what: str) -> None:
             KinkWarning,
             stacklevel=4,
         )
+
+
+def may_have_kinks(objective: Objective) -> bool:
+    """Whether a loss may have kinks: a network of flow's knows, another's gradient is looked at.
+
+    >>> import flow, jax.numpy as jnp, numpy as np
+    >>> bent = flow.Objective(lambda x: jnp.abs(x).sum(), np.ones(2))
+    >>> may_have_kinks(bent), may_have_kinks(flow.Objective(lambda x: x @ x, np.ones(2)))
+    (True, False)
+    """
+    if not objective.smooth or objective.backprop is not None:
+        return not objective.smooth
+    with double_precision():
+        theta = objective.unflatten(objective.theta)
+        jaxpr = jax.make_jaxpr(objective.traced_gradient)(theta, objective.data)
+    return not BENT.isdisjoint(_primitives(jaxpr.jaxpr))
+
+
+def _primitives(jaxpr: Any) -> Iterator[str]:
+    """Names of all that a jaxpr does, and those that it calls (jit, scan)."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        called = jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        )
+        for inner in called:
+            if hasattr(inner, "eqns"):
+                yield from _primitives(getattr(inner, "jaxpr", inner))

@@ -1,4 +1,4 @@
-"""The principal flow: gradient descent's own path along the stiffest directions."""
+"""The principal flow: gradient descent's path, or its envelope, along stiffest directions."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -26,9 +26,10 @@ class PrincipalFlow(Dynamics):
 
     c(z) = log|1 − z|/z (Rosca et al. 2023, arXiv 2302.01952): on a quadratic it passes through the
     iterates of gradient descent exactly where z = ηλ < 1; where z > 1, and a step jumps across the
-    minimum, it is the envelope of their oscillation: it falls to z = 2 and grows beyond. |1 − z| is
-    floored at 1e-3, as gradient descent is at the minimum in one step where z = 1. The rest is
-    −(∇J + (η/2)∇²J∇J). Of order 2 in η, t = ηk.
+    minimum, it is only the envelope of their oscillation, on the side of θ₀, while every other
+    iterate is on the other side: it falls to z = 2 and grows beyond. |1 − z| is floored at 1e-3, as
+    gradient descent is at the minimum in one step where z = 1. The rest is −(∇J + (η/2)∇²J∇J). Of
+    order 2 in η, t = ηk.
 
     U (n, k) is tracked as part of the state by Oja's flow U̇ = (I − UUᵀ)∇²J·U, from the eigenvectors
     at θ₀; eigenpairs are those of ∇²J within its span (Rayleigh–Ritz), whatever U is. The span

@@ -65,7 +65,7 @@ class Auto:
         if linear and self.dense and 2 * self.size + 200 < (60.0 * stiff) ** 0.5:
             self.settled = True
             return IMPLICIT, (
-                f"the flow is linear, so that one Jacobian of {self.size} products serves all "
+                f"the flow looks linear, so that one Jacobian of {self.size} products serves all "
                 f"steps; λ_max·t = {stiff:.3g}"
             )
         if self.rtol < TIGHT:
