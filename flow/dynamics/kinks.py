@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from flow.jaxprs import called
 from flow.objective import Objective
 from flow.precision import double_precision
 
@@ -53,9 +54,5 @@ def _primitives(jaxpr: Any) -> Iterator[str]:
     """Names of all that a jaxpr does, and those that it calls (jit, scan)."""
     for equation in jaxpr.eqns:
         yield equation.primitive.name
-        called = jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
-        )
-        for inner in called:
-            if hasattr(inner, "eqns"):
-                yield from _primitives(getattr(inner, "jaxpr", inner))
+        for inner in called(equation):
+            yield from _primitives(getattr(inner, "jaxpr", inner))
