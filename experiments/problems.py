@@ -52,13 +52,13 @@ def small(dtype: str = "float64") -> flow.Objective:
     return flow.MLP([2, 3, 2]).objective(X, y, dtype=dtype)
 
 
-def unnormalised() -> flow.Objective:
+def unnormalised(dtype: str = "float64") -> flow.Objective:
     """4-24-1 tanh on 64 standard normal inputs, one feature scaled ×30: sharpness above 1,000."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((64, 4))
     y = np.sin(X[:, :1]) + 0.5 * X[:, 1:2] * X[:, 2:3]
     X[:, 3] *= 30.0
-    return flow.MLP([4, 24, 1]).objective(X, y, seed=0)
+    return flow.MLP([4, 24, 1]).objective(X, y, seed=0, dtype=dtype)
 
 
 def regression() -> flow.Objective:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import log1p
 
 import jax
 import numpy as np
@@ -13,7 +14,9 @@ from flow.objective import Objective
 from flow.precision import double_precision
 from flow.trajectory import Trajectory, check_keeps_theta, check_single
 
-_TIGHTER = 10.0
+# What the run of an error bar does by tolerance; and, as a share of the run's mean step, by the
+# longest it may take: the first steps, and those at the limit of stability, know no tolerance.
+_TIGHTER, _SHORTER = 10.0, 2.0 / 3.0
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,9 @@ class Audit:
         declares its flow to conserve; of a gradient flow that is the objective's.
     error_bar
         ‖θ(t) − θ_tight(t)‖ at the saved times (times,), from a run at a ten times tighter
-        tolerance (fixed steps: from half the step, by the method's order); None unless asked for.
-        NaN of a path of noise: with another step it is another path.
+        tolerance and with steps of at most ⅔ of the run's mean one (fixed steps: from half the
+        step, by the method's order); no less than rounding, the unit roundoff × what θ has moved.
+        None unless asked for. NaN of a path of noise: with another step it is another path.
     units
         What the runs for it cost, in gradients: no part of the run's own `stats`.
     """
@@ -165,28 +169,38 @@ def error_bars(
     if path.noisy:
         return np.full(len(path.t), np.nan)
     path = _with_dynamics(path, objective)
+    return bars_beside(path, tighter(path, progress=progress))
+
+
+def tighter(path: Trajectory, *, progress: bool) -> Trajectory:
+    """Run a flow again at its saved times, with less error."""
+    end = path.stats["t_end"]
+    if "step" in path.config:
+        changes = {"step": min(path.config["step"], end) / 2}
+    else:
+        rtol, atol = path.config["rtol"], path.config["atol"]
+        tight = max(rtol / _TIGHTER, 100 * path.dynamics.objective.resolution)
+        span = log1p(end) if path.config.get("clock") == "log" else end
+        longest = _SHORTER * span / max(path.stats["steps"], 1)
+        changes = {"rtol": tight, "atol": atol * tight / rtol, "longest": longest}
+    return rerun(path, path.t, progress=progress, **changes)
+
+
+def bars_beside(path: Trajectory, tight: Trajectory) -> np.ndarray:
+    """Error bars of a flow at its saved times (times,), from what `tighter` made of it."""
+    factor = 1.0
     if "step" in path.config:
         # Errors of a method of order p fall by 2^p when the step is halved.
-        step = path.config["step"]
         from flow.methods.catalogue import METHODS
 
         method = METHODS.get(path.config["method"])
         order = getattr(method and method.solver, "order", 1)
-        tight, factor = (
-            rerun(path, path.t, step=step / 2, progress=progress),
-            2.0**order / (2.0**order - 1.0),
-        )
-    else:
-        floor = 100 * path.dynamics.objective.resolution
-        rtol = max(path.config["rtol"] / _TIGHTER, floor)
-        if rtol >= path.config["rtol"]:  # nothing tighter is left to compare with
-            return np.full(len(path.t), np.nan)
-        atol = path.config["atol"] / _TIGHTER
-        tight, factor = rerun(path, path.t, rtol=rtol, atol=atol, progress=progress), 1.0
-    n = len(tight.t)  # fewer, if the tighter run could not go on
+        factor = 2.0**order / (2.0**order - 1.0)
+    objective, n = path.dynamics.objective, len(tight.t)  # fewer, if it could not go on
     bars = np.full(len(path.t), np.nan)
-    bars[:n] = factor * np.linalg.norm(path.theta[:n] - tight.theta[:n], axis=1)
-    return bars
+    bars[:n] = factor * np.linalg.norm(path.theta[:n] - tight.theta, axis=1)
+    moved = np.linalg.norm(path.theta - objective.theta, axis=1)
+    return np.maximum(bars, objective.resolution * moved)
 
 
 def _with_dynamics(path: Trajectory, objective: Objective | None) -> Trajectory:

@@ -1,6 +1,6 @@
 """`method="auto"`: a run that changes its integrator on the way, and says when and why."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from flow.driver import Driver, Point
 from flow.methods import radius
 from flow.methods.auto import EXPLICIT, LOOSE, STABILISED, Auto
 from flow.methods.backend import HOST
-from flow.methods.catalogue import MAX_DENSE_PARAMETERS, METHODS
+from flow.methods.catalogue import MAX_DENSE_PARAMETERS, METHODS, Method
 
 # Relative curvature of ẏ along itself below which the flow is taken for linear.
 LINEAR = 1e-6
@@ -37,13 +37,17 @@ class AutoDriver(Driver):
 
     def _compile(self) -> None:
         for name in (self._stabilised, EXPLICIT):
-            self.method = METHODS[name]
+            self.method = self._called(name)
             if self.dynamics.has_real_spectrum or name == EXPLICIT:
                 super()._compile()
 
     @property
     def _stabilised(self) -> str:
         return "RKC2" if self.settings["rtol"] >= LOOSE else "TSRKC3"
+
+    def _called(self, name: str) -> Method:
+        """The method of that name, with steps no longer than the run's may be."""
+        return replace(METHODS[name], longest=self.method.longest)
 
     def books(self) -> dict[str, Any]:
         """Those of any run, and what the policy has learnt."""
@@ -56,7 +60,7 @@ class AutoDriver(Driver):
         self.policy, self.spent = Auto(**books["policy"]), books["units"]
 
     def _choose_again(self, books: dict[str, Any]) -> None:
-        self.method, self.choices = METHODS[books["method"]], list(books["choices"])
+        self.method, self.choices = self._called(books["method"]), list(books["choices"])
 
     def _solver(self, start: Point) -> OdeSolver:
         if not self.choices:
@@ -88,7 +92,7 @@ class AutoDriver(Driver):
 
     def _use(self, kind: str, reason: str, at: Point) -> None:
         self.policy.begin(kind)
-        self.method = METHODS[self._stabilised if kind == STABILISED else kind]
+        self.method = self._called(self._stabilised if kind == STABILISED else kind)
         self.choices.append({"t": at.t, "method": self.method.name, "reason": reason})
 
     def _go_on_with(self, solver: OdeSolver) -> OdeSolver:

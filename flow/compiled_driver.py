@@ -45,6 +45,7 @@ class CompiledDriver(Driver):
             evaluations + self.affordable(),
             min(steps, self.meter.max_steps),
             *self.stops.thresholds,
+            self.method.longest,
         )
 
     def _due(self) -> np.ndarray:

@@ -273,8 +273,11 @@ class Driver:
 
     def _solver(self, start: Point) -> OdeSolver:
         options: dict[str, Any] = dict(self.settings)
-        if "jac" in signature(self.method.solver.__init__).parameters:
+        takes = signature(self.method.solver.__init__).parameters
+        if "jac" in takes:
             options["jac"] = self._jacobian
+        if "max_step" in takes:
+            options["max_step"] = self.method.longest
         if self.method.stabilised:
             options |= {
                 "kernel": self.kernel(),
@@ -286,7 +289,8 @@ class Driver:
         self.cap = None
         if self.method.real_limit is not None and self.dynamics.has_real_spectrum:
             resolution = self.dynamics.objective.resolution
-            self.cap = StepCap(self.method.real_limit, self._rhs, resolution)
+            longest = self.method.longest
+            self.cap = StepCap(self.method.real_limit, self._rhs, resolution, longest)
         if self.method.stabilised:
             self.spent_by_kernel(0, solver.carry)
             if self.keeper is None or self.keeper.resumed is None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from math import inf, isfinite, isnan, log1p
 from typing import TYPE_CHECKING, Any
 
@@ -257,11 +258,14 @@ def integrate(
         return run.run(progress)
 
 
-def rerun(path: Trajectory, times: np.ndarray, *, progress: bool, **changes: Any) -> Trajectory:
+def rerun(
+    path: Trajectory, times: np.ndarray, *, progress: bool, longest: float = inf, **changes: Any
+) -> Trajectory:
     """Repeat a flow, or with changes to its settings, saved at other times.
 
     What is saved has no say in the steps, so without changes this evaluates the dense output of
-    the same trajectory, without having kept it.
+    the same trajectory, without having kept it. Steps of adaptive methods are no longer than
+    `longest`, in units of the run's own clock.
 
     Raises
     ------
@@ -273,13 +277,17 @@ def rerun(path: Trajectory, times: np.ndarray, *, progress: bool, **changes: Any
             f"{path.label!r} is a path of noise, which can't be repeated at other times; save it "
             "where it is needed, integrate(..., save=times)"
         )
+    from flow.methods.catalogue import find_method
+
     settings = {k: path.config[k] for k in ("rtol", "atol", "step") if k in path.config}
+    engine = path.config.get("engine", "scipy")
+    method = find_method(path.solver or path.config["method"], engine, path.dynamics)
     again = integrate(
         path.dynamics,
         max(path.stats["t_end"], times[-1]),
-        method=path.solver or path.config["method"],
+        method=replace(method, longest=longest),
         save=times,
-        engine=path.config.get("engine", "scipy"),
+        engine=engine,
         clock=path.config.get("clock", "linear"),
         progress=progress,
         **settings | changes,

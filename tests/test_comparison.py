@@ -1,8 +1,10 @@
 """Comparisons at matched times, orders of convergence, error bars."""
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import flow
@@ -181,3 +183,82 @@ def test_order_of_gradient_descent_is_one():
     )
     expected = np.linalg.norm(descent.theta[-1] - tight.theta[-1])
     assert study.distance[-1] == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("method", ["RK45", "DOP853", "Radau", "Tsit5"])
+def test_error_bar_of_few_steps(method: str):
+    """Assert half to twice the true error where the first steps know no tolerance."""
+    engine = "jax" if method == "Tsit5" else "scipy"
+    for exact, t in (
+        (flow.exact.two_layer_scalar(3.0, 0.1), 0.1),
+        (flow.exact.two_layer_scalar(3.0, 1.0), 0.05),
+        (flow.exact.logistic(-2.0), 4.0),
+    ):
+        path = flow.integrate(
+            exact.objective, t, method=method, engine=engine, rtol=1e-2, atol=1e-5, save=5
+        )
+        bar = flow.audit(path, error_bar=True).error_bar
+        error = np.linalg.norm(path.theta - exact.theta(path.t), axis=1)
+        for i in (-1, np.argmax(error)):
+            assert error[i] < 1e-12 or 0.5 < bar[i] / error[i] < 2.0
+
+
+@pytest.mark.parametrize(("method", "step"), [("Euler", 5.0), ("RK4", 0.7)])
+def test_error_bar_of_a_step_beyond_the_end(problem: flow.exact.Exact, method: str, step: float):
+    """Assert a bar of the size of the error where the whole run is one step, cut to its end."""
+    path = flow.integrate(problem.objective, 0.4, method=method, step=step, save=2)
+    assert path.stats["steps"] == 1
+    error = np.linalg.norm(path.theta[-1] - problem.theta(path.t)[-1])
+    assert 0.5 < flow.audit(path, error_bar=True).error_bar[-1] / error < 2.0
+
+
+@pytest.mark.parametrize("method", ["RK45", "BDF", "TSRKC3"])
+def test_error_bar_at_the_floor_of_single_precision(method: str):
+    """Assert bars of a third to three times the error where no tighter tolerance is allowed."""
+    X, y = flow.datasets.digits(20)
+    single, double = (
+        flow.MLP([4, 3, 10]).objective(X[:, 26:30], y, dtype=dtype)
+        for dtype in ("float32", "float64")
+    )
+    rtol = 100 * single.resolution
+    path = flow.integrate(single, 5.0, method=method, rtol=rtol, atol=1e-3 * rtol, save=5)
+    exact = flow.integrate(double, 5.0, rtol=1e-11, atol=1e-13, save=5)
+    bar = flow.audit(path, error_bar=True).error_bar
+    error = np.linalg.norm(path.theta - exact.theta, axis=1)
+    assert 1 / 3 < bar.max() / error.max() < 3.0
+
+
+@pytest.mark.quick
+def test_error_bar_is_no_less_than_rounding():
+    """Assert a bar beyond 0 where θ moves, and none at θ₀, of a flow that is exact."""
+    objective = flow.Objective(lambda x: x.sum(), np.zeros(3))
+    path = flow.integrate(objective, 1.0, save=3)
+    np.testing.assert_allclose(path.theta[:, 0], -path.t, rtol=1e-14)
+    bar = flow.audit(path, error_bar=True).error_bar
+    assert bar[0] == 0
+    assert np.all(bar[1:] >= objective.resolution * np.linalg.norm(path.theta[1:], axis=1))
+    assert np.all(bar[1:] < 1e-14)
+
+
+def test_error_bars_of_the_study(run_here: Callable):
+    """Assert that the study finds no bar below a tenth of the error, and few below half."""
+    folder = run_here(
+        "error_bars",
+        *("--problems", "product of two", "double well", "--methods", "RK45", "DOP853", "BDF"),
+        *("--rtols", "1e-2", "1e-5", "--shares", "0.04", "--save", "4"),
+    )
+    runs = pd.read_csv(folder / "runs.csv")
+    assert len(runs) == 12
+    for where in ("end", "worst save"):
+        known = runs[f"error, {where}"].notna()
+        ratio = (runs[f"bar, {where}"] / runs[f"error, {where}"])[known]
+        assert len(ratio) > 8
+        assert np.all(ratio > 0.5)
+        assert np.all(ratio < 3.0)
+
+
+def test_the_study_refuses_what_it_has_not(refused_here: Callable):
+    """Assert a sentence for words that are in no problem's name, and an unknown method."""
+    assert "no problem" in refused_here("error_bars", "--problems", "linear regression")
+    assert "RK54" in refused_here("error_bars", "--problems", "sine", "--methods", "RK54")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import isclass, signature
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ class Method:
         not depend on the state (those of Stratonovich's calculus among them).
     hamiltonian
         Whether it is for separable Hamiltonian motion only.
+    longest
+        The longest step that it may take, of those that choose their own.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Method:
     attempts: Callable[[Sequence[float], float], int] | None = None
     noise: str | None = None
     hamiltonian: bool = False
+    longest: float = inf
 
     @property
     def stabilised(self) -> bool:
@@ -125,7 +129,9 @@ METHODS: dict[str, Method] = {
 COMPILED = tuple(name for name, method in METHODS.items() if method.stepper is not None)
 
 
-def find_method(method: str | type[OdeSolver] | None, engine: str, dynamics: Any) -> Method:
+def find_method(
+    method: str | type[OdeSolver] | Method | None, engine: str, dynamics: Any
+) -> Method:
     """The method of that name, or of a user's own OdeSolver class; the engine's default if None.
 
     Raises
@@ -191,7 +197,9 @@ def _check_noise(method: Method, dynamics: Any) -> None:
         )
 
 
-def _find(method: str | type[OdeSolver]) -> Method:
+def _find(method: str | type[OdeSolver] | Method) -> Method:
+    if isinstance(method, Method):
+        return method
     if isclass(method) and issubclass(method, OdeSolver):
         known = [m for m in METHODS.values() if m.solver is method]
         takes = signature(method.__init__).parameters

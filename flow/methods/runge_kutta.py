@@ -105,7 +105,7 @@ def runge_kutta(
 
     def attempt(problem: Problem, tolerance: Tolerance, limits: Limits, carry: Carry) -> Carry:
         rest = limits.t - carry.t
-        h = jnp.minimum(carry.h, rest)
+        h = jnp.minimum(jnp.minimum(carry.h, limits.longest), rest)
 
         def move(carry: Carry) -> Carry:
             y, f, error, gain, dense = step(problem, carry.t, h, carry.y, carry.f)

@@ -113,7 +113,7 @@ def attempt(
     most = xp.minimum(0.03 * tolerance.rtol / np.finfo(float).eps, LONGEST_REACH)
     rest = limits.t - carry.t
     h = xp.minimum(carry.h, most / xp.where(rho > 0.0, rho, most / carry.h))
-    h = xp.minimum(h, rest)
+    h = xp.minimum(xp.minimum(h, limits.longest), rest)
     step = plan(xp, h * rho, (carry.t - carry.t_old) / h)
     carry = carry._replace(watch=watch, evaluations=evaluations, h=h)
 

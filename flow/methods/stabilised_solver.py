@@ -31,6 +31,8 @@ class StabilisedSolver(OdeSolver):
         As for every `scipy.integrate.OdeSolver`; t_bound is beyond t0.
     rtol, atol
         Tolerances of the local error, rtol·|y| + atol.
+    max_step
+        The longest step.
     kernel, most, resolution
         Compiled functions that stand in for the loops on the host, the evaluations that may be
         spent, and the unit roundoff of `fun`; `flow.integrate` gives them.
@@ -55,6 +57,7 @@ class StabilisedSolver(OdeSolver):
         *,
         rtol: float = 1e-3,
         atol: Any = 1e-6,
+        max_step: float = np.inf,
         kernel: Kernel | None = None,
         most: float = np.inf,
         resolution: float = np.finfo(float).eps,
@@ -67,14 +70,14 @@ class StabilisedSolver(OdeSolver):
         super().__init__(fun, t0, y0, t_bound, vectorized)
         self.tolerance = Tolerance(rtol, atol, resolution)
         self.kernel = kernel or self._on_the_host()
-        self.most = most
+        self.most, self.max_step = most, max_step
         with np.errstate(all="ignore"):
             self.carry = self.kernel.start(self.tolerance, self._limits(0), self.t, self.y)
         if kernel is None:  # who brings a kernel knows its dynamics
             check_spectrum(type(self).__name__, self.carry)
 
     def _limits(self, steps: int) -> Limits:
-        return Limits(self.t_bound, self.most, steps, -np.inf, -np.inf)
+        return Limits(self.t_bound, self.most, steps, -np.inf, -np.inf, self.max_step)
 
     def _on_the_host(self) -> Kernel:
         nothing = np.zeros(2)

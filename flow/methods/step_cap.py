@@ -18,7 +18,7 @@ BOUNCING = 0.1
 # Attempts over which rejections are counted, and evaluations between two looks: doubled, up to the
 # longest, while the radius stays within 2 %.
 WINDOW, INTERVAL, LONGEST = 60, 150, 1200
-_GIVEN = {"limit", "rhs", "resolution"}
+_GIVEN = {"limit", "rhs", "resolution", "longest"}
 
 
 @dataclass
@@ -36,11 +36,14 @@ class StepCap:
         (t, y) ↦ ẏ, counted by the caller.
     resolution
         Unit roundoff of `rhs`.
+    longest
+        What no step is to exceed anyway.
     """
 
     limit: float
     rhs: Callable
     resolution: float
+    longest: float = np.inf
     watch: radius.Watch | None = None
     on: bool = False
     attempts: int = 0
@@ -74,7 +77,7 @@ class StepCap:
             self.asleep = 10 * self.attempts  # something else holds it up
             return self.watch.eigenvalue
         self.on = True
-        solver.max_step = SHARE * self.limit / self.watch.radius
+        solver.max_step = min(self.longest, SHARE * self.limit / self.watch.radius)
         return self.watch.eigenvalue
 
     def _bouncing(self) -> bool:

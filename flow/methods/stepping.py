@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple
 
 # Of the step that would just be accepted, the share that is tried; and the least.
@@ -27,13 +28,17 @@ class Fixed(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Where a loop ends: at t, at a number of evaluations or steps, or at a small J or ‖∇J‖."""
+    """Where a loop ends: at t, at a number of evaluations or steps, or at a small J or ‖∇J‖.
+
+    And how long a step of an adaptive method may be.
+    """
 
     t: Any
     evaluations: Any
     steps: Any
     loss: Any
     gradient_norm: Any
+    longest: Any = inf
 
 
 @dataclass(frozen=True)
