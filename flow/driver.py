@@ -276,7 +276,7 @@ class Driver:
         takes = signature(self.method.solver.__init__).parameters
         if "jac" in takes:
             options["jac"] = self._jacobian
-        if "max_step" in takes:
+        if "max_step" in takes and self.method.longest < np.inf:
             options["max_step"] = self.method.longest
         if self.method.stabilised:
             options |= {
