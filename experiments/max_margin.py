@@ -107,7 +107,7 @@ def row(path: flow.Trajectory, steps: flow.Trajectory, w: np.ndarray) -> dict[st
         "‖w‖/ln t": norms[-1] / log[-1],
         "d‖w‖/d ln t": np.polyfit(log[rest], norms[rest], 1)[0],
         "‖ŵ‖": np.linalg.norm(w),
-        "gradients": path.stats["gradients"],
+        "gradients": path.units,
         "ln t of GD": np.log1p(steps.t[-1]),
         "angle of GD": angle(steps.theta[-1:], w)[0],
         "angle of the flow there": np.interp(np.log1p(steps.t[-1]), log[1:], angles[1:]),
