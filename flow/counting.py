@@ -60,9 +60,8 @@ def counted(function: Callable[[], Any]) -> tuple[Any, Any]:
     Examples
     --------
     >>> value = lambda x: evaluated(x * x)
-    >>> halvings = lambda x: jax.lax.while_loop(lambda y: value(y) > 1.0, lambda y: y / 2.0, x)
-    >>> counted(lambda: jax.lax.fori_loop(0, 3, lambda _, x: x - 0.1 * jax.grad(value)(x), 1.0))
-    (Array(0.512, dtype=float32...), Array([0, 3, 0], dtype=int32))
+    >>> counted(lambda: jax.lax.fori_loop(0, 3, lambda _, x: x - 0.25 * jax.grad(value)(x), 1.0))
+    (Array(0.125, dtype=float32...), Array([0, 3, 0], dtype=int32))
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)()
     none = jnp.zeros(KINDS, int)

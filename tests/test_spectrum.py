@@ -37,7 +37,8 @@ def of_matrix(H: np.ndarray) -> flow.Objective:
     """½xᵀHx, compiled once for all H of a size."""
     objective = compiled_quadratic(len(H)).counted()
     with jax.enable_x64(True):
-        objective.data = jax.numpy.asarray(H[None])
+        data = jax.numpy.asarray(H[None])
+    vars(objective).update(data=data, _start=0.5 * H.sum())  # J of this H at θ₀ = (1, 1, ...)
     return objective
 
 
