@@ -74,7 +74,7 @@ class Pairing:
 
 
 def pairings(objective: flow.Objective, config: Configuration) -> dict[str, Pairing]:
-    """What is compared, by name. β to the power η/η_max keeps the relaxation time −η/ln β."""
+    """Return what is compared, by name; β to the power η/η_max keeps the time −η/ln β."""
     adam, rmsprop, eps = flow.AdamFlow, flow.RMSPropFlow, config.eps
     return {
         "Adam, β fixed": Pairing(lambda eta, _: adam(objective, eta), one_flow=False),

@@ -157,7 +157,7 @@ def measured_and_predicted(
 
 
 def distance_table(of: Problem, runs: dict[str, flow.Trajectory], window: float) -> pd.DataFrame:
-    """How far each flow ends from averaged gradient descent, over the last tenth of the run."""
+    """Tabulate how far each flow ends from averaged descent, over the last tenth of the run."""
     limit, found = 2.0 / of.learning_rate, distances(runs, window)
     whole = {name: d[1, d[0] > 0.9 * of.t] for name, d in found.items()}
     base = whole["gradient flow"].mean()

@@ -1,4 +1,4 @@
-"""What each architecture conserves along the gradient flow, and how gradient descent breaks it.
+"""Measure what architectures conserve along the gradient flow, and how descent breaks it.
 
 A symmetry of the loss gives the flow a conserved quantity Q, quadratic in θ. Linear layers keep
 W_{l+1}ᵀW_{l+1} − W_lW_lᵀ − b_lb_lᵀ; hidden neurons with a homogeneous activation, ReLU and leaky
@@ -36,7 +36,7 @@ from flow.trajectory import uninterrupted
 
 @dataclass(frozen=True)
 class Configuration(Options):
-    """What each architecture conserves, and how far gradient descent drifts off it."""
+    """Measure what each architecture conserves, and how far gradient descent drifts off it."""
 
     examples: int = 200
     """Number of digits to train on."""
@@ -49,7 +49,7 @@ class Configuration(Options):
     step: float = 0.04
     """The largest of RK4, in units of t; rounded likewise."""
     halvings: int = 4
-    """How often both are halved."""
+    """Number of times that both are halved."""
     seed: int = 0
     """Seed of the initial weights."""
     save: int = 81
@@ -191,7 +191,7 @@ def filled(objective: flow.Objective, quantities: Callable, t: float, step: floa
 
 
 def one_step(objective: flow.Objective, quantities: Callable, rate: float) -> float:
-    """How far the change of Q in a step is from η²Q(∇J), relative to it."""
+    """Return how far the change of Q in a step is from η²Q(∇J), relative to it."""
     step = flow.descend(objective, rate, steps=1, save=2, progress=False)
     with double_precision():
         moved = quantities(step.params(1)) - quantities(step.params(0))

@@ -1,4 +1,4 @@
-"""What a flow costs, by a model and as measured: gradients, seconds, bytes, all-reduces.
+"""Compare what a flow costs with a model of it: gradients, seconds, bytes, all-reduces.
 
 Gradients of explicit and stabilised methods against λ_max·T on digits; seconds of a gradient
 against examples × parameters, from a few thousand parameters to a million; state vectors of the
@@ -33,7 +33,7 @@ FORWARD, BACK = 2.0, 4.0
 
 @dataclass(frozen=True)
 class Configuration(Options):
-    """What a flow costs, by a model and as measured."""
+    """Compare what a flow costs, as measured, with a model of it."""
 
     times: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)
     """Flow times T, learning rate × steps."""
@@ -42,7 +42,7 @@ class Configuration(Options):
     hidden: int = 32
     """Hidden units of their network."""
     rtol: float = 1e-3
-    """Of TSRKC3; DOP853 has its default."""
+    """Relative tolerance of TSRKC3; DOP853 has its default."""
     sizes: tuple[int, ...] = (30, 100, 300, 1000)
     """Hidden units h of the networks 784-h-h/5-10 whose gradients are timed."""
     images: tuple[int, ...] = (100, 1000)

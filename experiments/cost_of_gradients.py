@@ -1,4 +1,4 @@
-"""What a gradient costs: operations and seconds as parameters and circuit grow together.
+"""Measure what a gradient costs: operations and seconds as parameters and circuit grow.
 
 One forward pass, one hand-derived gradient, one Hessian-vector product and one gradient by
 central finite differences of w-w-w tanh networks on two fixed examples, so that the circuit's size
@@ -35,7 +35,7 @@ LABELS = ("forward pass", "gradient, by hand", "HVP ∇²J·v", "finite differen
 
 @dataclass(frozen=True)
 class Configuration(Options):
-    """What a gradient costs: operations and seconds as parameters and circuit grow together."""
+    """Measure what a gradient costs: operations and seconds as parameters and circuit grow."""
 
     widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
     """Units w of each layer of the w-w-w networks."""

@@ -45,7 +45,7 @@ class Configuration(Options):
     layers: tuple[int, ...] = (2, 3)
     """Numbers of layers of the networks that start aligned."""
     learning_rate: float = 0.05
-    """Of gradient descent; rounded so that it ends at t."""
+    """Learning rate of gradient descent; rounded so that it ends at t."""
     t: float = 16.0
     """Flow time, learning rate × steps."""
     inputs: int = 32

@@ -44,7 +44,7 @@ class Configuration(Options):
     """The edge of stability of gradient descent and its relatives."""
 
     problems: tuple[Name, ...] = tuple(SETTINGS)
-    """What is learnt."""
+    """Problems that are learnt, by name."""
     learning_rates: tuple[float, ...] = ()
     """Learning rates of gradient descent, on every problem; by default two or three for each."""
     t: float | None = None
@@ -158,7 +158,7 @@ def run(name: str, seed: int, config: Configuration) -> tuple[flow.Trajectory, l
 
 
 def row(run: Run) -> dict[str, Any]:
-    """What the table says of a run; medians over its last quarter, and shortly before crossing."""
+    """Return a run's row: medians over its last quarter, and shortly before crossing."""
     t, crossing = run.steps.t, run.crossing
     late = np.nanmedian(run.sharpness[t >= 0.75 * t[-1]])
     found = {

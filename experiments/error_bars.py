@@ -1,4 +1,4 @@
-"""Error bars beside the true errors of runs: sixteen problems, ten methods, three tolerances.
+"""Compare error bars with the true errors of runs: sixteen problems, ten methods.
 
 `flow.audit(path, error_bar=True)` runs a flow again, more tightly, and gives the distance. The
 truth is diffrax's Dopri8, none of the ten, at rtol 1e-13, ended at each saved time, so that no
@@ -32,16 +32,16 @@ LEAST = 1e-12
 
 @dataclass(frozen=True)
 class Configuration(Options):
-    """Error bars beside the true errors of runs."""
+    """Compare error bars with the true errors of runs."""
 
     problems: tuple[str, ...] = ()
-    """Words; problems whose name has one of them, or all."""
+    """Problems, by words that their names have; all unless given."""
     methods: tuple[str, ...] = METHODS
     """Methods; those that are not for a dynamics are left out there."""
     rtols: tuple[float, ...] = (1e-2, 1e-4, 1e-6)
     """Relative tolerances; the absolute ones are a thousandth of them."""
     shares: tuple[float, ...] = (1.0, 0.04)
-    """How long the runs are, as shares of a problem's time."""
+    """Lengths of the runs, as shares of a problem's time."""
     save: int = 13
     """Number of saved times."""
     dtype: Literal["float64", "float32"] = "float64"
@@ -49,14 +49,14 @@ class Configuration(Options):
 
 
 def network(widths: str, X: Any, y: Any, loss: str = "mse", **options: Any) -> Callable:
-    """A network's objective in a precision; it is given as many columns of X as it has inputs."""
+    """Return a network's objective by precision; it takes as many columns of X as inputs."""
     sizes = [int(width) for width in widths.split("-")]
     made = flow.MLP(sizes, **options)
     return lambda dtype: made.objective(X[:, : sizes[0]], y, loss=loss, seed=1, dtype=dtype)
 
 
 def function(loss: Callable, start: Any, data: Any = None) -> Callable:
-    """A function's objective in a precision."""
+    """Return a function's objective by precision."""
     start = np.array(start, float)
     return lambda dtype: flow.Objective(loss, start, data, dtype=dtype)
 
@@ -135,14 +135,14 @@ def problems() -> dict[str, tuple[Callable, Callable, float]]:
 
 
 def truth(dynamics: flow.Dynamics, times: np.ndarray) -> np.ndarray:
-    """θ at the times (times, n), each the end of a run."""
+    """Return θ at the times (times, n), each the end of a run."""
     tight = {"method": "Dopri8", "engine": "jax", "rtol": 1e-13, "atol": 1e-16, "progress": False}
     ends = [uninterrupted(flow.integrate(dynamics, t, save=[t], **tight)) for t in times[1:]]
     return np.array([dynamics.objective.theta, *(end.theta[-1] for end in ends)])
 
 
 def runs(config: Configuration) -> Iterator[dict[str, Any]]:
-    """Each run's error and bar, at the end and where the error is largest."""
+    """Yield each run's error and bar, at the end and where the error is largest."""
     chosen = {
         name: problem
         for name, problem in problems().items()
@@ -185,7 +185,7 @@ def runs(config: Configuration) -> Iterator[dict[str, Any]]:
 
 
 def distribution(of: pd.DataFrame) -> dict[str, float]:
-    """How bar/error is distributed over runs, at both places; a bar of NaN is too small."""
+    """Summarise bar/error over runs, at both places; a bar of NaN is too small."""
     places = ("end", "worst save")
     ratio = pd.concat([of[f"bar, {w}"] / of[f"error, {w}"] for w in places])
     ratio = ratio[pd.concat([of[f"error, {w}"] for w in places]).notna()]
@@ -204,7 +204,7 @@ def distribution(of: pd.DataFrame) -> dict[str, float]:
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """All runs, and how good their bars are by method and in all."""
+    """Measure all runs, and how good their bars are by method and in all."""
     table = pd.DataFrame(list(runs(config)))
     record.table("runs", table)
     found = {method: distribution(of) for method, of in table.groupby("method", sort=False)}

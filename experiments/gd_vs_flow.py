@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 import flow
-from flow.bends import unbent
+from flow.curve import unbent
 from flow.order import whole_steps
 from flow.records import Options, Record, run_experiment
 

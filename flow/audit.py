@@ -188,7 +188,7 @@ def tighter(path: Trajectory, *, progress: bool) -> Trajectory:
 
 
 def bars_beside(path: Trajectory, tight: Trajectory) -> np.ndarray:
-    """Error bars of a flow at its saved times (times,), from what `tighter` made of it."""
+    """Return error bars of a flow at its saved times (times,), from what `tighter` made of it."""
     factor = 1.0
     if "step" in path.config:
         # Errors of a method of order p fall by 2^p when the step is halved.

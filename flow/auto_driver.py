@@ -46,7 +46,7 @@ class AutoDriver(Driver):
         return "RKC2" if self.settings["rtol"] >= LOOSE else "TSRKC3"
 
     def _called(self, name: str) -> Method:
-        """The method of that name, with steps no longer than the run's may be."""
+        """Return the method of that name, with steps no longer than the run's may be."""
         return replace(METHODS[name], longest=self.method.longest)
 
     def books(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What counts as a unit, and what an optimizer asks of its value_fn, in whatever loops it asks."""
+"""Costs in units of a gradient, and counts of what an optimizer asks of its value_fn."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +34,7 @@ batching.primitive_batchers[_evaluated] = _batch
 
 
 def units(gradients: Any, hvps: Any = 0, values: Any = 0) -> Any:
-    """What was spent, in units of a gradient, with the value of J that comes with it.
+    """Return what was spent in units of a gradient, with the value of J that comes with it.
 
     A product is two, and a value alone a third: of the three passes that a gradient takes, one
     forward and a backward one of two, it is the first (`experiments/cost_of_gradients.py`).
@@ -45,13 +45,13 @@ def units(gradients: Any, hvps: Any = 0, values: Any = 0) -> Any:
     return gradients + 2 * hvps + values / 3
 
 
-def evaluated(value: Any) -> Any:
-    """A value of J, marked for `counted`."""
+def marked(value: Any) -> Any:
+    """Mark a value of J for `counted`."""
     return _evaluated.bind(value, order=0, times=1)
 
 
 def counted(function: Callable[[], Any]) -> tuple[Any, Any]:
-    """What a traced function returns, and how often what is marked in it was evaluated.
+    """Return what a traced function does, and how often what is marked in it was evaluated.
 
     The counts are of values alone, gradients and Hessian-vector products, (3,). They are carried
     through the loops and branches of the function's jaxpr, so that they are exact under
@@ -59,27 +59,27 @@ def counted(function: Callable[[], Any]) -> tuple[Any, Any]:
 
     Examples
     --------
-    >>> value = lambda x: evaluated(x * x)
+    >>> value = lambda x: marked(x * x)
     >>> counted(lambda: jax.lax.fori_loop(0, 3, lambda _, x: x - 0.25 * jax.grad(value)(x), 1.0))
     (Array(0.125, dtype=float32...), Array([0, 3, 0], dtype=int32))
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)()
     none = jnp.zeros(KINDS, int)
-    if not _marked(closed.jaxpr):
+    if not _has_marks(closed.jaxpr):
         return function(), none
     found, counts = _run(closed.jaxpr, closed.consts, [], none)
     return jax.tree.unflatten(jax.tree.structure(shapes), found), counts
 
 
-def _marked(jaxpr: Any) -> bool:
+def _has_marks(jaxpr: Any) -> bool:
     return any(
-        equation.primitive is _evaluated or any(map(_marked, _inner(equation)))
+        equation.primitive is _evaluated or any(map(_has_marks, _inner(equation)))
         for equation in jaxpr.eqns
     )
 
 
 def _inner(equation: Any) -> list[Any]:
-    """The jaxprs that an operation calls."""
+    """Return the jaxprs that an operation calls."""
     return [getattr(x, "jaxpr", x) for x in called(equation)]
 
 
@@ -104,7 +104,7 @@ def _equation(equation: Any, values: list[Any], counts: Any) -> tuple[list[Any],
         return values, counts.at[kind].add(given["times"])
     inner = _inner(equation)
     through = _LOOPS.get(primitive.name)
-    if any(map(_marked, inner)) and (through or len(inner) == 1):
+    if any(map(_has_marks, inner)) and (through or len(inner) == 1):
         return through(given, values, counts) if through else _call(given, values, counts)
     bound = primitive.get_bind_params(given)  # before JAX 0.10 a pair
     functions, options = bound if isinstance(bound, tuple) else ((), bound)
@@ -113,12 +113,12 @@ def _equation(equation: Any, values: list[Any], counts: Any) -> tuple[list[Any],
 
 
 def _closed(closed: Any, arguments: Any, counts: Any) -> tuple[list[Any], Any]:
-    """`_run` of a jaxpr with its constants, or of one that has none."""
+    """Run a jaxpr with its constants, or one that has none."""
     return _run(getattr(closed, "jaxpr", closed), getattr(closed, "consts", ()), arguments, counts)
 
 
 def _call(given: dict[str, Any], values: list[Any], counts: Any) -> tuple[list[Any], Any]:
-    """Of jit, checkpoint and functions with derivatives of their own: inlined."""
+    """Inline what jit, checkpoint and functions with derivatives of their own call."""
     closed = next(x for x in given.values() if hasattr(x, "eqns"))
     return _closed(closed, values, counts)
 

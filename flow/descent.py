@@ -231,7 +231,7 @@ def descend(
 
 
 def _gradient_descent(learning_rate: Any) -> Any:
-    """Plain steps; η is an argument of the compiled loop, so that another compiles nothing."""
+    """Take plain steps; η is an argument of the compiled loop, so that another compiles nothing."""
     import optax
 
     return optax.with_extra_args_support(optax.sgd(learning_rate))
@@ -269,7 +269,7 @@ def _made(objective: Objective, optimizer: Any) -> tuple[Callable[[Any], Any], H
 
 
 def _rates(learning_rate: Any, steps: int) -> np.ndarray:
-    """The learning rate: a number, or that of each step (steps,) by a schedule."""
+    """Return the learning rate: a number, or that of each step (steps,) by a schedule."""
     if not callable(learning_rate):
         return np.float64(positive("learning_rate", learning_rate))
     with double_precision(), users("learning_rate, a schedule, called with the step"):
@@ -282,7 +282,7 @@ def _rates(learning_rate: Any, steps: int) -> np.ndarray:
 
 
 def _clock(rates: np.ndarray | None, time_step: Any, steps: int) -> Clock:
-    """The clock of learning rates, or of an optimizer, which has none."""
+    """Return the clock of learning rates, or of an optimizer, which has none."""
     if time_step is not None:
         return Clock(steps, positive("time_step", time_step))
     if rates is None:
@@ -298,7 +298,7 @@ def _clock(rates: np.ndarray | None, time_step: Any, steps: int) -> Clock:
 def _label(
     learning_rate: Any, name: str | None, time_step: Any, batch: int | None, ascent: bool
 ) -> str:
-    """What figures call the run, by an optimizer of that name."""
+    """Return what figures call the run, by an optimizer of that name."""
     if name is not None:
         label = f"{name}, {float(time_step):.3g} a step"
     elif callable(learning_rate):
@@ -309,7 +309,7 @@ def _label(
 
 
 def _states(objective: Objective, optimizer: Any) -> str:
-    """An optimizer's name by the states that it keeps, which users' own have too."""
+    """Name an optimizer by the states that it keeps, which users' own have too."""
     with double_precision(), users("optimizer.init"):
         states = jax.tree.leaves(
             optimizer.init(objective.unflatten(objective.theta)),

@@ -169,7 +169,7 @@ class DescentEnsemble:
         self.carry, _ = self.advance(0)  # no steps: this compiles
 
     def _rates(self) -> list[np.ndarray]:
-        """η of each member, or of its steps where one of them has a schedule."""
+        """Return η of each member, or of its steps where one of them has a schedule."""
         rates = [member.rule.eta for member in self.members]
         if not any(eta.ndim for eta in rates):
             return rates

@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from flow.checkpoints import CheckpointWarning, Keeper
 from flow.checkpoints.values import leaves, like
 from flow.clock import Clock
-from flow.counting import KINDS, counted, evaluated
+from flow.counting import KINDS, counted, marked
 from flow.evaluation import Evaluate
 from flow.objective import Objective
 from flow.pace import paced
@@ -61,7 +61,7 @@ class Rule:
 
     @property
     def rates(self) -> np.ndarray:
-        """`eta` as the loop takes it: in a power of two, that other numbers of steps compile to."""
+        """Return `eta` as the loop takes it, filled up to a power of two of steps."""
         return self.eta if self.eta.ndim == 0 else lengthened(self.eta, len(self.eta))
 
 
@@ -303,7 +303,7 @@ class DescentLoop:
 
     @property
     def theta(self) -> np.ndarray:
-        """What is recorded, flat (n,): θ, or what `evaluate` has for it."""
+        """Return what is recorded, flat (n,): θ, or what `evaluate` has for it."""
         params = self.carry.params
         if self.evaluate is not None:
             function = self.objective.compiled(
@@ -488,7 +488,7 @@ def loop_of(
                     carry.params,
                     value=minimised(loss),
                     grad=downhill,
-                    value_fn=lambda p: minimised(evaluated(objective.traced_value(p, batch))),
+                    value_fn=lambda p: minimised(marked(objective.traced_value(p, batch))),
                 )
             )
             params = jax.tree.map(jnp.add, carry.params, updates)

@@ -418,7 +418,7 @@ class Driver:
         return None if np.isnan(gain) else gain
 
     def _seen(self, point: Point) -> tuple[float, float]:
-        """J and ‖∇J‖ at the end of the next step; J's rise over it is noted."""
+        """Return J and ‖∇J‖ at the end of the next step, and note J's rise over it."""
         loss, norm = map(float, self._measured(point))
         rise = self.loss - loss if self.dynamics.ascent else loss - self.loss
         self.largest_rise = max(self.largest_rise, rise)

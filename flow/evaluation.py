@@ -19,7 +19,7 @@ Evaluate = Callable[[Any, PyTree], PyTree]
 def evaluation(
     objective: Objective, optimizer: Any, evaluate: Evaluate | None
 ) -> tuple[Evaluate | None, str]:
-    """A user's `evaluate`, checked, or what is known of the optimizer; None for its steps as such.
+    """Check a user's `evaluate`, or find what is known of the optimizer; None for steps as such.
 
     Beside it a key of what it computes.
 
@@ -48,7 +48,7 @@ def evaluation(
 
 
 def evaluated(state: Any, params: PyTree) -> PyTree:
-    """Average of a schedule-free method, or what SAM has perturbed: the answers of optax's own.
+    """Return the answers of optax's own: a schedule-free average, or what SAM has perturbed.
 
     >>> import optax.contrib
     >>> optimizer = optax.contrib.schedule_free_sgd(0.5)
@@ -83,7 +83,7 @@ def evaluated(state: Any, params: PyTree) -> PyTree:
 
 
 def name_of(evaluate: Evaluate) -> str:
-    """What a label says of it: "evaluated", or by which function of the user's."""
+    """Return what a label says of it: "evaluated", or by which function of the user's."""
     name = getattr(evaluate, "__name__", type(evaluate).__name__)
     return "evaluated" if evaluate is evaluated else f"evaluated by {name}"
 

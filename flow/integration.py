@@ -299,7 +299,7 @@ def rerun(
 
 @contextmanager
 def reruns() -> Iterator[list[int]]:
-    """Units of each flow that is repeated within, all that it spends; a list that grows."""
+    """List the units of each flow that is repeated within, all that it spends, as they come."""
     spent: list[int] = []
     token = _RERUNS.set((*_RERUNS.get(), spent))
     try:

@@ -1,4 +1,4 @@
-"""What an optax optimizer is called: the function that made it, told by what it is made of."""
+"""Names of optax optimizers: the function that made one, told by what it is made of."""
 
 import inspect
 import warnings
@@ -37,7 +37,7 @@ class Made(NamedTuple):
         return self.name, tuple(part.shape for part in self.parts)
 
     def settings(self) -> Iterator[tuple[str, Any]]:
-        """All numbers in it, by name."""
+        """Yield all numbers in it, by name."""
         yield from self.options
         for part in self.parts:
             yield from part.settings()
@@ -52,12 +52,12 @@ class Alias(NamedTuple):
     made: Made
 
     def differences(self, made: Made) -> dict[str, Any]:
-        """The numbers of another of the same parts that are not this one's."""
+        """Return the numbers of another of the same parts that are not this one's."""
         pairs = zip(made.settings(), self.made.settings(), strict=False)
         return {k: v for (k, v), (_, mine) in pairs if v != mine}
 
     def call(self, made: Made) -> str:
-        """How that other is made by the same function, in short."""
+        """Write how that other is made by the same function, in short."""
         numbers = dict(made.settings())
         given = {k: numbers.get(k, v) for k, v in self.way.items() if not callable(v)}
         given |= {k: v for k, v in self.differences(made).items() if k in self.parameters}
@@ -66,7 +66,7 @@ class Alias(NamedTuple):
 
 
 def optimizer_name(optimizer: Any) -> str | None:
-    """The function that a user called to make it, with what is no default; None where not known.
+    """Name the function that a user called to make it, with what is no default; None if unknown.
 
     Optax's functions return closures, which know their parts but not who put them together: it is
     the alias that is made of the same, and of several the one with more of the same numbers.
@@ -95,7 +95,7 @@ def _written(value: Any) -> str:
 
 
 def _made(update: Callable, init: Callable | None = None) -> Made | None:
-    """What made a transformation; None where that has no name."""
+    """Find what made a transformation; None where that has no name."""
     inside = _closure(update)
     if _maker(update) == "with_extra_args_support":
         return _made(inside["tx"].update, inside["tx"].init)
@@ -117,7 +117,7 @@ def _made(update: Callable, init: Callable | None = None) -> Made | None:
 
 
 def _transformations(value: Any) -> Iterator[tuple[Callable, Callable | None]]:
-    """The updates and inits among what a function closes over."""
+    """Yield the updates and inits among what a function closes over."""
     if hasattr(value, "update") and hasattr(value, "init"):
         yield value.update, value.init
     elif isinstance(value, Mapping):
@@ -128,7 +128,7 @@ def _transformations(value: Any) -> Iterator[tuple[Callable, Callable | None]]:
 
 
 def _closure(function: Any) -> dict[str, Any]:
-    """What a function closes over, by name."""
+    """Return what a function closes over, by name."""
     function = getattr(function, "__func__", function)
     cells = getattr(function, "__closure__", None) or ()
     names = function.__code__.co_freevars if cells else ()
@@ -144,7 +144,7 @@ def _full(cell: Any) -> bool:
 
 
 def _maker(function: Any) -> str | None:
-    """The function, or class, within which another was made; None of a lambda, or outside any."""
+    """Name the function, or class, that another was made in; None of a lambda, or outside any."""
     *outer, last = getattr(function, "__qualname__", "").replace("<locals>.", "").split(".")
     if not outer or last == "<lambda>":
         return None
@@ -153,7 +153,7 @@ def _maker(function: Any) -> str | None:
 
 @cache
 def _aliases() -> dict[Any, list[Alias]]:
-    """Optax's optimizers, by what they are made of."""
+    """Return optax's optimizers, by what they are made of."""
     import optax
     import optax.contrib
 
@@ -168,7 +168,7 @@ def _aliases() -> dict[Any, list[Alias]]:
 
 
 def _ways(name: str, function: Callable) -> Iterator[Alias]:
-    """What a function makes of a learning rate, if anything, alone and beside what adds parts."""
+    """Yield what a function makes of a learning rate, alone and beside what adds parts."""
     known = inspect.signature(function).parameters
     rate = next((k for k in known if k.endswith("learning_rate")), None)
     first = {k: v for k, v in {rate: 0.1, "key": 0}.items() if k in known}

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Float64
 from flow.checks import choice, flag, function, mapping, numbers, positive_integer, users
 from flow.host_batches import HostBatches
 from flow.placement import find_device, placed
-from flow.precision import PrecisionWarning, coarsest_float, double_precision, noise
+from flow.precision import PrecisionWarning, coarsest_float, double_precision, rounding_noise
 from flow.pytrees import (
     PyTree,
     as_data,
@@ -180,12 +180,12 @@ class Objective:
 
     @property
     def params(self) -> PyTree:
-        """θ₀ as it was given, a copy."""
+        """Return θ₀ as it was given, a copy."""
         return owned(self._params)
 
     @property
     def theta(self) -> Theta:
-        """θ₀ as a flat vector (n,), a copy."""
+        """Return θ₀ as a flat vector (n,), a copy."""
         return self._theta.copy()
 
     @property
@@ -604,7 +604,7 @@ class Objective:
         return self.data
 
     def departures(self) -> Departures:
-        """How the loss departs from a mean over the examples of its data."""
+        """Tell how the loss departs from a mean over the examples of its data."""
         if not self._departures:
             split, gradient = self._reduction, self._hand_gradient or jax.grad(self._loss)
 
@@ -723,7 +723,7 @@ class Objective:
             raise ValueError(f"gradient must return a pytree like params: {error}") from None
 
     def _check_precision(self, params: PyTree) -> float:
-        """Unit roundoff of J and ∇J: of the coarsest operation in them, if they have its noise."""
+        """Return the unit roundoff of J and ∇J: of the coarsest operation whose noise they have."""
 
         def both(params: PyTree, data: PyTree) -> Any:
             return self.traced_value(params, data), self.traced_gradient(params, data)
@@ -745,7 +745,7 @@ class Objective:
         return eps
 
     def _noise(self, step: float) -> float:
-        """Relative rounding noise of J and of ∇J along a direction, near θ₀."""
+        """Measure the relative rounding noise of J, and of ∇J along a direction, near θ₀."""
         source, along = self._reduction.source, np.random.default_rng(1).standard_normal(self.size)
         function = self.compiled("value_and_gradient", self._build_value_and_gradient)
 
@@ -755,7 +755,7 @@ class Objective:
 
         with double_precision():
             some = self.data if source is None else source.ends()
-            return noise(of, self._theta, step)
+            return rounding_noise(of, self._theta, step)
 
     def check_unchanged(self, theta: Theta, loss: float) -> None:
         """Refuse to go on where J(θ₀) is no longer what it was when the objective was made.

@@ -175,7 +175,7 @@ def order_study(
 
 
 def whole_steps(name: str, t: float, time_step: float) -> int:
-    """The whole number of steps to t that is nearest to what `name` asks for.
+    """Return the whole number of steps to t that is nearest to what `name` asks for.
 
     Raises
     ------
@@ -224,7 +224,7 @@ def _distances(
     steps: Sequence[int],
     progress: bool,
 ) -> tuple[np.ndarray, int]:
-    """‖θ_discrete − θ_flow‖ after so many steps, at each learning rate; and what that cost."""
+    """Return ‖θ_discrete − θ_flow‖ after so many steps, at each learning rate, and what it cost."""
     found, flows, spent = [], {}, 0
     for end, rate, count in zip(ends, rates, steps, strict=True):
         moved = dynamics.at_learning_rate(float(rate))

@@ -61,6 +61,8 @@ def keep_precisions_apart() -> None:
 
     register = getattr(dtypes, "register_canonicalize_value_handler", None)
     (register or dtypes.canonicalize_value_handlers.__setitem__)(np.ndarray, canonical)
+    if double(array).dtype != array.dtype:
+        raise TypeError("its handler of numpy arrays can't be replaced")
 
 
 try:
@@ -104,7 +106,7 @@ def coarsest_float(closed_jaxpr: Any, varying: int) -> tuple[Any, str]:
 _VALUES, _ORDER = 8, 4
 
 
-def noise(of: Callable[[np.ndarray], np.ndarray], theta: np.ndarray, step: float) -> float:
+def rounding_noise(of: Callable[[np.ndarray], np.ndarray], theta: np.ndarray, step: float) -> float:
     """Return the largest relative rounding noise of functions of θ; NaN where none is finite.
 
     By fourth differences along a line, σ² = mean (Δ⁴f)²/70, over the largest |f| there (Moré and
@@ -122,9 +124,9 @@ def noise(of: Callable[[np.ndarray], np.ndarray], theta: np.ndarray, step: float
 
     Examples
     --------
-    >>> bool(noise(np.sin, np.ones(1), 1e-7) < 1e-14)
+    >>> bool(rounding_noise(np.sin, np.ones(1), 1e-7) < 1e-14)
     True
-    >>> bool(noise(lambda x: np.sin(x.astype(np.float32)), np.ones(1), 1e-7) > 1e-10)
+    >>> bool(rounding_noise(lambda x: np.sin(x.astype(np.float32)), np.ones(1), 1e-7) > 1e-10)
     True
     """
     rng, found = np.random.default_rng(0), []
@@ -137,4 +139,4 @@ def noise(of: Callable[[np.ndarray], np.ndarray], theta: np.ndarray, step: float
         sigma = np.sqrt(np.mean(differences**2, axis=0) / comb(2 * _ORDER, _ORDER))
         scale = np.max(np.abs(values), axis=0)
         found.append(np.max(sigma / np.where(scale > 0.0, scale, 1.0)))
-    return float(max(found))
+    return float(np.fmax.reduce(found))

@@ -75,7 +75,7 @@ class Meter:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """What is spent within is the cost of saving, and not of the motion."""
+        """Book what is spent within as the cost of saving, and not of the motion."""
         gradients, hvps = self.gradients, self.hvps
         try:
             yield
@@ -90,12 +90,12 @@ class Meter:
 
     @property
     def motion(self) -> tuple[int, int]:
-        """Gradients and products that were spent on the motion, saves left out."""
+        """Return the gradients and products that the motion took, saves left out."""
         return self.gradients - self.save_gradients, self.hvps - self.save_hvps
 
     @property
     def spent(self) -> list[int]:
-        """All its counts, for a checkpoint; to be set, they go on from there."""
+        """Return all its counts, for a checkpoint; set, they go on from there."""
         return [self.gradients, self.hvps, self.values, self.save_gradients, self.save_hvps]
 
     @spent.setter
@@ -183,7 +183,7 @@ class Recorder:
 
     @property
     def spent(self) -> dict[str, int]:
-        """What observers spent, as `Trajectory.stats` has it."""
+        """Return what observers spent, as `Trajectory.stats` has it."""
         return {f"observer_{kind}": count for kind, count in asdict(self._objective.tally).items()}
 
     @property
@@ -309,6 +309,6 @@ def check_start(loss: float, gradient_norm: float) -> None:
 
 
 def flat_record(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as stop conditions see it, not to be written: observables beside t, loss and so on."""
+    """Return a row as stop conditions see it, read-only: observables beside t, loss and so on."""
     record = {k: row[k] for k in ("t", "theta", "loss", "gradient_norm")}
     return read_only(record | {"gradients": row["work"]["gradients"]} | row["observed"])

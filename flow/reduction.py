@@ -154,7 +154,7 @@ def whole(x: Any) -> np.ndarray:
 
 
 class Departures(NamedTuple):
-    """How a loss, or its gradient, departs from a mean over examples; None where it doesn't."""
+    """Departures of a loss, or its gradient, from a mean over examples; None where it is one."""
 
     twice: str | None = None  # where a batch is given twice over
     halves: str | None = None  # from the mean of a batch's halves
@@ -210,7 +210,7 @@ def departures(
 
 
 def _apart(met: np.ndarray, parts: Sequence[np.ndarray], where: str, rtol: float) -> str | None:
-    """How J and ∇J differ from the mean of the parts' by more than rounding; None if not."""
+    """Tell how J and ∇J differ from the mean of the parts' beyond rounding; None if not."""
     if not np.all(np.isfinite([met, *parts])):
         return None
     mean = np.mean(parts, axis=0)

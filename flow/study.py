@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from flow.bends import unbent
 from flow.checks import choice, positive, several, truth
 from flow.clock import Clock
 from flow.comparison import Comparison, Pair, compare
+from flow.curve import unbent
 from flow.descent import descend
 from flow.files import refuse_existing, write_new
 from flow.gaps import Gaps

@@ -107,7 +107,7 @@ class Trajectory:
 
     @property
     def units(self) -> int:
-        """What its motion cost in gradients, rounded up; saves are left out.
+        """Return what its motion cost in gradients, rounded up; saves are left out.
 
         A product counts as two gradients and a value of J alone, of a line search, as a third. Of
         mini-batches their gradients. Of an ensemble the sum.
@@ -118,7 +118,7 @@ class Trajectory:
         return ceil(units(own, hvps, self.total("values")))
 
     def total(self, name: str) -> int:
-        """An entry of `stats`, of an ensemble its sum."""
+        """Return an entry of `stats`, of an ensemble its sum."""
         return int(np.sum(self.stats.get(name, 0)))
 
     @property
@@ -385,7 +385,7 @@ def _like(like: PyTree, size: int) -> Callable[[np.ndarray], PyTree]:
 
 
 def all_units(run: Trajectory) -> int:
-    """What a run cost in gradients with its saves, observers and mini-batches, rounded up."""
+    """Return what a run cost in gradients with saves, observers and mini-batches, rounded up."""
     kinds = (
         ("gradients", "batch_gradients", "observer_gradients"),
         ("hvps", "observer_hvps"),
@@ -424,7 +424,7 @@ def check_keeps_theta(what: str, *runs: Trajectory) -> None:
 
 
 def told_apart(runs: Sequence[Trajectory]) -> list[Trajectory]:
-    """The runs, each by a name of its own: of several of one name, with what they differ in.
+    """Return the runs, each by a name of its own: of one name, with what they differ in.
 
     That is what they were run with, or where it is all the same, a number.
 
@@ -448,7 +448,7 @@ def told_apart(runs: Sequence[Trajectory]) -> list[Trajectory]:
 
 
 def _differences(configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """As many entries of each as tell them apart, in words."""
+    """Write as many entries of each as tell them apart."""
     found: list[list[str]] = [[] for _ in configs]
     facts = [{**config, **config.get("constants", {})} for config in configs]
     for key in dict.fromkeys(key for fact in facts for key in fact):

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import flow
-from flow.counting import counted, evaluated
+from flow.counting import counted, marked
 
 
 class Counts:
@@ -111,7 +111,7 @@ def test_line_searches_on_batches():
 
 def test_other_ways_to_ask():
     """Assert the counts of values, gradients and products through every kind of loop."""
-    value = lambda x: evaluated(jnp.sum(x**3))  # noqa: E731
+    value = lambda x: marked(jnp.sum(x**3))  # noqa: E731
     x = jnp.linspace(0.1, 3.0, 4)
     slope = jax.grad(value)
     ways = {

@@ -90,7 +90,7 @@ def draw(evaluation: Evaluation, ax: Any = None) -> Any:
 def _placed(
     graph: Any, text: dict[str, str], ax: Any, size: float, *, grow: bool
 ) -> tuple[dict[str, tuple[float, float]], float]:
-    """Where each node's box stands, and the size of its letters, so that no two boxes meet.
+    """Place each node's box, and size its letters, so that no two boxes meet.
 
     In points, on axes that are wide and high enough: letters are smaller, down to 5 points, where
     there is too little room, and then the figure is larger if it may grow, or they are smaller yet.

@@ -122,7 +122,7 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
 
 
 def _key(dynamics: Dynamics) -> Hashable:
-    """The dynamics; where a user wrote it, who may read what changes, with what it computes."""
+    """Return the dynamics; a user's, who may read what changes, with what it computes now."""
     kind = type(dynamics.in_flow_time)
     flows = kind.__module__.partition(".")[0] == __package__.partition(".")[0]
     if flows and kind is not Dynamics:

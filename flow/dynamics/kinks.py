@@ -35,7 +35,7 @@ def warn_of_kinks(objective: Objective, what: str) -> None:
 
 
 def may_have_kinks(objective: Objective) -> bool:
-    """Whether a loss may have kinks: a network of flow's knows, another's gradient is looked at.
+    """Tell whether a loss may have kinks: flow's networks know, other gradients are looked at.
 
     >>> import flow, jax.numpy as jnp, numpy as np
     >>> bent = flow.Objective(lambda x: jnp.abs(x).sum(), np.ones(2))

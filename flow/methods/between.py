@@ -17,7 +17,7 @@ _DEGREE = 7
 
 
 def _derivative() -> tuple[np.ndarray, np.ndarray]:
-    """Nodes x in [−1, 1], and weights: values of the interpolant at x ↦ its slope at WATCHED."""
+    """Return nodes x in [−1, 1], and weights: values of the interpolant there ↦ its slope."""
     x = chebyshev.chebpts2(_DEGREE + 1)
     slopes = chebyshev.chebval(2.0 * WATCHED - 1.0, chebyshev.chebder(np.eye(_DEGREE + 1)))
     return x, slopes @ np.linalg.inv(chebyshev.chebvander(x, _DEGREE))
@@ -56,7 +56,7 @@ def between(solver: OdeSolver) -> Callable[[float], np.ndarray]:
 
 
 def side_solver(solver: DOP853, end: float, step: float) -> DOP853:
-    """Another solver from where the last step began, with steps of that length.
+    """Return another solver from where the last step began, with steps of that length.
 
     Steps within one whose error was accepted need no control of their own.
     """
@@ -67,7 +67,7 @@ def side_solver(solver: DOP853, end: float, step: float) -> DOP853:
 
 
 def _error(solver: DOP853, dense: DenseOutput) -> Any:
-    """The interpolant's largest error in the step, in units of the tolerance."""
+    """Return the interpolant's largest error in the step, in units of the tolerance."""
     h, t_old = solver.t - solver.t_old, solver.t_old
     y = dense(t_old + h * (_X + 1.0) / 2.0).T
     t = t_old + h * WATCHED

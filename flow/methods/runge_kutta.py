@@ -159,7 +159,7 @@ def _watched(
     dense: Callable,
     watched: tuple[float, float],
 ) -> Callable:
-    """`Stepper.between` of a method whose dense output is not to be trusted."""
+    """Make `Stepper.between` of a method whose dense output is not to be trusted."""
     share, as_large = watched
 
     def between(problem: Problem, tolerance: Tolerance, carry: Carry, due: Any) -> tuple:
@@ -192,6 +192,6 @@ def _watched(
 
 
 def _if(holds: Any, make: Callable[[], Any], otherwise: Any) -> Any:
-    """What `make` returns if that holds; by a loop, as `vmap` would go both ways of a branch."""
+    """Call `make` if that holds, by a loop, as `vmap` would go both ways of a branch."""
     turn = lambda _: (jnp.asarray(False), make())  # noqa: E731
     return jax.lax.while_loop(lambda loop: loop[0], turn, (holds, otherwise))[1]

@@ -50,7 +50,7 @@ def step_size(*runs: Trajectory, ax: Any = None) -> Any:
 
 
 def stages(*runs: Trajectory, ax: Any = None) -> Any:
-    """What a step costs along t, in units of a gradient: the mean of the steps between saves.
+    """Draw what a step costs along t, in units of a gradient: the mean of the steps between saves.
 
     Up to the first save it counts the gradient at θ₀ as well, which no step spends.
     """

@@ -35,19 +35,19 @@ def setting(name: str, ours: Any) -> Any:
 
 
 def colours() -> list[str]:
-    """Of the curves in turn, from the user's own cycle if there is one."""
+    """Return the colours of the curves in turn, from the user's own cycle if there is one."""
     from cycler import cycler
 
     return setting("axes.prop_cycle", cycler(color=COLOURS)).by_key().get("color", COLOURS)
 
 
 def colour(i: int) -> str:
-    """Of the i-th curve."""
+    """Return the colour of the i-th curve."""
     return (cycle := colours())[i % len(cycle)]
 
 
 def backdrop(ax: Any) -> np.ndarray:
-    """What is behind the axes' lines, red, green and blue."""
+    """Return the colour behind the axes' lines, red, green and blue."""
     from matplotlib.colors import to_rgba
 
     behind = np.ones(3)
@@ -58,12 +58,12 @@ def backdrop(ax: Any) -> np.ndarray:
 
 
 def ink(ax: Any) -> str:
-    """Black, or white on dark axes."""
+    """Return black, or white on dark axes."""
     return "black" if backdrop(ax) @ [0.3, 0.59, 0.11] > 0.5 else "white"  # noqa: PLR2004
 
 
 def axes(ax: Any, *, grid: bool = True) -> Any:
-    """The axes to draw on, with a faint grid; if None, of a figure of its own.
+    """Return the axes to draw on, with a faint grid; if None, of a figure of its own.
 
     That is the current figure while nothing is drawn on its axes, and else a new one.
 
@@ -109,7 +109,7 @@ def finish(ax: Any, given: Any, **labels: Any) -> Any:
 
 
 def shared_legend(figure: Any, *axes: Any) -> None:
-    """One legend above the figure, each run once."""
+    """Draw one legend above the figure, each run once."""
     handles = dict(
         reversed(item) for ax in axes for item in zip(*ax.get_legend_handles_labels(), strict=True)
     )
@@ -131,7 +131,7 @@ def settle(figure: Any) -> None:
 def legend(
     parent: Any, handles: Any, labels: Any, room: float, columns: Sequence[int], **where: Any
 ) -> Any:
-    """The legend of axes or of a figure, in the first number of columns that has room.
+    """Draw the legend of axes or of a figure, in the first number of columns that has room.
 
     Smaller, where it is wider than `room` in pixels or two fifths of the figure's height.
     """
@@ -212,7 +212,7 @@ def marks(i: int, points: int) -> dict[str, Any]:
 
 
 def marker(i: int) -> str:
-    """Of the i-th curve: another one where its colour has been there before."""
+    """Return the marker of the i-th curve: another one where its colour has been before."""
     again = i // lcm(len(colours()), len(MARKERS))
     return MARKERS[(i + again) % len(MARKERS)]
 

@@ -184,7 +184,7 @@ def _path(ax: Any, i: int, run: Trajectory, at: np.ndarray, norm: Any) -> None:
 
 
 def _below(ax: Any) -> Any:
-    """Axes below, of a quarter of the height."""
+    """Make axes below, of a quarter of the height."""
     spec = ax.get_subplotspec()
     if spec is None:  # placed by hand
         return ax.inset_axes((0.0, -0.42, 1.0, 0.2))

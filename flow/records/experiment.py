@@ -106,7 +106,7 @@ def run_experiment(
 
 
 def _asked(configuration: type, name: str, text: str | None) -> Options:
-    """What the command line asks for; exit where a number is off."""
+    """Return what the command line asks for; exit where a number is off."""
     config = tyro.cli(configuration, description=text)
     try:
         check_numbers(config)
