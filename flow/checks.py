@@ -40,7 +40,9 @@ def not_negative(name: str, value: Any) -> float:
 
 
 def positive_integer(name: str, value: Any, remedy: str = "") -> int:
-    """Return `value` as an int if it is a positive whole number, else raise."""
+    """Return `value` as an int if it is a positive whole number, 1e3 too, else raise."""
+    if isinstance(value, float | np.floating) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be a positive integer, got {value!r}{_hint(remedy)}")
     if value < 1:

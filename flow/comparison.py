@@ -9,6 +9,7 @@ import numpy as np
 
 from flow.audit import error_bars
 from flow.checks import choice, flag, positive, truth
+from flow.clock import last_of_equal, nearest
 from flow.curve import Curve
 from flow.integration import rerun, reruns
 from flow.trajectory import TIME_UNIT, Trajectory, check_keeps_theta, told_apart
@@ -191,6 +192,7 @@ def compare(
 ) -> Comparison:
     """Compare runs with a reference at matched times, the saved times of each run.
 
+    Of rows at equal times, of steps at a learning rate of 0, it is the last that is compared.
     Where the reference was not saved at them, its dense output is evaluated there by repeating
     it (nothing is interpolated between saves); a loaded reference and a path of noise, which can't
     be repeated, are compared at the times that both share.
@@ -249,7 +251,7 @@ def compare(
             bars = error_bars(source, progress=progress)
     curve = Curve(source)
     pairs = tuple(
-        _pair(run, run_index, source, _nearest(source.t, t), bars, curve)
+        _pair(run, run_index, source, nearest(source.t, t), bars, curve)
         for run, (t, run_index) in zip(runs, matched, strict=True)
     )
     for pair in pairs:
@@ -287,9 +289,10 @@ def _match(
     tolerance = _SAME_TIME * max(end, 1.0)
     matched = []
     for run in runs:
-        index = np.flatnonzero(run.t <= end + tolerance)
+        index = last_of_equal(run.t)
+        index = index[run.t[index] <= end + tolerance]
         t = run.t[index]
-        near = reference.t[_nearest(reference.t, t)]
+        near = reference.t[nearest(reference.t, t)]
         shared = np.abs(near - t) <= _SAME_TIME * np.maximum(np.abs(t), 1.0)
         t = np.where(shared, near, np.minimum(t, end))
         if not _repeatable(reference):
@@ -306,14 +309,6 @@ def _match(
 def _repeatable(reference: Trajectory) -> bool:
     """Whether the reference can be evaluated at other times."""
     return reference.dynamics is not None and not reference.noisy
-
-
-def _nearest(sorted_times: np.ndarray, t: np.ndarray) -> np.ndarray:
-    if len(sorted_times) == 1:
-        return np.zeros(len(t), int)
-    after = np.clip(np.searchsorted(sorted_times, t), 1, len(sorted_times) - 1)
-    before_is_nearer = t - sorted_times[after - 1] < sorted_times[after] - t
-    return np.where(before_is_nearer, after - 1, after)
 
 
 def _evaluated(reference: Trajectory, times: np.ndarray, progress: bool) -> Trajectory:

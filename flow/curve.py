@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from flow.clock import last_of_equal
 from flow.dynamics import GradientFlow
 from flow.integration import rerun
 from flow.trajectory import Trajectory
@@ -25,7 +26,8 @@ class Curve:
     """
 
     def __init__(self, source: Trajectory) -> None:
-        self.t, self.theta = source.t, source.theta
+        last = last_of_equal(source.t)
+        self.t, self.theta = source.t[last], source.theta[last]
         self.objective = None
         self.pieces = 0 if source.noisy else len(self.t) - 1
         if isinstance(source.dynamics, GradientFlow):

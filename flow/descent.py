@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flow import schedules
 from flow.checkpoints.keeper import keeper, released
 from flow.checks import (
     choice,
     flag,
     instance,
-    numbers,
-    positive,
     positive_integer,
     random_seed,
     users,
@@ -51,7 +50,7 @@ def descend(
     ensemble: Any = None,
     ascent: bool = False,
     optimizer: Any = None,
-    time_step: float | None = None,
+    time_step: float | Callable[[Any], Any] | None = None,
     evaluate: Evaluate | None = None,
     batch_size: int | None = None,
     sampling: str = "iid",
@@ -76,7 +75,8 @@ def descend(
     objective
         The loss, with θ₀.
     learning_rate
-        η, or an optax schedule (step -> η); then t is the running sum of the η used.
+        η, or an optax schedule (step -> η); then t is the running sum of the η used, and stands
+        still where η is 0: rows at equal t are kept, and `compare` takes the last of them.
     steps
         How many.
     ensemble
@@ -90,10 +90,12 @@ def descend(
     ascent
         Climb J instead, θ_{k+1} = θ_k + η∇J(θ_k): the descent of −J, by any optimizer.
     optimizer
-        An optax optimizer instead of plain gradient descent; it needs a `time_step`.
+        An optax optimizer instead of plain gradient descent; it needs a `time_step`, unless it is
+        of `optax.inject_hyperparams`, of which the learning rate is read.
     time_step
         Units of t in one step, so that t = time_step × step; the learning rate unless given.
-        Momentum has clocks of its own: beside the plain flow, t = ηk/(1 − β).
+        Momentum has clocks of its own: beside the plain flow, t = ηk/(1 − β). Beside an optimizer
+        that holds a schedule, the schedule (step -> units of t), of which t is the running sum.
     evaluate
         ``evaluate(state, params) -> params``, traced by JAX: what an optimizer stands for, by its
         state, where that is not where it takes gradients. θ, J, ‖∇J‖ and what is observed are of
@@ -156,6 +158,12 @@ def descend(
         raise TypeError(f"descend needs a flow.Objective, got {objective!r}")
     ascent = flag("ascent", ascent)
     choice("spacing", spacing, SPACINGS)
+    if hasattr(learning_rate, "update"):
+        raise TypeError(
+            "learning_rate is an optax optimizer; give it by name, and its clock, the units of t "
+            "in one step, beside: flow.descend(objective, optimizer=optax.adam(1e-3), "
+            "time_step=1e-3, steps=100)"
+        )
     if (learning_rate is None) == (optimizer is None):
         raise ValueError(
             "give a learning_rate, or an optax optimizer= and its time_step=; not both, as an "
@@ -177,21 +185,27 @@ def descend(
         make: type[DescentLoop], objective: Objective, learning_rate: Any, steps: Any, seed: Any
     ) -> DescentLoop:
         steps, seed = positive_integer("steps", steps), random_seed(seed)
-        rates = None if optimizer is not None else _rates(learning_rate, steps)
+        if optimizer is None:
+            rates = schedules.rates("learning_rate", learning_rate, steps)
+        else:
+            rates = _held(objective, made(0.0), time_step, steps)
         clock = _clock(rates, time_step, steps)
+        given = None if callable(time_step) else time_step
+        ticks = None if clock.scheduled or (time_step or optimizer) is None else clock.time_step
         fixed = learning_rate is not None and not callable(learning_rate)
-        own = _label(learning_rate, name, time_step, batch_size, ascent)
+        own = _label(learning_rate, name, clock, batch_size, ascent)
         own = own if told is None else f"{own}, {told}"
-        again = {"optimizer": _label(learning_rate, kept, time_step, batch_size, ascent)}
+        again = {"optimizer": _label(learning_rate, kept, clock, batch_size, ascent)}
         again |= {"evaluate": told}
-        asked = {"steps": steps, "time_step": time_step, "save": save, "spacing": spacing}
+        again |= {"time_step": f"scheduled to t = {clock.end!r}" if callable(time_step) else None}
+        asked = {"steps": steps, "time_step": given, "save": save, "spacing": spacing}
         asked |= {"batch_size": batch_size, "sampling": sampling, "seed": seed}
         asked |= {"learning_rate": learning_rate if fixed else None, "ascent": ascent}
         asked |= {"keep": keep, "label": label}
         return make(
             objective=objective,
             ascent=ascent,
-            rule=Rule(made, np.float64(0.0) if rates is None else rates, (computed, read_key)),
+            rule=Rule(made, rates if optimizer is None else np.float64(0.0), (computed, read_key)),
             evaluate=read,
             clock=clock,
             batches=drawn,
@@ -199,13 +213,13 @@ def descend(
             saves=save_steps(save, spacing, clock),
             stops=stops,
             meter=Meter(None, None, max_seconds),
-            recorder=Recorder(objective, observe, keep=keep),
+            recorder=Recorder(objective, observe, keep=keep, stands=True),
             config={
                 "kind": "descent",
                 "label": own if label is None else label,
                 "ascent": ascent,
                 "learning_rate": float(learning_rate) if fixed else None,
-                "time_step": None if time_step is None else float(time_step),
+                "time_step": ticks,
                 "evaluate": told,
                 "steps": steps,
                 "batch_size": batch_size,
@@ -268,39 +282,55 @@ def _made(objective: Objective, optimizer: Any) -> tuple[Callable[[Any], Any], H
     return lambda _: made, (fingerprint(jaxpr), jax.tree.structure(state))
 
 
-def _rates(learning_rate: Any, steps: int) -> np.ndarray:
-    """Return the learning rate: a number, or that of each step (steps,) by a schedule."""
-    if not callable(learning_rate):
-        return np.float64(positive("learning_rate", learning_rate))
-    with double_precision(), users("learning_rate, a schedule, called with the step"):
-        used = numbers("what it returns", jax.vmap(learning_rate)(jnp.arange(steps)))
-    if used.shape != (steps,) or not np.all(np.isfinite(used) & (used > 0)):
-        wrong = ~(np.isfinite(used) & (used > 0))
-        bad = used[wrong][0] if used.shape == (steps,) else used.shape
-        raise ValueError(f"the learning_rate schedule must stay positive and finite, got {bad}")
-    return used
-
-
 def _clock(rates: np.ndarray | None, time_step: Any, steps: int) -> Clock:
-    """Return the clock of learning rates, or of an optimizer, which has none."""
-    if time_step is not None:
-        return Clock(steps, positive("time_step", time_step))
-    if rates is None:
+    """Return the clock of a time step, a number or a schedule, or else of learning rates."""
+    clock = rates if time_step is None else schedules.rates("time_step", time_step, steps)
+    if clock is None:
         raise ValueError(
             "an optimizer= needs its time_step=, the units of t in one step: its learning rate, "
             "or learning rate / (1 − β) for momentum beside the plain flow"
         )
-    if rates.ndim:
-        return Clock(steps, times=np.concatenate([[0.0], np.cumsum(rates)]))
-    return Clock(steps, float(rates))
+    if clock.ndim:
+        return Clock(steps, times=np.concatenate([[0.0], np.cumsum(clock)]))
+    return Clock(steps, float(clock))
+
+
+def _held(objective: Objective, optimizer: Any, time_step: Any, steps: int) -> np.ndarray | None:
+    """Return the learning rates that an optimizer holds, where its clock is not given beside.
+
+    Raises
+    ------
+    ValueError
+        It has a schedule, and a clock that is none.
+    """
+    if callable(time_step):
+        return None
+    with double_precision():
+        theta = objective.unflatten(objective.theta)
+        state = optimizer.init(theta)
+
+    def update(value: Any, gradient: Any, state: Any, params: Any) -> Any:
+        known = {"value": value, "grad": gradient, "value_fn": lambda _: value}
+        return optimizer.update(gradient, state, params, **known)[1]
+
+    rates = schedules.rates_of(update, optimizer.init, theta, steps)
+    changes = schedules.holds_schedule(optimizer, state) if rates is None else rates.ndim
+    if changes and (rates is None or time_step is not None):
+        raise ValueError(
+            f"optimizer has a learning rate that is scheduled, which time_step={time_step!r} "
+            f"does not tell: {schedules.TELL}"
+        )
+    return rates
 
 
 def _label(
-    learning_rate: Any, name: str | None, time_step: Any, batch: int | None, ascent: bool
+    learning_rate: Any, name: str | None, clock: Clock, batch: int | None, ascent: bool
 ) -> str:
     """Return what figures call the run, by an optimizer of that name."""
     if name is not None:
-        label = f"{name}, {float(time_step):.3g} a step"
+        label = f"{name}, " + (
+            "scheduled η" if clock.scheduled else f"{clock.time_step:.3g} a step"
+        )
     elif callable(learning_rate):
         label = "gradient ascent, scheduled η" if ascent else "GD, scheduled η"
     else:

@@ -325,9 +325,15 @@ class DescentLoop:
 
     def _last_loss(self) -> float:
         """J at the step that was reached."""
+        if self._saved != self.k:
+            return self._measure(self.theta)[0]
+        return self.recorder.rows[-1]["loss"]
+
+    @property
+    def _saved(self) -> int:
+        """The last step that was saved; −1 where none was."""
         rows = self.recorder.rows
-        saved = rows and rows[-1]["t"] == self.t
-        return rows[-1]["loss"] if saved else self._measure(self.theta)[0]
+        return rows[-1]["work"]["steps"] if rows else -1
 
     def _save(self, *, observe: bool = True) -> str | None:
         """Keep a row; a result if it meets a stop condition."""
@@ -344,8 +350,7 @@ class DescentLoop:
 
     def _save_end(self, result: str) -> None:
         """Keep the last step of a run that ended early."""
-        rows = self.recorder.rows
-        if result.startswith("reached") or (rows and self.t <= rows[-1]["t"]):
+        if result.startswith("reached") or self.k <= self._saved:
             return
         try:
             self._save()

@@ -96,38 +96,50 @@ def _written(value: Any) -> str:
 
 def _made(update: Callable, init: Callable | None = None) -> Made | None:
     """Find what made a transformation; None where that has no name."""
-    inside = _closure(update)
+    inside = closure(update)
     if _maker(update) == "with_extra_args_support":
         return _made(inside["tx"].update, inside["tx"].init)
     if (name := _maker(update) or _maker(init)) is None:
         return None
     if name in RATES:
         return Made("scale", (), ())
+    if name == "inject_hyperparams":
+        return _injected(inside | closure(init))
     options, parts = [], []
     for key, value in inside.items():
         if key.endswith("learning_rate"):
             continue  # the clock has it
         if isinstance(value, bool | int | float):
             options.append((TYPED.get((name, key), key), value))
-        elif key == "inner_factory":  # of optax.inject_hyperparams
-            parts.append(Made(getattr(value, "__name__", UNNAMED), (), ()))
         else:
-            parts += [_made(u, i) or Made(UNNAMED, (), ()) for u, i in _transformations(value)]
+            parts += [_made(u, i) or Made(UNNAMED, (), ()) for u, i in transformations(value)]
     return Made(name, tuple(options), tuple(parts))
 
 
-def _transformations(value: Any) -> Iterator[tuple[Callable, Callable | None]]:
+def _injected(inside: Mapping[str, Any]) -> Made:
+    """Find what `optax.inject_hyperparams` makes by its numbers: of other schedules its name."""
+    factory = inside.get("inner_factory")
+    others, numbers, scheduled = (inside.get(f"{k}_hps") for k in ("other", "numeric", "sched"))
+    known = None not in (others, numbers, scheduled)
+    if known and all(key.endswith("learning_rate") for key in scheduled):
+        given = {k: v.item() if hasattr(v, "item") else v for k, v in numbers.items()}
+        if made := _made(factory(**others, **given, **dict.fromkeys(scheduled, 0.1)).update):
+            return made
+    return Made(getattr(factory, "__name__", UNNAMED), (), ())
+
+
+def transformations(value: Any) -> Iterator[tuple[Callable, Callable | None]]:
     """Yield the updates and inits among what a function closes over."""
     if hasattr(value, "update") and hasattr(value, "init"):
         yield value.update, value.init
     elif isinstance(value, Mapping):
-        yield from _transformations(tuple(value.values()))
+        yield from transformations(tuple(value.values()))
     elif isinstance(value, tuple | list):
         for one in value:
-            yield from [(one, None)] if isinstance(one, FunctionType) else _transformations(one)
+            yield from [(one, None)] if isinstance(one, FunctionType) else transformations(one)
 
 
-def _closure(function: Any) -> dict[str, Any]:
+def closure(function: Any) -> dict[str, Any]:
     """Return what a function closes over, by name."""
     function = getattr(function, "__func__", function)
     cells = getattr(function, "__closure__", None) or ()

@@ -145,6 +145,8 @@ class Recorder:
     most
         If given, keep at most twice so many rows: every other one is dropped whenever there are
         more, for runs whose end is not known.
+    stands
+        Whether t may stand still from row to row, which are then told apart by their steps.
     """
 
     def __init__(
@@ -153,7 +155,10 @@ class Recorder:
         observe: Any,
         most: int | None = None,
         keep: str = "theta",
+        *,
+        stands: bool = False,
     ) -> None:
+        self._stands = stands
         self._keeps_theta = choice("keep", keep, KEEPS) == "theta"
         self._last: np.ndarray | None = None
         self._objective = objective.counted()
@@ -224,7 +229,7 @@ class Recorder:
             "observed": observed,
             "work": dict(work),
         }
-        if self.rows and not t > self.rows[-1]["t"]:
+        if self.rows and not self._at(row) > self._at(self.rows[-1]):
             return row
         self._last = theta
         kept = row if self._keeps_theta else {k: v for k, v in row.items() if k != "theta"}
@@ -234,6 +239,10 @@ class Recorder:
             self.rows = self.rows[::2]
             self._stride *= 2
         return row
+
+    def _at(self, row: Mapping[str, Any]) -> float:
+        """Return what grows from row to row."""
+        return row["work"]["steps"] if self._stands else row["t"]
 
     def state(self) -> dict[str, Any]:
         """What it carries beside its rows, for a checkpoint."""

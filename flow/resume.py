@@ -31,6 +31,7 @@ def resume(
     method: "type[OdeSolver] | None" = None,
     learning_rate: Callable[[Any], Any] | None = None,
     optimizer: Any = None,
+    time_step: Callable[[Any], Any] | None = None,
     evaluate: Evaluate | None = None,
     max_seconds: float | None = None,
     progress: bool = True,
@@ -53,8 +54,8 @@ def resume(
         What the run was given; functions can't be kept in a file.
     method
         A user's own OdeSolver class, if the run had one.
-    learning_rate, optimizer, evaluate
-        A descent's schedule, optax optimizer or evaluation, if it had one.
+    learning_rate, optimizer, time_step, evaluate
+        A descent's schedules, optax optimizer or evaluation, if it had one.
     max_seconds
         Budget of this call; the other budgets are those of the whole run, kept with it.
     progress
@@ -92,13 +93,14 @@ def resume(
         asked = facts["asked"]
         if facts["kind"] == "flow":
             _refuse(folder, "a flow", learning_rate=learning_rate, optimizer=optimizer,
-                    evaluate=evaluate)  # fmt: skip
+                    time_step=time_step, evaluate=evaluate)  # fmt: skip
             asked = asked if method is None else asked | {"method": method}
             return integrate(dynamics, **asked, **given, checkpoint=keeper)
         _refuse(folder, "a descent", method=method)
         if not isinstance(dynamics, Objective):
             raise TypeError(f"{folder} holds a descent; give its flow.Objective, got {dynamics!r}")
-        asked = asked if learning_rate is None else asked | {"learning_rate": learning_rate}
+        scheduled = {"learning_rate": learning_rate, "time_step": time_step}
+        asked |= {name: schedule for name, schedule in scheduled.items() if schedule is not None}
         given |= {"optimizer": optimizer, "evaluate": evaluate}
         return descend(dynamics, **asked, **given, checkpoint=keeper)
 

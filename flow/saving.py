@@ -18,7 +18,8 @@ def save_times(save: Save, spacing: str, t: float) -> np.ndarray:
     """Times (times,) in [0, t] at which to save.
 
     A number n gives n times from 0 to t, both included: evenly spaced ("linear"), or 0 and then
-    evenly spaced in log t over five decades ("log").
+    evenly spaced in log t over five decades ("log"). Of equal times, as of a descent whose learning
+    rate was 0, there is one.
 
     >>> save_times(3, "linear", 1.0)
     array([0. , 0.5, 1. ])
@@ -37,17 +38,15 @@ def save_times(save: Save, spacing: str, t: float) -> np.ndarray:
     times = numbers("save", save)
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"save must be a number or a vector of times, got shape {times.shape}")
-    if not np.all(np.isfinite(times)) or np.any(np.diff(times) <= 0):
-        raise ValueError(
-            "save times must be finite and strictly increasing; np.unique(times) sorts them"
-        )
+    if not np.all(np.isfinite(times)) or np.any(np.diff(times) < 0):
+        raise ValueError("save times must be finite and in order; np.unique(times) sorts them")
     # t itself may be written as steps × learning rate and end a rounding error beyond.
     if times[0] < 0 or times[-1] > t * (1 + 1e-12):
         raise ValueError(
             f"save times must lie in [0, {t:g}], got {times[0]:g} to {times[-1]:g}; "
             "integrate for longer, or leave the others out"
         )
-    return np.minimum(times, t)
+    return np.unique(np.minimum(times, t))
 
 
 def save_steps(save: Save, spacing: str, clock: Clock) -> np.ndarray:

@@ -579,6 +579,9 @@ DESCEND = {
         tries(
             positive,
             schedule=lambda k: 0.1 + 0 * k,
+            from_zero=lambda k: 0.1 * k,
+            by_if=lambda k: 0.1 if k < 2 else 0.0,
+            zero=lambda k: 0.0,
             vector=lambda k: jnp.ones(2) + k,
             raising=raises,
             text=lambda k: "a",
@@ -589,7 +592,7 @@ DESCEND = {
     "ascent": (given(False), flag),
     "optimizer": (given(None), none),
     "evaluate": (given(None), none),
-    "time_step": (given(None), none | positive),
+    "time_step": (given(None), tries(none | positive, from_zero=lambda k: 0.1 * k)),
     "batch_size": (given(2), none | integer(1, 4)),
     "sampling": (given("iid"), option("iid", "epoch")),
     "seed": (given(0), seed),

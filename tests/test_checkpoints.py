@@ -109,9 +109,11 @@ def halved(_: object, params: list) -> list:
     return jax.tree.map(lambda p: 0.5 * p, params)
 
 
+FALLING = optax.cosine_decay_schedule(0.02, 300)
 DESCENTS = {
     "plain": ({"learning_rate": 0.05}, {}),
-    "schedule": ({"learning_rate": lambda k: 0.05 / (1 + 0.01 * k)}, {}),
+    "schedule": ({"learning_rate": lambda k: 0.05 / (1 + 0.01 * k) * (k % 100 > 20)}, {}),
+    "scheduled Adam": ({}, {"optimizer": optax.adam(FALLING), "time_step": FALLING}),
     "Adam, epochs": ({"batch_size": 13, "sampling": "epoch"}, {"optimizer": optax.adam(0.01)}),
     "noise of its own": (
         {},
@@ -131,7 +133,7 @@ def test_descents_go_on_to_the_same_bits(
     """Assert it of a learning rate, a schedule, optimizers with moments, batches and keys."""
     arguments, again = DESCENTS[name]
     if "optimizer" in again:
-        arguments = arguments | again | {"time_step": 0.01}
+        arguments = {"time_step": 0.01} | arguments | again
     elif name == "schedule":
         again = arguments
     arguments = {"steps": 400, "save": 13, "progress": False} | arguments

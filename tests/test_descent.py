@@ -9,6 +9,7 @@ import pytest
 
 import flow
 from flow.naming import optimizer_name
+from flow.schedules import holds_schedule
 
 pytestmark = pytest.mark.quick
 
@@ -145,6 +146,118 @@ def test_schedule_clock_is_its_running_sum(regression: flow.Objective):
     for rate in rates:
         theta = theta - rate * regression.gradient(theta)
     np.testing.assert_allclose(run.theta[-1], theta, rtol=1e-12)
+
+
+class ByLoss:
+    """A learning rate that depends on what the run meets, as optax's stateful schedules may."""
+
+    def init(self) -> jax.Array:
+        """Return the loss that was met last."""
+        return jnp.zeros(())
+
+    def update(self, state: jax.Array, **met: jax.Array) -> jax.Array:
+        """Keep the loss."""
+        return met["value"]
+
+    def __call__(self, state: jax.Array, **met: jax.Array) -> jax.Array:
+        """Return the rate."""
+        return 0.1 * state
+
+
+WARM_UP = optax.warmup_cosine_decay_schedule(0.0, 0.1, 3, 8)
+ONCE_MORE = [{"init_value": 0.0, "peak_value": 0.1, "warmup_steps": 2, "decay_steps": 4}] * 2
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        WARM_UP,
+        optax.cosine_decay_schedule(0.1, 6),
+        optax.linear_schedule(0.1, 0.0, 5),
+        optax.sgdr_schedule(ONCE_MORE),
+        optax.join_schedules([optax.linear_schedule(0.0, 0.1, 4), lambda k: 0.0], [6]),
+        lambda k: 0.1 if k < 5 else 0.0,
+        lambda k: max(0.0, np.sin(k / 2)) / 10,
+    ],
+    ids=["warm-up", "cosine", "linear", "restarts", "joined", "by if", "numpy"],
+)
+def test_time_stands_still_where_the_learning_rate_is_0(valley: flow.Objective, schedule):
+    """Assert t_k = Σ η_i, all rows, and that saved times and comparisons take the last of equal."""
+    rates = np.array([float(schedule(k)) for k in range(10)])
+    assert np.any(rates == 0.0)
+    run = flow.descend(valley, schedule, 10, save=11, progress=False)
+    t = np.concatenate([[0.0], np.cumsum(rates)])
+    theta = np.cumprod(np.concatenate([[[1, 1]], 1 - np.outer(rates, [1, 4])]), 0) * [1, -1]
+    np.testing.assert_allclose(run.t, t, rtol=1e-6)  # optax counts in 32 bits
+    np.testing.assert_allclose(run.theta, theta, rtol=1e-6)
+    np.testing.assert_array_equal(np.diff(run.t) == 0.0, rates == 0.0)
+    few = flow.descend(valley, schedule, 10, save=run.t[[0, 6, 10]], progress=False)
+    last = [0, *(np.flatnonzero(run.t == run.t[k])[-1] for k in (6, 10))]
+    np.testing.assert_array_equal(few.work["steps"], np.unique(last))
+    path = flow.integrate(valley, run.t[-1], save=3, progress=False)
+    for comparison in (
+        flow.compare(path, run, progress=False),
+        flow.compare(run, run, progress=False),
+    ):
+        np.testing.assert_allclose(comparison.t, np.unique(run.t), rtol=1e-15)
+
+
+def test_a_run_ends_where_time_stands_still(valley: flow.Objective):
+    """Assert the row of a step that has the time of the row before it."""
+    seen = iter(range(99))
+    stop = lambda row: next(seen) == 1  # noqa: E731 - at the second saved row
+    run = flow.descend(valley, lambda k: 0.1 * (k >= 3), 5, save=6, stop=stop, progress=False)
+    assert run.work["steps"].tolist() == [0, 1]
+    assert run.t.tolist() == [0.0, 0.0]
+    runs = flow.descend(valley, [WARM_UP, 0.05], [10, 4], save=11, progress=False)
+    one = flow.descend(valley, WARM_UP, 10, save=11, progress=False)
+    np.testing.assert_array_equal(runs.member(0).t, one.t)
+    np.testing.assert_allclose(runs.member(0).theta, one.theta, rtol=1e-14)
+    np.testing.assert_allclose(runs.member(1).t, 0.05 * np.arange(5))
+
+
+def test_the_clock_of_an_optimizer_that_holds_its_rate(valley: flow.Objective):
+    """Assert t = Σ η of the rates that are read or given beside, and what can't be told."""
+    inject = optax.inject_hyperparams
+    run = lambda optimizer, **more: flow.descend(  # noqa: E731
+        valley, optimizer=optimizer, steps=9, save=10, progress=False, **more
+    )
+    t = np.concatenate([[0.0], np.cumsum([float(WARM_UP(k)) for k in range(9)])])
+    heavy = inject(optax.sgd)(learning_rate=WARM_UP, momentum=0.5)
+    found = run(heavy)
+    np.testing.assert_allclose(found.t, t, rtol=1e-7)
+    np.testing.assert_allclose(found.theta, by_hand(valley, heavy, 9), rtol=1e-12)
+    for made, more in (
+        (inject(optax.adam)(learning_rate=WARM_UP), {}),
+        (optax.chain(optax.clip(1.0), inject(optax.adam)(WARM_UP)), {}),
+        (optax.adam(WARM_UP), {"time_step": WARM_UP}),
+    ):
+        found = run(made, **more)
+        np.testing.assert_allclose(found.t, t, rtol=1e-6)
+        assert found.label.endswith("adam, scheduled η")
+        assert found.config["time_step"] is None
+    fixed = run(inject(optax.adam)(learning_rate=0.1))
+    np.testing.assert_allclose(fixed.t, 0.1 * np.arange(10), rtol=1e-15)
+    assert fixed.label == "adam, 0.1 a step"
+    # Of three gradients that are added up the last moves.
+    thirds = run(optax.MultiSteps(inject(optax.adam)(WARM_UP), 3).gradient_transformation())
+    np.testing.assert_allclose(thirds.t, t[np.arange(10) // 3], rtol=1e-7)
+    assert np.all((np.diff(thirds.t) > 0) >= np.any(np.diff(thirds.theta, axis=0), axis=1))
+    halves = {"x": inject(optax.adam)(WARM_UP), "y": optax.sgd(0.1)}
+    for made, more in (
+        (optax.adam(WARM_UP), {"time_step": 0.1}),
+        (optax.MultiSteps(optax.adam(WARM_UP), 3).gradient_transformation(), {"time_step": 0.1}),
+        (inject(optax.adam)(WARM_UP), {"time_step": 0.1}),
+        (optax.contrib.prodigy(WARM_UP), {"time_step": 0.1}),
+        (optax.apply_if_finite(inject(optax.adam)(WARM_UP), 3), {"time_step": 0.1}),
+        (optax.partition(halves, "x"), {}),
+        (inject(optax.adam)(ByLoss()), {}),
+        (optax.adam(WARM_UP), {}),
+    ):
+        with pytest.raises(ValueError, match=r"is scheduled, .* give the schedule as time_step="):
+            run(made, **more)
+    with pytest.raises(ValueError, match=r"an optimizer= needs its time_step="):
+        run(optax.adam(0.1))
 
 
 def test_mini_batches_of_one_are_examples(regression: flow.Objective):
@@ -336,6 +449,7 @@ def test_largest_rise_is_over_all_steps():
 def test_an_optimizer_is_called_what_the_user_called():
     """Assert the name of every optax function of a learning rate, a number or a schedule."""
     found, rate = set(), optax.constant_schedule(0.1)
+    init = jax.enable_x64(True)(lambda made: made.init(np.ones(2)))
     for module in (optax, optax.contrib):
         for name, function in vars(module).items():
             if not callable(function) or isinstance(function, type) or name.startswith("_"):
@@ -348,9 +462,11 @@ def test_an_optimizer_is_called_what_the_user_called():
             for eta in (0.01, 0.3, rate):
                 try:
                     made = function(eta, **key)
+                    state = init(made)
                 except (TypeError, ValueError):  # it needs more, or knows no schedule
                     continue
                 assert optimizer_name(made) == name
+                assert holds_schedule(made, state) == (eta is rate)
                 found.add(name)
     assert len(found) > 35
     assert {"adam", "adamw", "nadam", "nadamw", "yogi", "lamb", "muon", "adagrad"} <= found
@@ -374,7 +490,8 @@ def test_labels_tell_optimizers_apart(regression: flow.Objective):
             "clip_by_global_norm + adam",
         ),
         (optax.chain(ones_own, optax.adam(0.1)), "unnamed + adam"),
-        (optax.inject_hyperparams(optax.adam)(learning_rate=0.1), "inject_hyperparams(adam)"),
+        (optax.inject_hyperparams(optax.adam)(learning_rate=0.1), "adam"),
+        (optax.inject_hyperparams(optax.adam)(schedule, b1=0.8), "adam(b1=0.8)"),
         (optax.contrib.schedule_free_sgd(0.1), "schedule_free_sgd"),
         (optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(), "MultiSteps"),
     ):
