@@ -8,6 +8,7 @@ from numpy.polynomial import legendre
 from flow.checks import positive_integer, random_seed, truth
 from flow.dynamics import HeavyBall
 from flow.integration import rerun, reruns
+from flow.keywords import own_keywords
 from flow.trajectory import Trajectory, check_single
 
 # Gauss points in a panel; there is a panel for each step of the run, which resolved the motion.
@@ -49,6 +50,7 @@ class Action:
         )
 
 
+@own_keywords
 def action(
     path: Trajectory, perturbations: int = 8, seed: int = 0, *, progress: bool = True
 ) -> Action:

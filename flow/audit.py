@@ -10,6 +10,7 @@ import numpy as np
 from flow.checks import flag, instance, truth
 from flow.dynamics import Dynamics, GradientFlow
 from flow.integration import rerun, reruns
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.precision import double_precision
 from flow.trajectory import Trajectory, check_keeps_theta, check_single
@@ -64,6 +65,7 @@ class Audit:
         return "\n".join(lines)
 
 
+@own_keywords
 def audit(
     path: Trajectory,
     objective: Objective | Dynamics | None = None,

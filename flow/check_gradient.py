@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from flow.keywords import own_keywords
 from flow.leaf_check import TOLERANCE, LeafCheck, compare_leaves
 from flow.objective import Objective
 from flow.pytrees import PyTree, path_name
@@ -86,6 +87,7 @@ class GradientCheck:
         )
 
 
+@own_keywords
 def check_gradient(objective: Objective, params: PyTree = None) -> GradientCheck:
     """Compare ∇J with central differences of J, leaf by leaf of the parameters.
 

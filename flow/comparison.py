@@ -1,6 +1,5 @@
 """`compare`: how far runs are from a reference, at truly matched times."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,9 @@ from flow.checks import choice, flag, positive, truth
 from flow.clock import last_of_equal, nearest
 from flow.curve import Curve
 from flow.integration import rerun, reruns
+from flow.keywords import own_keywords
 from flow.trajectory import TIME_UNIT, Trajectory, check_keeps_theta, told_apart
+from flow.warn import warn
 
 if TYPE_CHECKING:
     import pandas
@@ -187,6 +188,7 @@ class Comparison:
         )
 
 
+@own_keywords
 def compare(
     reference: Trajectory, *runs: Trajectory, error_bar: bool = True, progress: bool = True
 ) -> Comparison:
@@ -369,10 +371,9 @@ def _warn_of_error(pair: Pair) -> None:
     for i in (int(np.nanargmax(pair.distance)), -1):
         bar, distance = pair.error_bar[i], pair.distance[i]
         if bar > ERROR_BAR_SHARE * distance and bar > least:
-            warnings.warn(
+            warn(
                 f"the reference's own error at t = {pair.t[i]:g} is {bar:.2g}, of a distance of "
                 f"{distance:.2g} to {pair.run.label!r}; integrate with a tighter rtol",
                 ErrorBarWarning,
-                stacklevel=3,
             )
             return

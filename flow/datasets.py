@@ -5,10 +5,12 @@ from typing import TypeAlias
 import numpy as np
 
 from flow.checks import positive_integer
+from flow.keywords import own_keywords
 
 Examples: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
+@own_keywords
 def digits(examples: int = 1797, test: int | None = None) -> Examples | tuple[Examples, Examples]:
     """Handwritten digits (UCI optical recognition, 1,797 images of 8 × 8 pixels).
 

@@ -23,6 +23,7 @@ from flow.descent_loop import DescentLoop, Rule
 from flow.evaluation import Evaluate, evaluation, name_of
 from flow.initialisations import named
 from flow.jaxprs import fingerprint
+from flow.keywords import own_keywords
 from flow.naming import optimizer_name
 from flow.objective import Objective
 from flow.observe import Observer
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from flow.checkpoints.keeper import Checkpoint, Keeper
 
 
+@own_keywords
 @explained()
 def descend(
     objective: Objective,

@@ -1,7 +1,6 @@
 """The compiled loop of a discrete optimizer, run in chunks from save to save."""
 
 import time
-import warnings
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,6 +32,7 @@ from flow.sampling import Batches
 from flow.stop import StopConditions
 from flow.structure import describe
 from flow.trajectory import Trajectory, current_versions, problem
+from flow.warn import warn
 
 RUNNING, STOPPED, DIVERGED = range(3)
 # A step taken again is the same to so much of itself, and to so many units of roundoff of θ.
@@ -226,11 +226,10 @@ class DescentLoop:
                 f"{self.keeper.folder} holds another run: its last step can't be taken again; "
                 "give the optimizer, schedule and data that it began with"
             )
-        warnings.warn(
+        warn(
             f"the last step kept in {self.keeper.folder} differs by rounding when it is taken "
             "again: the run goes on, but not to the bit; machine or versions are others",
             CheckpointWarning,
-            stacklevel=2,
         )
 
     def _drive(self, progress: Progress) -> str:

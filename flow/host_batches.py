@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from flow.checks import numbers, users
+from flow.keywords import own_keywords
 from flow.pytrees import PyTree, rows_of
 
 
+@own_keywords
 class HostBatches:
     """A sequence of batches in place of arrays, ``flow.Objective(loss, params, data=...)``.
 

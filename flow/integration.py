@@ -14,6 +14,7 @@ from flow.checks import choice, positive, positive_integer, random_seed, real
 from flow.dynamics import Dynamics, GradientFlow
 from flow.dynamics.log_clock import LogClock
 from flow.initialisations import initialisations
+from flow.keywords import own_keywords
 from flow.noise import at_steps, noise_settings
 from flow.objective import Objective
 from flow.observe import Observer
@@ -45,6 +46,7 @@ ENGINES = ["scipy", "jax"]
 _RERUNS: ContextVar[tuple[list[int], ...]] = ContextVar("reruns", default=())
 
 
+@own_keywords
 @explained()
 def integrate(
     dynamics: Dynamics | Objective,

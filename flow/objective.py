@@ -1,7 +1,6 @@
 """`Objective`: J, ∇J and ∇²J·v of a pytree of parameters and of its flat vector."""
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from jaxtyping import Array, Float, Float64
 
 from flow.checks import choice, flag, function, mapping, numbers, positive_integer, users
 from flow.host_batches import HostBatches
+from flow.keywords import own_keywords
 from flow.placement import find_device, placed
 from flow.precision import PrecisionWarning, coarsest_float, double_precision, rounding_noise
 from flow.pytrees import (
@@ -27,6 +27,7 @@ from flow.pytrees import (
     unravel_like,
 )
 from flow.reduction import Departures, Reduction, departures, mesh_of, rows_of, spread, whole
+from flow.warn import warn
 
 Theta: TypeAlias = Float64[np.ndarray, "n"]
 
@@ -47,6 +48,7 @@ class Tally:
     values: int = 0
 
 
+@own_keywords
 class Objective:
     """A loss J(θ) to be followed downhill: value, gradient and Hessian-vector products.
 
@@ -735,12 +737,11 @@ class Objective:
         if eps <= asked or (met := self._noise(eps)) < np.sqrt(asked * eps):
             return asked
         or_so = ", or say dtype='float32'" if self._dtype == np.float64 else ""
-        warnings.warn(
+        warn(
             f"the loss computes in {dtype} inside ({place}) and has its rounding, {met:.0e} of J "
             f"or ∇J; remove the cast there (astype, or a layer's dtype=) to work in {self._dtype}"
             f"{or_so}. flow.integrate will refuse rtol below {100 * eps:.1e}.",
             PrecisionWarning,
-            stacklevel=3,
         )
         return eps
 

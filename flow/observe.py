@@ -9,6 +9,7 @@ import numpy as np
 
 from flow import spectrum
 from flow.checks import numbers, positive, positive_integer, random_seed
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.spectrum.hessian import hessian
 from flow.spectrum.tracking import start_block, track
@@ -16,6 +17,7 @@ from flow.spectrum.tracking import start_block, track
 MOST_SUMS = 2**16  # two bytes
 
 
+@own_keywords
 @dataclass(frozen=True)
 class Observer:
     """An observer that carries a state from save to save, the last eigenvectors for instance.
@@ -36,6 +38,7 @@ class Observer:
     reads_run: bool = False
 
 
+@own_keywords
 def test_loss(X: Any, y: Any) -> Callable[[Objective, Any], float]:
     """Observe the objective's loss on other examples, rows X and y.
 
@@ -49,6 +52,7 @@ def test_loss(X: Any, y: Any) -> Callable[[Objective, Any], float]:
     return lambda objective, params: objective.value(params, data=(X, y))
 
 
+@own_keywords
 def accuracy(X: Any, y: Any) -> Callable[[Objective, Any], float]:
     """Observe the fraction of rows X whose largest output is the largest entry of their row y.
 
@@ -70,6 +74,7 @@ def accuracy(X: Any, y: Any) -> Callable[[Objective, Any], float]:
     return observe
 
 
+@own_keywords
 def projection(k: int = 1024, seed: int = 0) -> Callable[[Objective, Any], np.ndarray]:
     """Observe Pθ (k,), a random projection that keeps distances: E‖P(a − b)‖² = ‖a − b‖².
 
@@ -105,6 +110,7 @@ def projection(k: int = 1024, seed: int = 0) -> Callable[[Objective, Any], np.nd
     return observe
 
 
+@own_keywords
 def sharpness(tol: float = 1e-3) -> Observer:
     """Observe λ_max(∇²J), warm-started from save to save.
 
@@ -132,16 +138,19 @@ def sharpness(tol: float = 1e-3) -> Observer:
     return Observer(lambda objective, params: start_block(objective.size, 1), update)
 
 
+@own_keywords
 def top_eigenvalues(k: int, tol: float = 1e-3) -> Observer:
     """Observe the k largest eigenvalues of ∇²J (k,), warm-started; `tol` as in `sharpness`."""
     return _eigenvalues(k, "top", tol)
 
 
+@own_keywords
 def bottom_eigenvalues(k: int = 1, tol: float = 1e-3) -> Observer:
     """Observe the k smallest eigenvalues of ∇²J (k,), warm-started; `tol` as in `sharpness`."""
     return _eigenvalues(k, "bottom", tol)
 
 
+@own_keywords
 def adam_sharpness(
     learning_rate: float, b2: float = 0.999, eps: float = 1e-8, tol: float = 1e-3
 ) -> Observer:
@@ -161,6 +170,7 @@ def adam_sharpness(
     return _preconditioned(preconditioner, eps, tol)
 
 
+@own_keywords
 def rmsprop_sharpness(eps: float = 1e-8, tol: float = 1e-3) -> Observer:
     """Observe λ_max(P^{−½}∇²J P^{−½}), P = √(v + ε), along `optax.rmsprop` or its flow.
 

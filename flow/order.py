@@ -10,6 +10,7 @@ from flow.checks import instance, numbers, positive, random_seed, several, truth
 from flow.descent import descend
 from flow.dynamics import Dynamics, GradientFlow
 from flow.integration import integrate
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.spectrum import sharpness
 from flow.trajectory import all_units, uninterrupted
@@ -89,6 +90,7 @@ class OrderStudy:
         return plots.order(self, ax)
 
 
+@own_keywords
 def auto_learning_rates(objective: Objective, shares: Sequence[float] = AUTO_SHARES) -> np.ndarray:
     """Learning rates as shares of 2/λ_max(θ₀), the stability limit at the initial parameters.
 
@@ -112,6 +114,7 @@ def auto_learning_rates(objective: Objective, shares: Sequence[float] = AUTO_SHA
     return asked * 2.0 / top
 
 
+@own_keywords
 def order_study(
     dynamics: Dynamics | Objective,
     t: float,

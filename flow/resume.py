@@ -13,6 +13,7 @@ from flow.descent import descend
 from flow.dynamics import Dynamics
 from flow.evaluation import Evaluate
 from flow.integration import integrate
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.observe import Observer
 from flow.stop import Condition
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from scipy.integrate import OdeSolver
 
 
+@own_keywords
 def resume(
     folder: str | os.PathLike,
     dynamics: Dynamics | Objective,

@@ -1,6 +1,5 @@
 """Mini-batches, drawn inside the compiled loop from a seed and the step."""
 
-import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from flow.checks import choice, positive_integer
 from flow.objective import Objective
 from flow.pytrees import rows_of
+from flow.warn import warn
 
 SAMPLINGS = ["iid", "epoch"]
 
@@ -60,12 +60,11 @@ def batches(objective: Objective, batch_size: Any, sampling: str) -> Batches | N
         raise ValueError(f"batch_size={size} is more than the {examples} examples")
     refuse_sums(objective, "batch_size=")
     if told := objective.departures().halves:
-        warnings.warn(
+        warn(
             f"batch_size= draws batches of a loss that is no mean over examples: {told}. The mean "
             "of their gradients is not ∇J, as under batch normalisation, or where weights are "
             "divided by their sum",
             BatchWarning,
-            stacklevel=4,
         )
     return Batches(size, examples, sampling)
 

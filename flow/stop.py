@@ -12,6 +12,7 @@ from math import inf, isnan
 from typing import Any, TypeAlias
 
 from flow.checks import flag, positive, real, users
+from flow.keywords import own_keywords
 from flow.recording import ObserverFailed
 
 Condition: TypeAlias = Callable[[Mapping[str, Any]], bool]
@@ -29,6 +30,7 @@ class Below:
         return record[self.quantity] <= self.threshold
 
 
+@own_keywords
 def loss(threshold: float) -> Below:
     """Stop when J ≤ threshold.
 
@@ -41,6 +43,7 @@ def loss(threshold: float) -> Below:
     return Below("loss", threshold)
 
 
+@own_keywords
 def gradient_norm(threshold: float) -> Below:
     """Stop when ‖∇J‖ ≤ threshold."""
     return Below("gradient_norm", positive("threshold", threshold))

@@ -19,6 +19,7 @@ from flow.descent import descend
 from flow.files import refuse_existing, write_new
 from flow.gaps import Gaps
 from flow.integration import integrate
+from flow.keywords import own_keywords
 from flow.lockstep import Lockstep, Runner
 from flow.objective import Objective
 from flow.observe import Observer
@@ -140,6 +141,7 @@ class Study:
         return "\n".join(map(repr, (self.flow, *self.runs)))
 
 
+@partial(own_keywords, more=INTEGRATOR)
 def study(
     objective: Objective,
     learning_rates: Sequence[float] | str = "auto",
@@ -215,8 +217,6 @@ def study(
     t = positive("t", t)
     truth("progress", progress)
     save = number_of_times(save)
-    if unknown := [name for name in integrator if name not in INTEGRATOR]:
-        raise TypeError(f"study has no argument {unknown[0]!r}; of the flow it takes {INTEGRATOR}")
     file = None if file is None else refuse_existing(file)
     watched = {"sharpness": sharpness} if observe is None else observe
     common = {"observe": watched, "keep": choice("keep", keep, KEEPS)}
@@ -243,6 +243,7 @@ def study(
     return made
 
 
+@own_keywords
 def load_study(path: str | os.PathLike, like: PyTree = None) -> Study:
     """Read a study that `Study.save` wrote; `like` as in `flow.load`.
 

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
@@ -21,6 +20,8 @@ from tqdm import tqdm
 from flow.checks import file_path, mapping, positive_integer, truth
 from flow.files import write_new
 from flow.identity import identity
+from flow.keywords import own_keywords
+from flow.warn import warn
 
 if TYPE_CHECKING:
     import xarray
@@ -31,6 +32,7 @@ Outcome = tuple[dict[str, np.ndarray], str, float]
 OWN = {"error", "seconds"}
 
 
+@own_keywords
 def sweep(
     function: Callable[..., Any],
     grid: Mapping[str, Sequence[Any]],
@@ -286,10 +288,9 @@ def _keep(file: Path, cell: Cell, outcome: Outcome) -> None:
     except FileExistsError:  # another process has come to it
         return
     except OSError as error:
-        warnings.warn(
+        warn(
             f"the cell {cell} can't be kept ({error}); it is in what sweep returns, and the next "
             "call computes it again",
-            stacklevel=3,
         )
 
 

@@ -20,6 +20,7 @@ from flow import structure
 from flow.checks import file_path, index, instance, numbers
 from flow.counting import units
 from flow.files import refuse_existing, write_new
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.pytrees import PyTree, path_name
 
@@ -276,6 +277,7 @@ class Trajectory:
         return write_new(path, bytes(self.to_xarray().to_netcdf(engine="h5netcdf")))
 
 
+@own_keywords
 def load(path: str | os.PathLike, like: PyTree = None) -> Trajectory:
     """Read a run that `Trajectory.save` wrote.
 

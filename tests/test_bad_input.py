@@ -1,5 +1,6 @@
 """What makes no sense is refused at the door, with the argument, the value met or the remedy."""
 
+import pickle
 from functools import partial
 from math import inf, nan
 from pathlib import Path
@@ -459,3 +460,64 @@ def test_digits_that_there_are(arguments: dict, error: type, message: str):
     """Assert that no more digits are handed out than there are, and at least one."""
     with pytest.raises(error, match=message):
         flow.datasets.digits(**arguments)
+
+
+# ---- words
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda o: flow.integrate(o, T=1.0), "integrate has no argument T=; it takes t="),
+        (lambda o: flow.integrate(o, 1.0, tol=1e-3), "tol=; it takes rtol= and atol="),
+        (lambda o: flow.integrate(o, 1.0, solver="RK45"), "solver=; it takes method="),
+        (lambda o: flow.integrate(o, 1.0, n_saves=3), "n_saves=; it takes save="),
+        (lambda o: flow.integrate(o, 1.0, lr=0.1), "it takes step= with method='Euler'; for"),
+        (lambda o: flow.integrate(o, 1.0, callback=print), "callback=; it takes observe="),
+        (lambda o: flow.integrate(o, 1.0, kep="last"), "kep=; did you mean keep="),
+        (lambda o: flow.integrate(o, 1.0, "RK4"), "takes dynamics, t in this .*; got 'RK4'"),
+        (lambda o: flow.descend(o, lr=0.1, steps=3), "lr=; it takes learning_rate="),
+        (lambda o: flow.descend(o, 0.1, t=5.0), "it takes steps=: t is learning_rate × steps"),
+        (lambda o: flow.descend(o, 0.1, epochs=5), "epochs=; it takes steps="),
+        (lambda o: flow.descend(o, 0.1, 5, batchSize=5), "batchSize=; it takes batch_size="),
+        (lambda o: flow.study(o, lr=0.1, t=1.0), "lr=; it takes learning_rates="),
+        (lambda o: flow.study(o, t=1.0, tol=1e-3), "tol=; it takes rtol= and atol="),
+        (lambda o: flow.sweep(len, params={}), "params=; it takes grid="),
+        (lambda o: flow.MLP(layers=[1, 1]), "MLP has no argument layers=; it takes sizes="),
+        (lambda o: flow.Checkpoint(dir="here"), "dir=; it takes folder="),
+        (lambda o: flow.plots.loss(figure=3), "loss has no argument figure=; it takes ax="),
+        (lambda o: flow.Objective(len, theta0=[1.0]), "theta0=; it takes params="),
+        (lambda o: flow.sharpness(o, bad=1), "bad=; it takes objective=, params="),
+    ],
+)
+def test_the_words_of_other_libraries(bowl: flow.Objective, call: object, message: str):
+    """Assert that an argument that flow calls otherwise is answered with what flow calls it."""
+    with pytest.raises(TypeError, match=message):
+        call(bowl)
+
+
+def test_every_door_names_its_arguments():
+    """Assert that all that is called by name says what it takes, and can be pickled."""
+    made = "Action Audit Comparison Explanation GradientCheck OrderStudy Study Trajectory"
+    observers = "Observer accuracy test_loss projection adam_sharpness rmsprop_sharpness sharpness"
+    doors = [getattr(room, n) for room in (flow, flow.plots, flow.dynamics) for n in room.__all__]
+    doors += [getattr(flow.observe, name) for name in observers.split()]
+    doors += [flow.stop.loss, flow.stop.gradient_norm, flow.datasets.digits, flow.networks.deep]
+    for door in doors:
+        exception = isinstance(door, type) and issubclass(door, Exception)
+        if exception or not callable(door) or door.__name__ in [*made.split(), "shared_legend"]:
+            continue
+        assert pickle.loads(pickle.dumps(door)) is door  # noqa: S301
+        layer, own = (door.__init__, [door]) if isinstance(door, type) else (door, [])
+        while not layer.__code__.co_filename.endswith("keywords.py"):  # conftest's types are above
+            layer = layer.__wrapped__
+        with pytest.raises(TypeError, match=rf"{door.__name__} has no argument zzz=; it takes "):
+            layer(*own, zzz=1)
+
+
+def test_a_warning_is_of_the_line_that_called():
+    """Assert that it tells of the user's line, and not of one of flow's."""
+    net = flow.Objective(lambda x, b: (x * (b - b.mean())).std(), np.ones(1), data=np.arange(4.0))
+    with pytest.warns(flow.BatchWarning) as met:
+        flow.descend(net, 0.1, 2, batch_size=2)
+    assert met[0].filename == __file__

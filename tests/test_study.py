@@ -212,7 +212,7 @@ def test_none_gets_further_ahead_than_a_window():
         ),
         ({"t": 1.0, "optimizers": [1]}, TypeError, "optimizers must be {name"),
         ({"t": 1.0, "save": 1}, ValueError, "save must be at least 2"),
-        ({"t": 1.0, "rtoll": 1e-3}, TypeError, "study has no argument 'rtoll'"),
+        ({"t": 1.0, "rtoll": 1e-3}, TypeError, "study has no argument rtoll=; did you mean rtol=?"),
         ({"t": 1.0, "method": "RK4"}, ValueError, "needs step="),
         ({"t": 1.0, "optimizers": {"a": optax.sgd(0.1)}}, TypeError, "must be"),
         ({"t": 1.0, "optimizers": {"a": (optax.sgd(0.1), 3.0)}}, ValueError, "takes steps of 3"),

@@ -1,7 +1,6 @@
 """What lies in a folder of checkpoints: a header, the last states, and every row once."""
 
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from flow.checkpoints.file import Unreadable, read
 from flow.files import UNFINISHED
+from flow.warn import warn
 
 HEADER = "run.npz"
 FACTS = {"kind", "asked", "again", "start", "every", "resolution"}
@@ -56,7 +56,7 @@ def latest(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
             return state, _rows(folder, state)
         except (ValueError, FileNotFoundError, KeyError, TypeError) as error:
             failed = error
-            warnings.warn(f"{error}; the one before is tried", CheckpointWarning, stacklevel=3)
+            warn(f"{error}; the one before is tried", CheckpointWarning)
     if kept:
         raise ValueError(f"no checkpoint in {folder} can be read: {failed}") from failed
     return None, []

@@ -2,7 +2,6 @@
 
 import os
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
@@ -27,11 +26,14 @@ from flow.checkpoints.folder import (
 from flow.checkpoints.lock import take
 from flow.checkpoints.start import check_start
 from flow.checks import file_path, positive, positive_integer
+from flow.keywords import own_keywords
+from flow.warn import warn
 
 SECONDS = 60.0
 KEPT = 2
 
 
+@own_keywords
 @dataclass(frozen=True)
 class Checkpoint:
     """Where and how often a run is kept, ``checkpoint=flow.Checkpoint("folder", seconds=600)``.
@@ -295,11 +297,10 @@ class Keeper:
         except (OSError, TypeError) as error:  # TypeError: an observer's state is no number now
             if first:
                 raise
-            warnings.warn(
+            warn(
                 f"the checkpoint after {gradients:,.0f} gradients could not be written ({error}); "
                 f"the run goes on, and the last one in {self.folder} is intact",
                 CheckpointWarning,
-                stacklevel=2,
             )
 
     def _schedule(self, gradients: float) -> None:

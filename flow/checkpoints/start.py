@@ -1,12 +1,12 @@
 """Whether a run starts where the one of a folder did."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flow.checkpoints.folder import CheckpointWarning
+from flow.warn import warn
 
 # J and the slope at θ₀ are the same on another machine but for so many units of roundoff, and in
 # single precision for no more than this.
@@ -44,9 +44,8 @@ def check_start(
                 f"{folder} holds another run: its {meaning} differs, by {apart:.1e} of itself; "
                 "give the dynamics, data and parameters that it started with"
             )
-        warnings.warn(
+        warn(
             f"the {meaning} differs from that in {folder} by rounding ({apart:.1e}): the run goes "
             "on, but not to the bit as where it began; machine or versions are others",
             CheckpointWarning,
-            stacklevel=3,
         )

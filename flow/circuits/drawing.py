@@ -6,11 +6,13 @@ import numpy as np
 
 from flow.checks import instance
 from flow.circuits.evaluation import Evaluation
+from flow.keywords import own_keywords
 
 # Letters that are smaller, in points, are not read.
 LEAST = 5.0
 
 
+@own_keywords
 def draw(evaluation: Evaluation, ax: Any = None) -> Any:
     """Draw each node with its value and ∂L/∂node, and each branch with its local derivative.
 

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from flow.checks import not_negative, positive, real
 from flow.dynamics.base import Dynamics
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.pytrees import PyTree
 
@@ -23,6 +24,7 @@ class AdamState(NamedTuple):
     nu: PyTree
 
 
+@own_keywords
 @dataclass(frozen=True)
 class AdamFlow(Dynamics):
     """Adam in continuous time, t = ηk.
@@ -130,6 +132,7 @@ class RMSPropState(NamedTuple):
     nu: PyTree
 
 
+@own_keywords
 @dataclass(frozen=True)
 class RMSPropFlow(Dynamics):
     """RMSProp in continuous time, t = ηk.
@@ -220,6 +223,7 @@ class RMSPropFlow(Dynamics):
         return optax.rmsprop(learning_rate, self.decay, self.eps), learning_rate
 
 
+@own_keywords
 @dataclass(frozen=True)
 class SignFlow(Dynamics):
     """θ̇ = −sign ∇J, or smoothed θ̇ = −∇J/√(∇J² + δ²), the model of sign descent, t = ηk.

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from flow.checks import function, instance, users
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.precision import double_precision
 from flow.pytrees import PyTree, as_parameters
 
 
+@own_keywords
 class Dynamics:
     """A differential equation for a state (a pytree) from which parameters can be read.
 

@@ -15,6 +15,7 @@ from flow.dynamics.base import Dynamics
 from flow.dynamics.complementarity import Solution, solve, vector, weights
 from flow.dynamics.kinks import warn_of_kinks
 from flow.dynamics.tracked import Tracked, oja, orthonormal, tracked
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.pytrees import PyTree
 
@@ -40,6 +41,7 @@ class Edge(NamedTuple):
     solution: Solution
 
 
+@own_keywords
 @dataclass(frozen=True)
 class CentralFlow(Dynamics):
     """θ̇ = −[∇J + ½∇⟨∇²J, Σ⟩], t = ηk: time-averaged gradient descent, also at the edge.

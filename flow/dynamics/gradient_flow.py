@@ -10,10 +10,12 @@ from jaxtyping import Float
 
 from flow.checks import flag, not_negative, positive
 from flow.dynamics.base import Dynamics, squared_speed
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.pytrees import PyTree
 
 
+@own_keywords
 @dataclass(frozen=True)
 class GradientFlow(Dynamics):
     """θ̇ = −∇J(θ) − wθ, the limit of gradient descent as the learning rate η → 0 at t = ηk.

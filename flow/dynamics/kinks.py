@@ -1,6 +1,5 @@
 """Kinks: which losses may have some, and a warning where derivatives are taken that they lack."""
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax
 from flow.jaxprs import called
 from flow.objective import Objective
 from flow.precision import double_precision
+from flow.warn import warn
 
 # What smooth functions are not computed with; but some that are computed with it are smooth.
 BENT = {
@@ -25,12 +25,11 @@ class KinkWarning(UserWarning):
 def warn_of_kinks(objective: Objective, what: str) -> None:
     """Warn if the objective is known to have kinks; `what` says who takes which derivatives."""
     if not objective.smooth:
-        warnings.warn(
+        warn(
             f"{what}, which are those between the kinks of this one (ReLU, max pooling): curvature "
             "that comes of crossing them is not seen. Take a smooth activation, "
             "activation=flow.backprop.softplus(beta=200) for ReLU, 'gelu' or 'tanh'.",
             KinkWarning,
-            stacklevel=4,
         )
 
 

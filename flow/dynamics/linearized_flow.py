@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from flow.checks import instance, numbers, positive
 from flow.dynamics.base import Dynamics, squared_speed
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.precision import double_precision
 from flow.pytrees import PyTree
@@ -21,6 +22,7 @@ LARGEST_KERNEL = 10_000
 MSE = 1e-12
 
 
+@own_keywords
 @dataclass(frozen=True)
 class LinearizedFlow(Dynamics):
     """Gradient flow of the network linearised at θ₀, f(θ₀) + ∂f/∂θ·(θ − θ₀), t = ηk.
@@ -136,6 +138,7 @@ class LinearizedFlow(Dynamics):
         return found.reshape(len(times), *start.shape)
 
 
+@own_keywords
 def tangent_kernel(objective: Objective) -> np.ndarray:
     """Θ = ∂f/∂θ (∂f/∂θ)ᵀ at θ₀, (N·outputs, N·outputs), compiled once for all θ₀ of a network.
 

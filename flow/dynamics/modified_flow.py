@@ -13,10 +13,12 @@ from jaxtyping import Float
 from flow.checks import positive
 from flow.dynamics.base import Dynamics, squared_speed
 from flow.dynamics.kinks import warn_of_kinks
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.pytrees import PyTree
 
 
+@own_keywords
 @dataclass(frozen=True)
 class ModifiedFlow(Dynamics):
     """The modified flow of gradient descent, of order 2 or 3 in the learning rate η.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from flow.checks import not_negative, positive
 from flow.dynamics.base import Dynamics
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.pytrees import PyTree
 
@@ -19,6 +20,7 @@ SOLVED = 1e-12
 MOST = 200
 
 
+@own_keywords
 @dataclass(frozen=True)
 class NaturalGradientFlow(Dynamics):
     """θ̇ = −(G + λI)⁻¹∇J with the Gauss–Newton matrix G = (∂f/∂θ)ᵀ (∂²L/∂f²) (∂f/∂θ), t = ηk.

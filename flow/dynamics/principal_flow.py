@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from flow.checks import positive, positive_integer
 from flow.dynamics.base import Dynamics
 from flow.dynamics.tracked import Tracked, oja, orthonormal, tracked
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.pytrees import PyTree
 
@@ -20,6 +21,7 @@ FLOOR = 1e-3
 SERIES = 1e-8
 
 
+@own_keywords
 @dataclass(frozen=True)
 class PrincipalFlow(Dynamics):
     """θ̇ = Σ c(ηλᵢ) uᵢuᵢᵀ∇J over the top k eigenpairs of ∇²J, the modified flow on the rest.

@@ -12,10 +12,12 @@ from jaxtyping import Float
 from flow.checks import positive
 from flow.dynamics.base import Dynamics, squared_speed
 from flow.dynamics.leaves import by_name, chosen, map_by_name
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.pytrees import PyTree, as_parameters
 
 
+@own_keywords
 @dataclass(frozen=True)
 class ScaleFreeFlow(Dynamics):
     """ẇ = −∇J̃(w), J̃(w) = J(w/‖w‖) for each chosen leaf w; other leaves enter J as they are.

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from flow.checks import not_negative, positive
 from flow.dynamics.base import Dynamics, squared_speed
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.pytrees import PyTree
 
@@ -58,6 +59,7 @@ class SecondOrder(Dynamics):
         return 0.5 * jnp.vdot(velocity, velocity) + self.objective.traced_value(state.theta, data)
 
 
+@own_keywords
 @dataclass(frozen=True)
 class HeavyBall(SecondOrder):
     """θ̈ + γθ̇ + ∇J(θ) = 0, θ̇(0) = 0, the model of momentum (Polyak 1964).
@@ -126,6 +128,7 @@ class HeavyBall(SecondOrder):
         return optax.sgd(learning_rate, momentum=momentum), time_step
 
 
+@own_keywords
 @dataclass(frozen=True)
 class Nesterov(SecondOrder):
     """θ̈ + (r/t)θ̇ + ∇J(θ) = 0, θ̇(0) = 0, the model of Nesterov's method.
@@ -180,6 +183,7 @@ class Nesterov(SecondOrder):
         return nesterov(eta, self.r), eta**0.5
 
 
+@own_keywords
 def nesterov(learning_rate: float, r: float = 3.0) -> Any:
     """Nesterov's method as an optax optimizer; the parameters it moves are y, where ∇J is taken.
 

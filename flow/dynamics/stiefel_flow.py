@@ -12,6 +12,7 @@ from jaxtyping import Float
 from flow.checks import instance, positive
 from flow.dynamics.base import Dynamics, squared_speed
 from flow.dynamics.leaves import by_name, chosen, map_by_name
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.pytrees import PyTree, as_parameters
 
@@ -19,6 +20,7 @@ from flow.pytrees import PyTree, as_parameters
 TOLERANCE = 1e-10
 
 
+@own_keywords
 @dataclass(frozen=True)
 class StiefelFlow(Dynamics):
     """Ẇ = −(G − sym(GWᵀ)W/m), G = ∂J/∂W, on WWᵀ = mI; other leaves follow −∇J.
@@ -168,6 +170,7 @@ class StiefelFlow(Dynamics):
         )
 
 
+@own_keywords
 def orthogonal(objective: Objective, leaves: str | Sequence[str] | None = None) -> Objective:
     """The same loss from the nearest θ₀ whose `leaves` have WWᵀ = mI and the norms of now.
 

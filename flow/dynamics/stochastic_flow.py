@@ -9,11 +9,13 @@ import jax.numpy as jnp
 
 from flow.checks import not_negative, positive, positive_integer
 from flow.dynamics.base import Dynamics
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.pytrees import PyTree
 from flow.sampling import refuse_mixed
 
 
+@own_keywords
 @dataclass(frozen=True)
 class StochasticFlow(Dynamics):
     """dθ = −∇J dt + √η Σ(θ)^{1/2} dW (Itô), the model of stochastic gradient descent.
@@ -105,6 +107,7 @@ class StochasticFlow(Dynamics):
         return optax.sgd(learning_rate), learning_rate
 
 
+@own_keywords
 @dataclass(frozen=True)
 class LangevinFlow(Dynamics):
     """dθ = −∇J dt + √(2τ) dW, overdamped Langevin motion.

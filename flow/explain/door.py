@@ -10,6 +10,7 @@ from flow.backprop import Loss
 from flow.explain.symbols import node_symbols
 from flow.explain.table import Explanation, Row
 from flow.explain.walk import columns, moved_loss, walk
+from flow.keywords import own_keywords
 from flow.leaf_check import compare_leaves
 from flow.networks import Network
 from flow.objective import Objective
@@ -21,6 +22,7 @@ from flow.reduction import whole
 SAMPLE = 16
 
 
+@own_keywords
 def explain(
     network: Network | Objective,
     params: Any = None,

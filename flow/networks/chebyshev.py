@@ -4,11 +4,13 @@ import numpy as np
 from jax import numpy as jnp
 
 from flow.checks import positive_integer, random_seed
+from flow.keywords import own_keywords
 from flow.objective import Objective
 
 WIDTH, POINTS, GAIN = 100, 20, 1.9
 
 
+@own_keywords
 def chebyshev(degree: int = 3, seed: int = 0) -> Objective:
     """1-100-1, tanh, on the Chebyshev polynomial of a degree (Cohen et al. 2021, arXiv 2103.00065).
 

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from flow.backprop import ACTIVATIONS, Activation, Linear
 from flow.backprop.layer import Shape
 from flow.checks import choice, flag, positive_integer, several
+from flow.keywords import own_keywords
 from flow.networks.network import Network
 
 
+@own_keywords
 class MLP(Network):
     """A multi-layer perceptron: linear layers with an activation between, none after the last.
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from flow.backprop import Linear
 from flow.checks import positive_integer
+from flow.keywords import own_keywords
 from flow.networks.mlp import MLP
 from flow.networks.network import Network
 from flow.objective import Objective
@@ -70,6 +71,7 @@ def logistic() -> Objective:
     return Network(layers).objective(CORNERS, AND, loss="log_likelihood")
 
 
+@own_keywords
 def deep(depth: int = 4) -> Objective:
     """L layers, ReLU hidden and a sigmoid output, with binary cross-entropy on 32 examples.
 

@@ -9,9 +9,11 @@ import numpy as np
 from flow.backprop import ACTIVATIONS, LOSSES, Chain, Layer, Loss
 from flow.backprop.layer import Shape
 from flow.checks import choice, numbers, random_seed, several
+from flow.keywords import own_keywords
 from flow.objective import Objective
 
 
+@own_keywords
 class Network:
     """A chain of layers of `flow.backprop`, first to last, and its objective.
 
@@ -79,6 +81,7 @@ class Network:
         """Outputs (examples, outputs) on rows X (examples, ...); traced by JAX."""
         return self.chain.forward(params, jnp.moveaxis(X, 0, -1))[0].T
 
+    @own_keywords
     def objective(
         self,
         X: Any,

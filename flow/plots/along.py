@@ -9,6 +9,7 @@ import numpy as np
 from flow.checks import instance, real, several
 from flow.comparison import Comparison
 from flow.counting import units
+from flow.keywords import own_keywords
 from flow.plots.moving import moving
 from flow.plots.style import (
     LINES,
@@ -23,17 +24,20 @@ from flow.plots.style import (
 from flow.trajectory import Trajectory, check_single, told_apart
 
 
+@own_keywords
 def loss(*runs: Trajectory, ax: Any = None) -> Any:
     """J against t."""
     return _along("loss", runs, lambda run: (run.t, run.loss), "loss J", ax)
 
 
+@own_keywords
 def gradient_norm(*runs: Trajectory, ax: Any = None) -> Any:
     """‖∇J‖ against t."""
     pick = lambda run: (run.t, run.gradient_norm)  # noqa: E731
     return _along("gradient_norm", runs, pick, "gradient norm ‖∇J‖", ax)
 
 
+@own_keywords
 def step_size(*runs: Trajectory, ax: Any = None) -> Any:
     """The integrator's step along t: the mean length of the steps between saves.
 
@@ -49,6 +53,7 @@ def step_size(*runs: Trajectory, ax: Any = None) -> Any:
     return _along("step_size", runs, lambda run: _per_step(run, "t"), "step, units of t", ax)
 
 
+@own_keywords
 def stages(*runs: Trajectory, ax: Any = None) -> Any:
     """Draw what a step costs along t, in units of a gradient: the mean of the steps between saves.
 
@@ -70,6 +75,7 @@ def _per_step(run: Trajectory, quantity: str) -> tuple[np.ndarray, np.ndarray]:
     return run.work["t"][first][1:], np.diff(values[first]) / np.diff(steps)
 
 
+@own_keywords
 def sharpness(
     *runs: Trajectory,
     limits: Sequence[float | None] = (),
@@ -105,6 +111,7 @@ def sharpness(
     return finish(ax, given, xlabel=TIME_LABEL, ylabel=r"sharpness $\lambda_{\max}$")
 
 
+@own_keywords
 def observable(*runs: Trajectory, name: str, ax: Any = None) -> Any:
     """An observed number, or each entry of a vector, against t, by its name in `observe=`."""
     check_single("flow.plots.observable", *runs)
@@ -136,6 +143,7 @@ def recorded(run: Trajectory, name: str) -> np.ndarray:
     )
 
 
+@own_keywords
 def distance(comparison: Comparison, ax: Any = None) -> Any:
     """‖θ_run − θ_ref‖ against t, with the reference's own error where it is known."""
     instance("comparison", comparison, Comparison, "what flow.compare returns")

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from flow.checks import positive, positive_integer, truth
 from flow.files import refuse_existing, write_new
+from flow.keywords import own_keywords
 from flow.plots.moving import times_of
 from flow.plots.style import TIME_LABEL
 
@@ -19,6 +20,7 @@ PALETTE = 128
 LEAST_DPI = 10
 
 
+@own_keywords
 def animate(
     figure: Any,
     file: str | os.PathLike,

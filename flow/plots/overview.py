@@ -6,6 +6,7 @@ import numpy as np
 
 from flow.checks import instance
 from flow.comparison import Comparison
+from flow.keywords import own_keywords
 from flow.plots.along import distance, gradient_norm, loss, sharpness
 from flow.plots.plane import plane, seen
 from flow.plots.style import shared_legend
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 LIMITS_IN_VIEW = 2.0
 
 
+@own_keywords
 def comparison(comparison: Comparison, figure: Any = None) -> Any:
     """Loss, distance, gradient norm and common PCA plane in one 2 × 2 figure."""
     import matplotlib.pyplot as plt
@@ -36,6 +38,7 @@ def comparison(comparison: Comparison, figure: Any = None) -> Any:
     return figure
 
 
+@own_keywords
 def study(study: "Study", figure: Any = None) -> Any:
     """Loss, distance, sharpness against 2/η, and common PCA plane in one 2 × 2 figure.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from flow.audit import drifts_along
 from flow.checks import instance
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.plots.along import bundle
 from flow.plots.style import TIME_LABEL, finish, log_if_positive
@@ -18,6 +19,7 @@ from flow.trajectory import Trajectory, check_keeps_theta
 WEIGHTS = 6
 
 
+@own_keywords
 def layer_norms(*runs: Trajectory, ax: Any = None) -> Any:
     """‖W_l‖ of each leaf of the parameters, a layer's weights or biases, against t.
 
@@ -36,6 +38,7 @@ def layer_norms(*runs: Trajectory, ax: Any = None) -> Any:
     return finish(bundle(runs, curves, ax), ax, xlabel=TIME_LABEL, ylabel="norm ‖W‖ of a layer")
 
 
+@own_keywords
 def weights(*runs: Trajectory, entries: Sequence[int] | None = None, ax: Any = None) -> Any:
     """Single parameters against t.
 
@@ -66,6 +69,7 @@ def weights(*runs: Trajectory, entries: Sequence[int] | None = None, ax: Any = N
     return finish(bundle(runs, curves, ax), ax, xlabel=TIME_LABEL, ylabel="weight")
 
 
+@own_keywords
 def conserved(*runs: Trajectory, objective: Objective | None = None, ax: Any = None) -> Any:
     """Drift ‖Q(θ(t)) − Q(θ₀)‖ of each conserved quantity against t.
 

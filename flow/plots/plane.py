@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from flow.checks import numbers, several
+from flow.keywords import own_keywords
 from flow.plots.moving import moving
 from flow.plots.parameters import check_alike, entry_name, leaves
 from flow.plots.style import axes, backdrop, finish, ink, look
@@ -146,6 +147,7 @@ def _like_filters(run: Trajectory, direction: np.ndarray) -> np.ndarray:
     return scaled
 
 
+@own_keywords
 def plane(*runs: Trajectory, ax: Any = None) -> Any:
     """The runs in the plane of the first two principal components of all their points about θ₀.
 

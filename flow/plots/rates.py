@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flow.checks import instance
+from flow.keywords import own_keywords
 from flow.plots.style import axes, colour, finish, ink, marker
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from flow.order import OrderStudy
 
 
+@own_keywords
 def order(study: "OrderStudy", ax: Any = None) -> Any:
     """Distance at a fixed time against the learning rate, with the fitted line."""
     from flow.order import OrderStudy
@@ -26,6 +28,7 @@ def order(study: "OrderStudy", ax: Any = None) -> Any:
     return finish(ax, None, xlabel=study.abscissa, ylabel="distance ‖θ − θ_flow‖")
 
 
+@own_keywords
 def work_precision(
     table: "pandas.DataFrame",
     cost: str = "cost",

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flow.checks import instance, mapping, numbers, positive
+from flow.keywords import own_keywords
 from flow.plots.style import LABEL_WIDTH, axes, backdrop, colour, finish, marker
 
 if TYPE_CHECKING:
     from flow.spectrum import SpectralDensity
 
 
+@own_keywords
 def spectrum(eigenvalues: Mapping[str, Any], ax: Any = None) -> Any:
     """Eigenvalues by rank, the largest first; negative ones by their size, hollow.
 
@@ -56,6 +58,7 @@ def spectrum(eigenvalues: Mapping[str, Any], ax: Any = None) -> Any:
     return finish(ax, given, xlabel="rank", ylabel=ylabel)
 
 
+@own_keywords
 def spectral_density(density: "SpectralDensity", width: float | None = None, ax: Any = None) -> Any:
     """The density of the Hessian's eigenvalues; `width` as in `SpectralDensity.density`."""
     from flow.spectrum import SpectralDensity

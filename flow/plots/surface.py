@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flow.checks import flag, instance, positive, positive_integer
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.plots.moving import moving
 from flow.plots.parameters import check_alike, objective_of
@@ -25,6 +26,7 @@ HIGHEST = 1e150
 COLOURMAP = "cividis"  # as colour-blind readers see it, it is for everybody
 
 
+@own_keywords
 def surface(
     *runs: Trajectory,
     objective: Objective | None = None,

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flow.checks import numbers, positive, positive_integer, random_seed
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.precision import double_precision
 from flow.pytrees import PyTree
@@ -64,6 +65,7 @@ class SpectralDensity:
         return np.asarray(np.interp(share, middle, self.nodes))
 
 
+@own_keywords
 def spectral_density(
     objective: Objective,
     params: PyTree,

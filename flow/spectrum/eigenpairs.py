@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flow.checks import choice, instance, positive, positive_integer
+from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.pytrees import PyTree
 from flow.spectrum.hessian import Hessian, hessian
@@ -115,6 +116,7 @@ def eigenpairs(
     return _by_products(H, k, end, tol)
 
 
+@own_keywords
 def top_eigenvalues(
     objective: Objective, params: PyTree, k: int = 1, tol: float | None = None
 ) -> np.ndarray:
@@ -129,6 +131,7 @@ def top_eigenvalues(
     return eigenpairs(objective, params, k, "top", tol).values
 
 
+@own_keywords
 def bottom_eigenvalues(
     objective: Objective, params: PyTree, k: int = 1, tol: float | None = None
 ) -> np.ndarray:
@@ -143,6 +146,7 @@ def bottom_eigenvalues(
     return eigenpairs(objective, params, k, "bottom", tol).values
 
 
+@own_keywords
 def sharpness(objective: Objective, params: PyTree) -> float:
     """λ_max(∇²J), the sharpness; gradient descent is stable on a quadratic while it is < 2/η.
 
@@ -157,6 +161,7 @@ def sharpness(objective: Objective, params: PyTree) -> float:
     return float(top_eigenvalues(objective, params)[0])
 
 
+@own_keywords
 def preconditioned_sharpness(
     objective: Objective, params: PyTree, preconditioner: PyTree, tol: float | None = None
 ) -> float:
