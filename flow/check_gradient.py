@@ -1,5 +1,6 @@
 """`check_gradient`: a gradient against central differences of its objective, leaf by leaf."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,9 @@ class GradientCheck:
 
 
 @own_keywords
-def check_gradient(objective: Objective, params: PyTree = None) -> GradientCheck:
+def check_gradient(
+    objective: Objective, params: PyTree = None, gradient: Callable[..., PyTree] | None = None
+) -> GradientCheck:
     """Compare ∇J with central differences of J, leaf by leaf of the parameters.
 
     For any objective: hand-derived, autodiff, or with a gradient of the user's own. For an entry
@@ -115,6 +118,10 @@ def check_gradient(objective: Objective, params: PyTree = None) -> GradientCheck
     params
         Where; by default the objective's own θ₀. At a special point (all zeros, an optimum) a
         wrong gradient may be right by accident.
+    gradient
+        ``gradient(params)``, or with data ``gradient(params, data)``, to be checked in place of the
+        objective's own: in plain numpy, torch or what it may be, as it is called with numpy arrays
+        of its own and not traced by JAX. It returns a pytree like `params`.
 
     Returns
     -------
@@ -124,9 +131,10 @@ def check_gradient(objective: Objective, params: PyTree = None) -> GradientCheck
     Raises
     ------
     TypeError
-        `objective` is no `flow.Objective`.
+        `objective` is no `flow.Objective`, or `gradient` no function.
     ValueError
-        `params` has not the structure or the shapes of θ₀, or J is not finite there.
+        `params`, or what `gradient` returns, has not the structure or the shapes of θ₀, or J is not
+        finite there.
 
     Examples
     --------
@@ -145,15 +153,22 @@ def check_gradient(objective: Objective, params: PyTree = None) -> GradientCheck
     """
     if not isinstance(objective, Objective):
         raise TypeError(
-            f"objective must be a flow.Objective, got {objective!r}; wrap a loss as "
-            "flow.Objective(loss, params, gradient=my_gradient)"
+            f"objective must be a flow.Objective, got {objective!r}; of a loss in jax.numpy it is "
+            "flow.check_gradient(flow.Objective(loss, params), gradient=my_gradient)"
         )
+    if callable(params):
+        raise TypeError(f"params is a function, {params!r:.80}; give it as gradient=")
     params = objective.params if params is None else params
     loss = objective.value(params)
     if not np.isfinite(loss):
         raise ValueError(f"params: the loss is {loss} there; check the gradient elsewhere")
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(params)]
     structure = jax.tree.structure(params)
+    found = (
+        objective.counted().gradient(params)
+        if gradient is None
+        else objective.of_numpy(gradient, params)
+    )
 
     def value(moved: list[Any], data: Any) -> Any:
         return objective.traced_value(jax.tree.unflatten(structure, moved), data)
@@ -162,7 +177,7 @@ def check_gradient(objective: Objective, params: PyTree = None) -> GradientCheck
         compare_leaves(
             value,
             leaves,
-            jax.tree.leaves(objective.counted().gradient(params)),
+            jax.tree.leaves(found),
             [path_name("params", path) for path, _ in jax.tree.leaves_with_path(params)],
             leaves,
             sample=SAMPLE,

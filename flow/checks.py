@@ -16,11 +16,19 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 # What counts and indexes are kept in has 64 bits.
 LARGEST = 2**63 - 1
+
+# What JAX raises where a function that it traces asks for numbers.
+_UNTRACED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
 def positive(name: str, value: Any) -> float:
@@ -108,8 +116,9 @@ def numbers(name: str, value: Any, *, bools: bool = False) -> np.ndarray:
                         f"out, or fill them: got {value!r:.80}")  # fmt: skip
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be an array of numbers, got {value!r:.80}") from error
+    except (TypeError, ValueError, RuntimeError) as error:  # the last is torch's
+        remedy = f"; give it as {name}{way}" if (way := to_numpy_by(value)) else ""
+        raise TypeError(f"{name} must be an array of numbers, got {value!r:.80}{remedy}") from error
     known = jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "iu"
     if not (known or (bools and array.dtype.kind == "b")):
         raise TypeError(
@@ -117,6 +126,17 @@ def numbers(name: str, value: Any, *, bools: bool = False) -> np.ndarray:
             "with .astype(float)"
         )
     return array.astype(np.float64)
+
+
+def to_numpy_by(value: Any) -> str:
+    """What to type behind another library's array to have it as numpy's; "" where it is none.
+
+    Of torch, of pandas and its like, and of TensorFlow, none of which is imported.
+    """
+    if hasattr(value, "detach"):
+        away = getattr(getattr(value, "device", None), "type", "cpu") != "cpu"
+        return ".detach().cpu().numpy()" if away else ".detach().numpy()"
+    return next((f".{way}()" for way in ("to_numpy", "numpy") if hasattr(value, way)), "")
 
 
 def instance(name: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
@@ -165,6 +185,11 @@ def users(what: str) -> Iterator[None]:
         note = f"from {what}"
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
+            if isinstance(error, _UNTRACED):
+                error.add_note(
+                    "JAX traces it: write it with jax.numpy (import jax.numpy as jnp) in place of "
+                    "numpy, jnp.where in place of an if, and without float()"
+                )
         raise
 
 

@@ -24,6 +24,7 @@ from flow.pytrees import (
     owned,
     path_name,
     ravel,
+    shape_remedy,
     unravel_like,
 )
 from flow.reduction import Departures, Reduction, departures, mesh_of, rows_of, spread, whole
@@ -71,7 +72,8 @@ class Objective:
         (examples, ...) and ``output_loss(outputs, y)`` their mean loss; `data` is then (X, y).
     gradient
         A hand-written ``gradient(params)`` or ``gradient(params, batch)``, a pytree like
-        `params`; without it the gradient is ``jax.grad(loss)``.
+        `params`, traced by JAX; without it the gradient is ``jax.grad(loss)``. One in plain numpy
+        is checked by ``flow.check_gradient(objective, gradient=...)``.
     conserved
         Name -> function of the parameters that the gradient flow keeps constant, audited by
         `flow.audit`. `flow.MLP` declares its own.
@@ -173,7 +175,7 @@ class Objective:
         self._hand_gradient = (
             gradient if gradient is None or data is not None else lambda p, _: gradient(p)
         )
-        self._check_hand_gradient(params64)
+        self._check_hand_gradient(gradient, params64)
         self.resolution = self._check_precision(params64)
         self._departures: list[Departures] = []  # once they were looked at, by any view
         self._check_is_mean()
@@ -285,6 +287,25 @@ class Objective:
         """J(θ) and ∇J(θ) in one jitted pass."""
         value, gradient = self.flat_value_and_gradient(self.flatten(params))
         return value, self.unflatten(gradient)
+
+    def of_numpy(self, gradient: Callable[..., PyTree], params: PyTree) -> PyTree:
+        """``gradient(params)`` or ``gradient(params, data)`` as it was written, not traced.
+
+        It is given numpy arrays of its own; float64, and a pytree like θ₀, comes back.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It returns something else; the leaf is named. Or the data is `flow.HostBatches`.
+        """
+        function("gradient", gradient)
+        arguments = [self.unflatten(self.flatten(params))]
+        if self._example is not None:
+            arguments.append(jax.tree.map(whole, self.arrays("a gradient in numpy")))
+        called = "gradient(params)" if len(arguments) == 1 else "gradient(params, data)"
+        with double_precision(), users(f"{called}, called with numpy arrays"):
+            found = gradient(*arguments)
+        return self.unflatten(self._flat(called, found, self._reduction.examples))
 
     def hvp(self, params: PyTree, v: PyTree) -> PyTree:
         """∇²J(θ)·v, a pytree like `params`, at the cost of two gradients.
@@ -568,8 +589,8 @@ class Objective:
     def _flat_network(self, theta: Array, X: Any) -> Array:
         return self._network(self._inside(self.tree(theta)), X)
 
-    def _flat(self, name: str, tree: PyTree) -> Theta:
-        self._check_structure(tree, name)
+    def _flat(self, name: str, tree: PyTree, examples: int = 0) -> Theta:
+        self._check_structure(tree, name, examples)
         leaves = jax.tree.leaves_with_path(tree)
         return np.concatenate([np.ravel(numbers(path_name(name, path), x)) for path, x in leaves])
 
@@ -622,7 +643,7 @@ class Objective:
             self._departures.append(found)
         return self._departures[0]
 
-    def _check_structure(self, params: PyTree, name: str = "params") -> None:
+    def _check_structure(self, params: PyTree, name: str = "params", examples: int = 0) -> None:
         if jax.tree.structure(params) != self._structure:
             raise ValueError(
                 f"{name} has the structure {jax.tree.structure(params)}, "
@@ -632,8 +653,8 @@ class Objective:
         for (path, leaf), mine in zip(jax.tree.leaves_with_path(params), own, strict=True):
             if np.shape(leaf) != mine.shape:
                 raise ValueError(
-                    f"{path_name(name, path)} has shape {np.shape(leaf)}, "
-                    f"but the objective's has {mine.shape}"
+                    f"{path_name(name, path)} has shape {np.shape(leaf)}, but the objective's has "
+                    f"{mine.shape}{shape_remedy(np.shape(leaf), mine.shape, examples)}"
                 )
 
     def _split(self, data: PyTree, chunk: Any, mesh: Any) -> tuple[PyTree, Reduction]:
@@ -712,17 +733,35 @@ class Objective:
                 "the examples that it is given"
             )
 
-    def _check_hand_gradient(self, params: PyTree) -> None:
-        if self._hand_gradient is None:
+    def _check_hand_gradient(self, gradient: Callable | None, params: PyTree) -> None:
+        if gradient is None:
             return
         with double_precision(), users("gradient, called with the initial parameters"):
-            g = jax.eval_shape(
-                lambda p, d: self._hand_gradient(self._inside(p), d), params, self._example
-            )
+            try:
+                g = jax.eval_shape(
+                    lambda p, d: self._hand_gradient(self._inside(p), d), params, self._example
+                )
+            except Exception as error:
+                if not self._runs_in_numpy(gradient, params):
+                    raise
+                raise TypeError(
+                    "gradient takes plain numpy only, and JAX traces it: write it with jax.numpy "
+                    "(import jax.numpy as jnp), or hand over lambda *a: jax.pure_callback("
+                    "gradient, a[0], *a); to check it as it is, leave it out here and call "
+                    "flow.check_gradient(objective, gradient=gradient)"
+                ) from error
         try:
-            self._check_structure(g)
+            self._check_structure(g, examples=self._reduction.examples)
         except ValueError as error:
             raise ValueError(f"gradient must return a pytree like params: {error}") from None
+
+    def _runs_in_numpy(self, gradient: Callable, params: PyTree) -> bool:
+        """Whether what can't be traced is fine when it is called with numpy arrays."""
+        try:
+            self.of_numpy(gradient, params)
+        except Exception:  # noqa: BLE001 - the one that tracing raised is told
+            return False
+        return True
 
     def _check_precision(self, params: PyTree) -> float:
         """Return the unit roundoff of J and ∇J: of the coarsest operation whose noise they have."""

@@ -1,6 +1,7 @@
 """Parameters and data as pytrees: what is let in, and in which form."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, TypeAlias
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from flow.checks import numbers
+from flow.checks import numbers, to_numpy_by
 
 PyTree: TypeAlias = Any
 
@@ -24,18 +25,35 @@ def as_parameters(params: PyTree, root: str = "params") -> PyTree:
     if not leaves:
         raise ValueError(f"{root} has no arrays: {params!r}; give a pytree of float arrays")
     for path, leaf in leaves:
+        name = path_name(root, path)
+        if foreign := _foreign(name, leaf):
+            raise TypeError(f"{name} must be an array of numpy or JAX, got {foreign}")
         dtype = np.dtype(float) if type(leaf) is float else getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             met = f"a {type(leaf).__name__}" if dtype is None else f"an array of {dtype}"
+            convert = ".astype(float)" if hasattr(leaf, "astype") else "np.asarray(..., float)"
             raise TypeError(
-                f"{path_name(root, path)} must be a floating-point array, got {met}; convert "
-                "it with .astype(float), or keep what is not trained out of params "
-                "(equinox.partition, or a closure)"
+                f"{name} must be a floating-point array, got {met}; convert it with {convert}, "
+                "or keep what is not trained out of params (equinox.partition, or a closure)"
             )
         numbers(path_name(root, path), leaf)  # no masks
         if np.size(leaf) == 0:
             raise ValueError(f"{path_name(root, path)} is empty, shape {np.shape(leaf)}")
     return to_numpy(params)
+
+
+def _foreign(name: str, leaf: Any) -> str:
+    """What a leaf is that another library made, and what to give for it; "" of any other."""
+    kind = f"a {type(leaf).__module__.split('.')[0]} {type(leaf).__name__}"
+    if hasattr(leaf, "named_parameters"):
+        one = "{k: p.detach().numpy() for k, p in model.named_parameters()}"
+        return f"{kind}, a model; give its parameters, {one} for instance"
+    if way := to_numpy_by(leaf):
+        return f"{kind}; give {name}{way}"
+    of_rows = hasattr(leaf, "__iter__") or hasattr(leaf, "__getitem__")
+    if of_rows and not (hasattr(leaf, "__array__") or isinstance(leaf, Sequence)):
+        return f"{kind}, which is read piece by piece; give whole arrays, (X, y) of all examples"
+    return ""
 
 
 def as_data(data: PyTree, dtype: Any, root: str = "data") -> PyTree:
@@ -45,8 +63,15 @@ def as_data(data: PyTree, dtype: Any, root: str = "data") -> PyTree:
         name = path_name(root, path)
         if isinstance(leaf, np.ma.MaskedArray):
             numbers(name, leaf)
+        foreign = _foreign(name, leaf)
+        if foreign and not hasattr(leaf, "__array__"):
+            raise TypeError(f"{name} must be an array of numbers, got {foreign}")
         # JAX would share the memory of an array that happens to lie well in it.
-        array = leaf if isinstance(leaf, jax.Array) else np.array(leaf)
+        try:
+            array = leaf if isinstance(leaf, jax.Array) else np.array(leaf)
+        except (TypeError, ValueError, RuntimeError) as error:  # the last is torch's
+            met = foreign or f"{leaf!r:.40}"
+            raise TypeError(f"{name} must be an array of numbers, got {met}") from error
         if array.dtype.kind not in "fiubVc":  # V: bfloat16 and its kin
             raise TypeError(f"{name} must be numeric, got dtype {array.dtype}, {leaf!r:.40}")
         if array.ndim == 0 or array.shape[0] == 0:
@@ -64,6 +89,22 @@ def rows_of(data: PyTree) -> int:
     """The length of the leading axis, that of the examples; 0 without data."""
     leaves = jax.tree.leaves(data)
     return leaves[0].shape[0] if leaves else 0
+
+
+def shape_remedy(met: tuple[int, ...], own: tuple[int, ...], examples: int = 0) -> str:
+    """What to do with an array of another shape; `examples` is N where it is a gradient's.
+
+    >>> shape_remedy((2, 3), (3, 2)), shape_remedy((4,), (3, 1), examples=4)
+    ('; transpose it, .T', '; 4 is N, the examples: sum over them, and over nothing else')
+    """
+    if met == own[::-1]:
+        return "; transpose it, .T"
+    if prod(met) == prod(own):
+        return f"; .reshape{own}"
+    if examples and (met == () or examples in met):
+        what = f"; {examples} is N, the examples: sum over them" if met else "; sum over examples"
+        return f"{what}, and over nothing else"
+    return ""
 
 
 def owned(tree: PyTree) -> PyTree:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 
 import flow
@@ -57,6 +58,85 @@ def test_leaves_that_cannot_move(leaf: object, met: str):
     message = rf"params\['net'\]\[1\]\['width'\] must be a floating-point array, got {met}; convert"
     with pytest.raises(TypeError, match=message):
         flow.Objective(lambda p: p["a"].sum(), params)
+
+
+class Tensor:
+    """What torch's tensors are like: of float32, and not to be read where a gradient is kept."""
+
+    dtype, device, shape = "torch.float32", "cpu", (2,)
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+    def detach(self) -> "Tensor":
+        """Without its gradient."""
+        return self
+
+
+class Variable:
+    """What TensorFlow's are like."""
+
+    dtype, shape = "float32", (2,)
+
+    def numpy(self) -> np.ndarray:
+        """As numpy has it."""
+        return np.ones(2, np.float32)
+
+
+class Rows:
+    """A data set that is read example by example, as torch's are."""
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        return X[i], Y[i]
+
+    def __len__(self) -> int:
+        return len(X)
+
+
+class Model:
+    """A torch model holds its parameters."""
+
+    def named_parameters(self) -> list[tuple[str, Tensor]]:
+        """One weight."""
+        return [("W", Tensor())]
+
+
+@pytest.mark.parametrize(
+    ("leaf", "remedy"),
+    [
+        (Tensor(), r"\.detach\(\)\.numpy\(\)$"),
+        (Variable(), r"\.numpy\(\)$"),
+        (pd.Series([1.0, 2.0]), r"a pandas Series; give params\['W'\]\.to_numpy\(\)$"),
+        (pd.DataFrame({"a": [1.0]}), r"a pandas DataFrame; give params\['W'\]\.to_numpy\(\)$"),
+        (Model(), r"a model; give its parameters, {k: p\.detach\(\)\.numpy\(\) for"),
+        (iter(X), "a builtins iterator, which is read piece by piece"),
+    ],
+)
+def test_arrays_of_other_libraries(leaf: object, remedy: str):
+    """Assert that such a leaf of the parameters is named, with what to type behind it."""
+    with pytest.raises(TypeError, match=rf"^params\['W'\] must be an array of .*{remedy}"):
+        flow.Objective(lambda p: p["W"].sum(), {"W": leaf})
+
+
+def test_data_of_other_libraries(bowl: flow.Objective):
+    """Assert that pandas' are taken, and what can't be read as arrays is named, at every door."""
+    loss = lambda w, batch: jnp.mean((batch["x"] @ w - batch["y"]) ** 2)  # noqa: E731
+    table = pd.DataFrame(X)
+    taken = flow.Objective(loss, np.ones(64), {"x": table, "y": table[0]})
+    assert taken.value(taken.params) == pytest.approx(np.mean((X.sum(1) - X[:, 0]) ** 2))
+    with pytest.raises(
+        TypeError, match=r"^data\['y'\] .*; give data\['y'\]\.detach\(\)\.numpy\(\)$"
+    ):
+        flow.Objective(loss, np.ones(64), {"x": table, "y": Tensor()})
+    for rows in (Rows(), iter(X)):
+        with pytest.raises(TypeError, match="which is read piece by piece; give whole arrays"):
+            flow.Objective(loss, np.ones(64), rows)
+    with pytest.raises(TypeError, match=r"^X must .*; give it as X\.detach\(\)\.numpy\(\)$"):
+        flow.MLP([2, 1]).objective(Tensor(), Y)
+    with pytest.raises(
+        TypeError, match=r"^params must .*; give it as params\.detach\(\)\.numpy\(\)$"
+    ):
+        bowl.value(Tensor())
 
 
 def test_a_bare_integer_is_no_parameter():

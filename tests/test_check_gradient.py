@@ -58,6 +58,83 @@ MISTAKES = {
 }
 
 
+def loops(params: dict, batch: tuple) -> dict:
+    """The same as it is first written: numpy alone, loops, and arrays that are written to."""
+    (X, Y), W, b = batch, params["W"], params["b"]
+    dW, db = np.zeros(W.shape), np.zeros(b.shape)
+    for x, y in zip(X, Y, strict=True):
+        if np.linalg.norm(x) > 0:
+            dW += np.outer(x, W.T @ x + b - y) / len(X)
+        db += (W.T @ x + b - y) / len(X)
+    for given in (X, Y, W, b):
+        given[...] = np.nan
+    return {"W": dW, "b": db}
+
+
+@pytest.mark.quick
+def test_a_gradient_in_plain_numpy_is_checked_as_it_is():
+    """Assert that it passes, that a mistake in it is named, and that what it spoils is its own."""
+    objective = problem(None)
+    before = objective.theta, np.asarray(objective.data[0]).copy()
+    params = objective.params
+    assert flow.check_gradient(objective, params, gradient=loops).passed
+    halved = flow.check_gradient(objective, gradient=lambda p, d: {**loops(p, d), "b": np.ones(3)})
+    assert [leaf.passed for leaf in halved.leaves] == [True, False]
+    flipped = flow.check_gradient(
+        objective, gradient=lambda p, d: {"W": -loops(p, d)["W"], "b": p["b"]}
+    )
+    assert flipped.leaves[0].diagnosis == "sign flipped"
+    np.testing.assert_array_equal(params["W"].ravel(), before[0][:9])
+    np.testing.assert_array_equal(objective.theta, before[0])
+    np.testing.assert_array_equal(objective.data[0], before[1])
+    assert objective.tally.gradients == 0
+    bowl = flow.Objective(lambda x: jnp.sum(x**2), np.ones(2))  # without data: of params alone
+    assert flow.check_gradient(bowl, gradient=lambda x: np.array([2 * float(v) for v in x])).passed
+
+
+@pytest.mark.quick
+def test_plain_numpy_where_jax_traces_says_what_to_do():
+    """Assert the remedy of gradient= and of a loss, and that each remedy works."""
+    with pytest.raises(TypeError, match=r"plain numpy only.*jax.numpy.*pure_callback.*check_grad"):
+        problem(loops)
+    back = problem(lambda *a: jax.pure_callback(right_in_numpy, a[0], *a))
+    assert flow.check_gradient(back).passed
+    with pytest.raises(ZeroDivisionError):  # its own error stays
+        problem(lambda p, d: 1 / 0)
+    with pytest.raises(jax.errors.TracerArrayConversionError) as raised:
+        flow.Objective(lambda x: np.sum(np.exp(np.asarray(x))), np.ones(2))
+    assert "write it with jax.numpy" in raised.value.__notes__[-1]
+
+
+def right_in_numpy(params: dict, batch: tuple) -> dict:
+    """`right`, of arrays of any kind."""
+    return jax.tree.map(np.asarray, right(*jax.tree.map(np.asarray, (params, batch))))
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (lambda p, d: {"W": d[0].T @ d[1], "b": d[1].sum(axis=1)}, r"\(6,\), but .*6 is N, the ex"),
+        (
+            lambda p, d: {"W": d[0].T @ d[1], "b": d[1].sum()},
+            r"shape \(\), .*sum over examples, and",
+        ),
+        (lambda p, d: {"W": d[0].T @ d[1], "b": np.ones((3, 1))}, r"\(3, 1\), .*; .reshape\(3,\)"),
+        (
+            lambda p, d: {"W": np.ones((3, 2)), "b": p["b"]},
+            r"data\)\['W'\] has shape \(3, 2\), but",
+        ),
+        (lambda p, d: [p["W"], p["b"]], "has the structure PyTreeDef"),
+        (lambda p, d: {"W": "a", "b": p["b"]}, r"\['W'\] has shape \(\), but"),
+        (lambda p, d: {"W": p["W"].astype(str), "b": p["b"]}, "must be real numbers, got"),
+    ],
+)
+def test_what_a_gradient_returns_fits_or_is_named(found: Any, message: str):
+    """Assert that a leaf of another shape is named, with what was summed over wrongly."""
+    with pytest.raises((TypeError, ValueError), match=message):
+        flow.check_gradient(problem(None), gradient=found)
+
+
 @pytest.mark.parametrize("leaf", ["W", "b"])
 @pytest.mark.parametrize("diagnosis", MISTAKES)
 def test_a_planted_mistake_is_found_and_named(leaf: str, diagnosis: str):
@@ -225,6 +302,8 @@ def test_bad_input():
     objective = problem(right)
     with pytest.raises(TypeError, match="objective must be a flow.Objective, got <function"):
         flow.check_gradient(least_squares)
+    with pytest.raises(TypeError, match="params is a function, .*; give it as gradient="):
+        flow.check_gradient(objective, right)
     with pytest.raises(ValueError, match=re.escape("params['W'] has shape (2, 2), but")):
         flow.check_gradient(objective, {"W": np.ones((2, 2)), "b": np.ones(3)})
     with pytest.raises(ValueError, match="params: the loss is nan there"):
