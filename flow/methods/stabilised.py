@@ -55,7 +55,7 @@ class Carry(NamedTuple):
 
 def allowance(xp: Any, calibration: Any, z: Any, rtol: Any) -> Any:
     """By how much the local error of a step of hρ = z may exceed the tolerance."""
-    most = xp.minimum(LOOSEST, SHARE / rtol)
+    most = xp.minimum(LOOSEST, SHARE / xp.max(rtol))
     return xp.minimum(calibration * xp.maximum(z, 1.0) ** EXPONENT, most)
 
 
@@ -110,7 +110,7 @@ def attempt(
     rho = SAFETY * watch.radius
     # Round-off of the stages, which are double whatever the gradient is, grows as s² and is to
     # stay below the tolerance.
-    most = xp.minimum(0.03 * tolerance.rtol / np.finfo(float).eps, LONGEST_REACH)
+    most = xp.minimum(0.03 * xp.min(tolerance.rtol) / np.finfo(float).eps, LONGEST_REACH)
     rest = limits.t - carry.t
     h = xp.minimum(carry.h, most / xp.where(rho > 0.0, rho, most / carry.h))
     h = xp.minimum(xp.minimum(h, limits.longest), rest)
