@@ -45,9 +45,9 @@ def units(gradients: Any, hvps: Any = 0, values: Any = 0) -> Any:
     return gradients + 2 * hvps + values / 3
 
 
-def marked(value: Any) -> Any:
-    """Mark a value of J for `counted`."""
-    return _evaluated.bind(value, order=0, times=1)
+def marked(found: Any, order: int = 0) -> Any:
+    """Mark a value of J for `counted`, or an array that has its derivative of an order."""
+    return _evaluated.bind(found, order=order, times=1)
 
 
 def counted(function: Callable[[], Any]) -> tuple[Any, Any]:

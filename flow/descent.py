@@ -1,10 +1,9 @@
 """`descend`: discrete optimizers, recorded on the flow's time axis."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flow import schedules
@@ -22,11 +21,11 @@ from flow.descent_ensemble import DescentEnsemble, DescentMember, zipped
 from flow.descent_loop import DescentLoop, Rule
 from flow.evaluation import Evaluate, evaluation, name_of
 from flow.initialisations import named
-from flow.jaxprs import fingerprint
 from flow.keywords import own_keywords
 from flow.naming import optimizer_name
 from flow.objective import Objective
 from flow.observe import Observer
+from flow.optimizers import taken, told
 from flow.precision import double_precision
 from flow.processes import explained
 from flow.recording import Meter, Recorder
@@ -93,7 +92,11 @@ def descend(
         Climb J instead, θ_{k+1} = θ_k + η∇J(θ_k): the descent of −J, by any optimizer.
     optimizer
         An optax optimizer instead of plain gradient descent; it needs a `time_step`, unless it is
-        of `optax.inject_hyperparams`, of which the learning rate is read.
+        of `optax.inject_hyperparams`, of which the learning rate is read. Its update is passed
+        those extra arguments that it takes of ``value`` and ``grad``, J and ∇J here, and
+        ``value_fn``, ``obj_fn`` and ``grad_fn``, both as functions of the parameters, of this
+        step's examples and, where `ascent` climbs, of −J. What clips gradients of single examples,
+        as `optax.contrib.dpsgd`, is refused: ∇J is their mean.
     time_step
         Units of t in one step, so that t = time_step × step; the learning rate unless given.
         Momentum has clocks of its own: beside the plain flow, t = ηk/(1 − β). Beside an optimizer
@@ -103,7 +106,8 @@ def descend(
         state, where that is not where it takes gradients. θ, J, ‖∇J‖ and what is observed are of
         these parameters, while the run goes on with its own; stop conditions are tested at the
         saved steps. Of optax's schedule-free methods their average unless given, of SAM the point
-        that it perturbs; ``lambda state, params: params`` records the steps themselves.
+        that it perturbs, of lookahead the slow parameters, ``state.slow``;
+        ``lambda state, params: params`` records the steps themselves.
     batch_size
         Examples in a mini-batch; all of them if None. The loss is to be a mean over the examples
         of a batch: one that changes where a batch is given twice over is refused.
@@ -175,8 +179,8 @@ def descend(
         instance("label", label, str, "a string")
     made, computed, kept, name = _gradient_descent, "gradient descent", None, None
     if optimizer is not None:
-        made, computed = _made(objective, optimizer)
-        kept = _states(objective, optimizer)
+        taking, computed = taken(objective, optimizer)
+        made, kept = (lambda _: taking), _states(objective, taking)
         name = optimizer_name(optimizer) or kept
     read, read_key = evaluation(objective, made(0.0), evaluate)
     told = None if read is None else name_of(read)
@@ -253,37 +257,6 @@ def _gradient_descent(learning_rate: Any) -> Any:
     return optax.with_extra_args_support(optax.sgd(learning_rate))
 
 
-def _made(objective: Objective, optimizer: Any) -> tuple[Callable[[Any], Any], Hashable]:
-    """Return a user's optimizer, whatever η, and a key of what it computes.
-
-    Raises
-    ------
-    TypeError, ValueError
-        It is no optimizer, or its updates are not like the parameters.
-    """
-    import optax
-
-    if not (hasattr(optimizer, "update") and hasattr(optimizer, "init")):
-        raise TypeError(f"optimizer must be an optax optimizer, got {optimizer!r}")
-    made = optax.with_extra_args_support(optimizer)
-
-    def first(p: Any, data: Any) -> Any:
-        def value(params: Any) -> Any:
-            return objective.traced_value(params, data)
-
-        known = {"value": jnp.zeros(()), "grad": p, "value_fn": value}
-        return made.update(p, made.init(p), p, **known)
-
-    with double_precision(), users("optimizer.init and optimizer.update, called with θ₀"):
-        theta = objective.unflatten(objective.theta)
-        jaxpr, (updates, state) = jax.make_jaxpr(first, return_shape=True)(theta, objective.data)
-    if jax.tree.structure(updates) != jax.tree.structure(theta):
-        raise ValueError(
-            f"optimizer.update must return updates like the parameters, got {updates!r:.80}"
-        )
-    return lambda _: made, (fingerprint(jaxpr), jax.tree.structure(state))
-
-
 def _clock(rates: np.ndarray | None, time_step: Any, steps: int) -> Clock:
     """Return the clock of a time step, a number or a schedule, or else of learning rates."""
     clock = rates if time_step is None else schedules.rates("time_step", time_step, steps)
@@ -311,11 +284,12 @@ def _held(objective: Objective, optimizer: Any, time_step: Any, steps: int) -> n
         theta = objective.unflatten(objective.theta)
         state = optimizer.init(theta)
 
-    def update(value: Any, gradient: Any, state: Any, params: Any) -> Any:
-        known = {"value": value, "grad": gradient, "value_fn": lambda _: value}
+    def update(state: Any, params: Any, value: Any, gradient: Any, data: Any) -> Any:
+        known = told(objective, data, value, gradient)
         return optimizer.update(gradient, state, params, **known)[1]
 
-    rates = schedules.rates_of(update, optimizer.init, theta, steps)
+    met = np.float64(0.0), theta, objective.data
+    rates = schedules.rates_of(update, optimizer.init, steps, theta, *met)
     changes = schedules.holds_schedule(optimizer, state) if rates is None else rates.ndim
     if changes and (rates is None or time_step is not None):
         raise ValueError(

@@ -14,9 +14,10 @@ from jax.flatten_util import ravel_pytree
 from flow.checkpoints import CheckpointWarning, Keeper
 from flow.checkpoints.values import leaves, like
 from flow.clock import Clock
-from flow.counting import KINDS, counted, marked
+from flow.counting import KINDS, counted
 from flow.evaluation import Evaluate
 from flow.objective import Objective
+from flow.optimizers import told
 from flow.pace import paced
 from flow.progress import Progress, progress_of
 from flow.pytrees import PyTree, to_numpy
@@ -485,14 +486,10 @@ def loop_of(
 
         def update() -> Carry:
             downhill = minimised(gradient)
+            extra = told(objective, batch, loss, downhill, minimised)
             (updates, state), asked = counted(
                 lambda: make(eta if jnp.ndim(eta) == 0 else eta[carry.k]).update(
-                    downhill,
-                    carry.state,
-                    carry.params,
-                    value=minimised(loss),
-                    grad=downhill,
-                    value_fn=lambda p: minimised(marked(objective.traced_value(p, batch))),
+                    downhill, carry.state, carry.params, first=carry.k == 0, **extra
                 )
             )
             params = jax.tree.map(jnp.add, carry.params, updates)

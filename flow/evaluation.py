@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flow.checks import function, users
 from flow.jaxprs import fingerprint
 from flow.objective import Objective
+from flow.optimizers import Lookahead
 from flow.precision import double_precision
 from flow.pytrees import PyTree
 
@@ -48,7 +49,9 @@ def evaluation(
 
 
 def evaluated(state: Any, params: PyTree) -> PyTree:
-    """Return the answers of optax's own: a schedule-free average, or what SAM has perturbed.
+    """Return the answers of optax's own.
+
+    They are a schedule-free average, what SAM has perturbed, and lookahead's slow parameters.
 
     >>> import optax.contrib
     >>> optimizer = optax.contrib.schedule_free_sgd(0.5)
@@ -60,6 +63,9 @@ def evaluated(state: Any, params: PyTree) -> PyTree:
     import optax.contrib
 
     for known in filter(_is_known, jax.tree.leaves(state, is_leaf=_is_known)):
+        if isinstance(known, Lookahead):
+            params = known.slow
+            continue
         if isinstance(known, optax.contrib.SAMState):
             # A cache is of the last perturbation, and stays when it is over.
             params = jax.tree.map(
@@ -93,4 +99,4 @@ def _is_known(state: Any) -> bool:
 
     averages = isinstance(state, optax.contrib.ScheduleFreeState)
     perturbs = isinstance(state, optax.contrib.SAMState) and state.cache is not None
-    return averages or perturbs
+    return averages or perturbs or isinstance(state, Lookahead)

@@ -141,7 +141,7 @@ def transformations(value: Any) -> Iterator[tuple[Callable, Callable | None]]:
 
 def closure(function: Any) -> dict[str, Any]:
     """Return what a function closes over, by name."""
-    function = getattr(function, "__func__", function)
+    function = inspect.unwrap(getattr(function, "__func__", function))
     cells = getattr(function, "__closure__", None) or ()
     names = function.__code__.co_freevars if cells else ()
     return {k: cell.cell_contents for k, cell in zip(names, cells, strict=True) if _full(cell)}

@@ -51,7 +51,7 @@ def rates(name: str, given: Any, steps: int) -> np.ndarray:
 
 
 def rates_of(
-    update: Callable[..., PyTree], init: Callable, params: PyTree, steps: int
+    update: Callable[..., PyTree], init: Callable, steps: int, params: PyTree, *met: PyTree
 ) -> np.ndarray | None:
     """Return the learning rate that an optimizer holds, or that of each step (steps,).
 
@@ -61,21 +61,23 @@ def rates_of(
     Parameters
     ----------
     update
-        (J, ∇J, state, params) ↦ the next state.
-    init, params
-        Of the first state.
+        (state, params, *met) ↦ the next state.
+    init
+        params ↦ the first.
     steps
         How many.
+    params, met
+        What is not to matter: the parameters, J, ∇J and the data.
 
     Returns
     -------
     ndarray or None
-        None where it holds none, several, or one that depends on J or ∇J.
+        None where it holds none, several, or one that depends on what is met.
     """
 
-    def turns(params: PyTree, value: Any, gradient: PyTree) -> Any:
+    def turns(params: PyTree, *met: PyTree) -> Any:
         def turn(state: PyTree, _: Any) -> tuple[PyTree, Any]:
-            after = update(value, gradient, state, params)
+            after = update(state, params, *met)
             (old, _), (count, rate) = _held(state)[0], _held(after)[0]
             return after, rate * (count - old)
 
@@ -84,12 +86,11 @@ def rates_of(
     with double_precision():
         if len(_held(jax.eval_shape(init, params))) != 1:
             return None
-        met = params, np.float64(0.0), params
-        jaxpr = jax.make_jaxpr(turns)(*met).jaxpr
+        jaxpr = jax.make_jaxpr(turns)(params, *met).jaxpr
         if any(dce_jaxpr(jaxpr, [True])[1]):
             return None
         # JAX leaves out what only moves moments.
-        found = np.asarray(jax.jit(turns)(*met), np.float64)
+        found = np.asarray(jax.jit(turns)(params, *met), np.float64)
     found = _checked("the learning_rate that optimizer= holds", found)
     return found[0] if np.all(found == found[0]) else found
 

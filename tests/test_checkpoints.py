@@ -120,6 +120,11 @@ DESCENTS = {
         {"optimizer": optax.chain(optax.add_noise(0.1, 0.5, 3), optax.sgd(0.01))},
     ),
     "evaluated": ({}, {"optimizer": optax.contrib.schedule_free_sgd(0.01), "evaluate": halved}),
+    "slow parameters": ({}, {"optimizer": optax.lookahead(optax.adam(0.01), 5, 0.5)}),
+    "a state that is there later": (
+        {},
+        {"optimizer": optax.chain(optax.sgd(0.01), optax.monitor({"norm": optax.tree.norm}))},
+    ),
     "half-precision moments": ({}, {"optimizer": optax.adam(0.01, mu_dtype=jnp.bfloat16)}),
 }
 

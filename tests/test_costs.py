@@ -84,6 +84,17 @@ def test_line_searches(counts: Counts, name: str):
     assert path.work["values"][-1] == stats["values"]
 
 
+def test_gradients_and_products_that_an_update_takes(counts: Counts):
+    """Assert them of opaque SAM, and of Sophia's estimates of the Hessian in every tenth step."""
+    perturbs = optax.contrib.sam(optax.sgd(0.01), optax.sgd(0.01), 3, opaque_mode=True)
+    run = partial(flow.descend, time_step=0.1, steps=20, save=3)
+    path, _, gradients = counts.of(partial(run, counts.objective, optimizer=perturbs))
+    assert path.stats["gradients"] == gradients == 3 * 20 + path.stats["save_gradients"]
+    path = run(counts.objective, optimizer=optax.contrib.sophia(0.01))
+    assert path.stats["hvps"] == 2
+    assert path.units == 20 + 2 * 2
+
+
 def test_line_searches_of_an_ensemble(counts: Counts):
     """Assert that each member has what it has alone, and half-way what it had by then."""
     starts = np.stack([np.linspace(-2.0, 2.0, 5), np.linspace(-1.0, 1.5, 5)])

@@ -484,6 +484,7 @@ def test_labels_tell_optimizers_apart(regression: flow.Objective):
         (optax.rmsprop(0.1, centered=True), "rmsprop(centered=True)"),
         (optax.sgd(0.1), "sgd"),
         (optax.polyak_sgd(), "polyak_sgd"),
+        (optax.adam(0.1)._replace(update=jax.jit(optax.adam(0.1).update)), "adam"),
         (optax.lbfgs(), "lbfgs"),
         (
             optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1)),
