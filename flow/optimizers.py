@@ -212,8 +212,9 @@ def _not_passed(missing: str, dropped: list[str]) -> str:
 
 def _check_updates(updates: PyTree, theta: PyTree) -> None:
     """Refuse what can't be added to the parameters, or would be added by broadcasting."""
-    shapes = [jax.tree.map(jnp.shape, tree) for tree in (updates, theta)]
-    if shapes[0] != shapes[1] or any(map(jnp.iscomplexobj, jax.tree.leaves(updates))):
+    shapes, own = ({k: jnp.shape(x) for k, x in _leaves(tree).items()} for tree in (updates, theta))
+    alike = jax.tree.structure(updates) == jax.tree.structure(theta) and shapes == own
+    if not alike or any(map(jnp.iscomplexobj, jax.tree.leaves(updates))):
         raise ValueError(
             f"optimizer.update must return updates like the parameters, got {updates!r:.80}"
         )

@@ -838,6 +838,15 @@ RUNS = {
                         silent=optax.GradientTransformation(
                             lambda p: (), lambda g, s, p=None: (None, s)
                         ),
+                        summed=optax.GradientTransformation(
+                            lambda p: (), lambda g, s, p=None: (g.sum(), s)
+                        ),
+                        asks=optax.GradientTransformation(
+                            lambda p: (), lambda g, s, p=None, *, hessian: (g, s)
+                        ),
+                        grows=optax.GradientTransformation(
+                            lambda p: p, lambda g, s, p=None: (g, jnp.append(s, 1.0))
+                        ),
                     ),
                     function=optax.sgd,
                     pair=(optax.sgd(0.1), 0.1),
