@@ -96,7 +96,7 @@ def descend(
         those extra arguments that it takes of ``value`` and ``grad``, J and ∇J here, and
         ``value_fn``, ``obj_fn`` and ``grad_fn``, both as functions of the parameters, of this
         step's examples and, where `ascent` climbs, of −J. What clips gradients of single examples,
-        as `optax.contrib.dpsgd`, is refused: ∇J is their mean.
+        as `optax.contrib.dpsgd`, is passed those instead of ∇J, and J is to be a mean over them.
     time_step
         Units of t in one step, so that t = time_step × step; the learning rate unless given.
         Momentum has clocks of its own: beside the plain flow, t = ηk/(1 − β). Beside an optimizer

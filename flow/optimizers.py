@@ -18,20 +18,19 @@ from flow.jaxprs import fingerprint
 from flow.objective import Objective
 from flow.precision import double_precision
 from flow.pytrees import PyTree
+from flow.sampling import refuse_mixed
 
 # What `told` has for an update that asks for it.
 EXTRA = ("value", "grad", "value_fn", "grad_fn", "obj_fn")
+# What it has for `_of_examples` alone.
+EACH = "gradients_of_examples"
 # An argument that a part of an optimizer does not take, as Python says it.
 _NOT_TAKEN = re.compile(r"(?:unexpected keyword argument|multiple values for argument) '(\w+)'")
 # One that it needs, as Python says it, or optax.
 _MISSING = re.compile(r"missing \d+ required keyword-only arguments?: (.+)|^(\w+) must be provided")
+CALLED = "optimizer.init and optimizer.update, called with θ₀"
 # So many updates after the first a state has the types that it keeps, or never.
 SETTLES = 4
-OF_EXAMPLES = (
-    "optimizer= clips the gradients of single examples, as optax.contrib.dpsgd does, and descend "
-    "passes ∇J, which is their mean; of that optax.chain(optax.clip_by_global_norm(1.0), "
-    "optax.add_noise(0.1, 0.0, 0), optax.sgd(learning_rate)) clips and perturbs"
-)
 
 
 class Lookahead(NamedTuple):
@@ -71,9 +70,16 @@ def told(
         flat, back = ravel_pytree(objective.traced_gradient(params, batch))
         return sign(back(marked(flat, 1)))
 
+    def gradients(batch: PyTree, params: PyTree) -> PyTree:
+        def of_one(example: PyTree) -> PyTree:
+            return objective.traced_gradient(params, jax.tree.map(lambda x: x[None], example))
+
+        flat, back = ravel_pytree(jax.vmap(of_one)(batch))
+        return sign(back(marked(flat, 1)))
+
     of_params = Partial(value, batch)
     known = sign(loss), downhill, of_params, Partial(gradient, batch), of_params
-    return dict(zip(EXTRA, known, strict=True))
+    return dict(zip(EXTRA, known, strict=True)) | {EACH: Partial(gradients, batch)}
 
 
 def taken(objective: Objective, optimizer: Any) -> tuple[Any, Hashable]:
@@ -93,12 +99,12 @@ def taken(objective: Objective, optimizer: Any) -> tuple[Any, Hashable]:
 
     if not (hasattr(optimizer, "update") and hasattr(optimizer, "init")):
         raise TypeError(f"optimizer must be an optax optimizer, got {optimizer!r}")
-    with double_precision(), users("optimizer.init and optimizer.update, called with θ₀"):
+    with double_precision():
         theta = objective.unflatten(objective.theta)
-        with _without_advice():
+        with _without_advice(), users(CALLED):
             state = jax.eval_shape(lambda p: optimizer.init(p), theta)  # noqa: PLW0108 - traced anew
         if _has(state, optax.contrib.DifferentiallyPrivateAggregateState):
-            raise ValueError(OF_EXAMPLES)
+            optimizer = _of_examples(objective, optimizer)
         if _has(state, optax.LookaheadState):
             optimizer = _of_fast(optimizer)
         names, computed, (begun, updates, after) = _first(objective, optimizer, theta)
@@ -107,10 +113,9 @@ def taken(objective: Objective, optimizer: Any) -> tuple[Any, Hashable]:
         while _types(after) != _types(begun):
             if len(keys) > SETTLES:
                 raise _unsettled(begun, after)
-            again = partial(_update, objective, optimizer, names)
-            computed, (_, following) = jax.make_jaxpr(again, return_shape=True)(
-                after, theta, objective.data
-            )
+            again = jax.make_jaxpr(partial(_update, objective, optimizer, names), return_shape=True)
+            with users(CALLED):
+                computed, (_, following) = again(after, theta, objective.data)
             keys.append(fingerprint(computed))
             begun, after, settled = after, following, after
 
@@ -158,7 +163,8 @@ def _first(objective: Objective, optimizer: Any, theta: PyTree) -> tuple[tuple[s
 
     while True:
         try:
-            return names, *jax.make_jaxpr(first, return_shape=True)(theta, objective.data)
+            with users(CALLED):
+                return names, *jax.make_jaxpr(first, return_shape=True)(theta, objective.data)
         except (TypeError, ValueError) as error:
             if (found := _NOT_TAKEN.search(str(error))) and found[1] in names:
                 names = tuple(name for name in names if name != found[1])
@@ -190,10 +196,11 @@ def _asked(update: Callable) -> tuple[str, ...]:
         for p in known
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in by_place[:3]
     ]
-    if missing := [p.name for p in beside if p.default is p.empty and p.name not in EXTRA]:
+    if missing := [p.name for p in beside if p.default is p.empty and p.name not in (*EXTRA, EACH)]:
         raise TypeError(_not_passed(", ".join(map(repr, missing)), []))
-    takes = set(EXTRA) if any(p.kind is p.VAR_KEYWORD for p in known) else {p.name for p in beside}
-    return tuple(name for name in EXTRA if name in takes - set(by_place[:3]))
+    takes = {p.name for p in beside}
+    takes |= set(EXTRA) if any(p.kind is p.VAR_KEYWORD for p in known) else set()
+    return tuple(name for name in (*EXTRA, EACH) if name in takes - set(by_place[:3]))
 
 
 def _not_passed(missing: str, dropped: list[str]) -> str:
@@ -235,6 +242,24 @@ def _of_fast(optimizer: Any) -> Any:
         return updates.fast, Lookahead(after, optax.apply_updates(state.slow, updates.slow))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _of_examples(objective: Objective, optimizer: Any) -> Any:
+    """Return what clips the gradient of each example, as `optax.contrib.dpsgd`, given these."""
+    import optax
+
+    who = "optimizer=, which takes the gradient of each example,"
+    objective.arrays(who)
+    refuse_mixed(objective, who)
+    if objective.mesh is not None:
+        raise ValueError(f"{who} needs them on one device; make the objective without mesh=")
+
+    def update(
+        _: PyTree, state: PyTree, params: PyTree, *, gradients_of_examples: Callable, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        return optimizer.update(gradients_of_examples(params), state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 @contextmanager
