@@ -79,8 +79,8 @@ def audit(
     path
         A flow or a discrete run.
     objective
-        Of a loaded run, for its conserved quantities and its error bar; the dynamics itself where
-        that was not a gradient flow.
+        Of a run that was loaded or comes from another process, for its conserved quantities and its
+        error bar; the dynamics itself where that was not a gradient flow.
     error_bar
         Whether to run again at a tighter tolerance; that costs 1.8 times the run
         itself in the median, 4.2 at most (sixteen problems, `experiments/error_bars.py`).
@@ -211,8 +211,8 @@ def _with_dynamics(path: Trajectory, objective: Objective | None) -> Trajectory:
         return path
     if objective is None or path.config["dynamics"] != "GradientFlow":
         raise ValueError(
-            "this run was loaded and carries no objective; pass it: flow.audit(path, objective), "
-            "or the dynamics where that was not a gradient flow"
+            "this run was loaded, or comes from another process, and carries no objective; pass "
+            "it: flow.audit(path, objective), or the dynamics where that was not a gradient flow"
         )
     constants = path.config.get("constants", {"ascent": path.config.get("ascent", False)})
     return replace(path, dynamics=GradientFlow(objective, **constants))

@@ -303,6 +303,12 @@ def _match(
             raise ValueError(
                 f"{reference.label!r}, which can't be repeated here, and {run.label!r} share no "
                 "saved time after t = 0; save one at the other's, integrate(..., save=run.t)"
+                + (
+                    ""
+                    if reference.noisy
+                    else "; or give the flow back what it was a run of, "
+                    "dataclasses.replace(path, dynamics=flow.GradientFlow(objective))"
+                )
             )
         matched.append((t, index))
     return matched

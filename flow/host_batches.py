@@ -10,11 +10,12 @@ import numpy as np
 
 from flow.checks import numbers, users
 from flow.keywords import own_keywords
+from flow.processes import Travels
 from flow.pytrees import PyTree, rows_of
 
 
 @own_keywords
-class HostBatches:
+class HostBatches(Travels):
     """A sequence of batches in place of arrays, ``flow.Objective(loss, params, data=...)``.
 
     Each gradient of all the data reads every batch once, in order, and keeps one at a time on the
@@ -79,6 +80,10 @@ class HostBatches:
         self.like, self.last_like = (
             jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), b) for b in (first, last)
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the batches without what went wrong here."""
+        return vars(self) | {"failure": None}
 
     def __len__(self) -> int:
         """How many batches."""

@@ -3,7 +3,8 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -15,8 +16,9 @@ from jaxtyping import Array, Float, Float64
 from flow.checks import choice, flag, function, mapping, numbers, positive_integer, users
 from flow.host_batches import HostBatches
 from flow.keywords import own_keywords
-from flow.placement import find_device, placed
+from flow.placement import address, find_device, placed, resident
 from flow.precision import PrecisionWarning, coarsest_float, double_precision, rounding_noise
+from flow.processes import Travels
 from flow.pytrees import (
     PyTree,
     as_data,
@@ -50,7 +52,7 @@ class Tally:
 
 
 @own_keywords
-class Objective:
+class Objective(Travels):
     """A loss J(θ) to be followed downhill: value, gradient and Hessian-vector products.
 
     θ is any pytree of floating-point arrays. Everything is computed in double precision and
@@ -444,6 +446,41 @@ class Objective:
         view.tally = Tally()
         return view
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Objective":
+        """Return a view with a tally of its own; nothing else of it changes."""
+        memo[id(self)] = view = copy.copy(self)
+        view.tally = copy.copy(self.tally)
+        return view
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what it is made of, for another process: all but what is compiled here."""
+        here = {"_compiled", "_unravel", "_structure"}
+        state = {name: x for name, x in vars(self).items() if name not in here}
+        if (mesh := self.mesh) is not None and mesh.is_multi_process:
+            raise ValueError("its examples lie in several processes; make one there")
+        places = None if mesh is None else np.vectorize(address, [object])(mesh.devices)
+        return state | {
+            "data": jax.tree.map(np.asarray, self.data),
+            "device": self.device and address(self.device),
+            "_reduction": replace(self._reduction, mesh=None),
+            "mesh": mesh and (places, mesh.axis_names, mesh.axis_types),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take it up, on the devices where it was if they are here."""
+        mesh, split = state.pop("mesh"), state["_reduction"]
+        vars(self).update(state, _compiled={})
+        params = as_parameters(self._params)
+        self._structure = jax.tree.structure(params)
+        self.device = self.device and resident(self.device)
+        if mesh is not None:
+            devices = np.vectorize(resident, [object])(mesh[0])
+            mesh = jax.sharding.Mesh(devices, *mesh[1:]) if np.all(devices) else None
+        with double_precision():
+            self._unravel = ravel(params)[1]
+            if split.source is None:
+                self.data, self._reduction = self._split(self.data, split.chunk, mesh)
+
     def starting_at(self, params: PyTree) -> "Objective":
         """The same loss from another θ₀: a view of the same data and compiled functions.
 
@@ -504,22 +541,12 @@ class Objective:
             moved = jax.eval_shape(change, jax.tree.map(jnp.asarray, start))
         self._check_structure(moved, "change(params)")
 
-        of_batch = self._hand_gradient or jax.grad(self._loss)
-
         # Of one batch: the mean over all of them is the new objective's to take.
-        def loss(w: PyTree, batch: PyTree = None) -> Any:
-            return self._loss(change(w), batch)
-
-        def gradient(w: PyTree, batch: PyTree = None) -> PyTree:
-            theta, pull = jax.vjp(change, w)
-            slope = of_batch(theta, batch)
-            return pull(jax.tree.map(lambda g, x: g.astype(x.dtype), slope, theta))[0]
-
         return self.beside(
-            loss if self._output_loss is None else None,
-            outputs=self._network and (lambda w, X: self._network(change(w), X)),
+            partial(_composed, self._loss, change) if self._output_loss is None else None,
+            outputs=self._network and partial(_composed, self._network, change),
             output_loss=self._output_loss,
-            gradient=gradient,
+            gradient=partial(_pulled_back, self._hand_gradient or jax.grad(self._loss), change),
             conserved=conserved,
             smooth=self.smooth,
         )
@@ -824,6 +851,16 @@ class Objective:
                 "at which it is finite"
             )
         return value
+
+
+def _composed(function: Callable, change: Callable, w: PyTree, batch: PyTree = None) -> Any:
+    return function(change(w), batch)
+
+
+def _pulled_back(gradient: Callable, change: Callable, w: PyTree, batch: PyTree = None) -> PyTree:
+    theta, pull = jax.vjp(change, w)
+    slope = gradient(theta, batch)
+    return pull(jax.tree.map(lambda g, x: g.astype(x.dtype), slope, theta))[0]
 
 
 def _precision(dtype: Any) -> np.dtype:

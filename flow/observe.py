@@ -1,8 +1,8 @@
 """Observers: functions of (objective, params), evaluated at the times that a run saves."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from flow import spectrum
 from flow.checks import numbers, positive, positive_integer, random_seed
 from flow.keywords import own_keywords
 from flow.objective import Objective
+from flow.processes import Travels
 from flow.spectrum.hessian import hessian
 from flow.spectrum.tracking import start_block, track
 
@@ -19,7 +20,7 @@ MOST_SUMS = 2**16  # two bytes
 
 @own_keywords
 @dataclass(frozen=True)
-class Observer:
+class Observer(Travels):
     """An observer that carries a state from save to save, the last eigenvectors for instance.
 
     Parameters
@@ -49,7 +50,11 @@ def test_loss(X: Any, y: Any) -> Callable[[Objective, Any], float]:
     >>> observer(objective, objective.params) == objective.value(objective.params)
     True
     """
-    return lambda objective, params: objective.value(params, data=(X, y))
+    return partial(_loss_on, (X, y))
+
+
+def _loss_on(data: Any, objective: Objective, params: Any) -> float:
+    return objective.value(params, data=data)
 
 
 @own_keywords
@@ -58,20 +63,19 @@ def accuracy(X: Any, y: Any) -> Callable[[Objective, Any], float]:
 
     A single output is a logit: the class is 1 where it is positive.
     """
-    labels = numbers("y", y, bools=True)
+    return partial(_accuracy, X, numbers("y", y, bools=True))
 
-    def observe(objective: Objective, params: Any) -> float:
-        outputs = objective.outputs(params, X)
-        if outputs.size != labels.size:
-            raise ValueError(
-                f"y has shape {labels.shape}, but the network's outputs on X {outputs.shape}; "
-                "classes are one-hot rows, np.eye(classes)[y]"
-            )
-        if outputs.ndim == 1 or outputs.shape[1] == 1:
-            return float(np.mean((outputs.ravel() > 0) == (labels.ravel() > 0.5)))  # noqa: PLR2004
-        return float(np.mean(outputs.argmax(axis=1) == labels.argmax(axis=1)))
 
-    return observe
+def _accuracy(X: Any, labels: np.ndarray, objective: Objective, params: Any) -> float:
+    outputs = objective.outputs(params, X)
+    if outputs.size != labels.size:
+        raise ValueError(
+            f"y has shape {labels.shape}, but the network's outputs on X {outputs.shape}; "
+            "classes are one-hot rows, np.eye(classes)[y]"
+        )
+    if outputs.ndim == 1 or outputs.shape[1] == 1:
+        return float(np.mean((outputs.ravel() > 0) == (labels.ravel() > 0.5)))  # noqa: PLR2004
+    return float(np.mean(outputs.argmax(axis=1) == labels.argmax(axis=1)))
 
 
 @own_keywords
@@ -91,23 +95,29 @@ def projection(k: int = 1024, seed: int = 0) -> Callable[[Objective, Any], np.nd
     """
     if positive_integer("k", k) > MOST_SUMS:
         raise ValueError(f"k must be at most {MOST_SUMS:,}, got {k:,}")
-    random_seed(seed)
+    return _Projection(k, random_seed(seed))
 
-    @cache
-    def drawn(size: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng(seed)
-        return rng.integers(k, size=size, dtype=np.uint16), rng.choice(
-            np.array([-1, 1], np.int8), size
-        )
 
-    def observe(objective: Objective, params: Any) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class _Projection:
+    k: int
+    seed: int
+    drawn: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which draws the same."""
+        return vars(self) | {"drawn": {}}
+
+    def __call__(self, objective: Objective, params: Any) -> np.ndarray:
         theta = objective.flatten(params)
-        if theta.size <= k:
+        if (n := theta.size) <= self.k:
             return theta
-        sums, signs = drawn(theta.size)
-        return np.bincount(sums, theta * signs, k)
-
-    return observe
+        if n not in self.drawn:
+            rng = np.random.default_rng(self.seed)
+            sums = rng.integers(self.k, size=n, dtype=np.uint16)
+            self.drawn[n] = sums, rng.choice(np.array([-1, 1], np.int8), n)
+        sums, signs = self.drawn[n]
+        return np.bincount(sums, theta * signs, self.k)
 
 
 @own_keywords

@@ -1,5 +1,6 @@
 """`Trajectory`: times, parameters, observables, cost and why it ended; saved and loaded whole."""
 
+import copy
 import json
 import os
 import platform
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 FORMAT = "flow trajectory"
 FORMAT_VERSION = 1
 TIME_UNIT = "learning rate × steps"
+# What a run has in the process that computed it alone.
+HERE = ("dynamics", "solver", "unflatten")
 _PACKAGES = ["gradient-flow", "jax", "numpy", "scipy", "optax"]
 
 
@@ -76,8 +79,9 @@ class Trajectory:
         What was run: kind, method, tolerances, learning rate, clock, problem, seed. Of an ensemble
         the entries named in "each" are lists, one entry a member.
     dynamics
-        The dynamics that moved, for a flow computed in this process; None after loading. Of an
-        ensemble a tuple, each with its own θ₀.
+        The dynamics that moved, for a flow computed in this process; None after loading, and in
+        another process, to which a pickle brings what a file has. Of an ensemble a tuple, each with
+        its own θ₀.
     solver
         Its `scipy.integrate.OdeSolver` class, likewise.
     """
@@ -99,6 +103,19 @@ class Trajectory:
     unflatten: Callable[[np.ndarray], PyTree] | None = field(
         default=None, repr=False, compare=False
     )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process what a file has: neither dynamics nor solver."""
+        return vars(self) | dict.fromkeys(HERE)
+
+    def __copy__(self) -> "Trajectory":
+        """The same, in this process with its dynamics."""
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Trajectory":
+        """Arrays of its own, in this process with its dynamics."""
+        own = {k: copy.deepcopy(x, memo) for k, x in vars(self).items() if k not in HERE}
+        return replace(self, **own)
 
     @property
     def label(self) -> str:
@@ -190,8 +207,9 @@ class Trajectory:
         ------
         ValueError
             The run has kept θ at its last time alone, and this is another.
-            The run was loaded and its parameters are in containers that no file can restore;
-            ``flow.load(path, like=params)`` restores them. Or this is an ensemble.
+            The run was loaded, or comes from another process, and its parameters are in containers
+            that no file can restore; ``flow.load(path, like=params)`` restores them, and so does
+            ``dataclasses.replace(path, unflatten=objective.unflatten)``. Or this is an ensemble.
         IndexError, TypeError
             There is no such saved time, or `i` is no integer.
         """
@@ -208,8 +226,10 @@ class Trajectory:
             return self.unflatten(self.theta[i])
         if self.structure is None:
             raise ValueError(
-                "the parameters of this loaded run are not made of dicts, lists and tuples; "
-                "load it with flow.load(path, like=params), params a pytree of that structure"
+                "the parameters of this run, which was loaded or comes from another process, are "
+                "not made of dicts, lists and tuples; load it with flow.load(path, like=params), "
+                "params a pytree of that structure, or give back what restores them, "
+                "dataclasses.replace(path, unflatten=objective.unflatten)"
             )
         return structure.restore(self.structure, self.theta[i])
 

@@ -14,10 +14,11 @@ from jaxtyping import Array, Float
 from flow.backprop.layer import Shape
 from flow.backprop.lemmas import through_activation
 from flow.checks import positive, real
+from flow.processes import Travels
 
 
 @dataclass(frozen=True)
-class Activation:
+class Activation(Travels):
     """An elementwise layer a = σ(z), whose backward pass is lemma 2.
 
     Parameters

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flow.processes import Travels
+
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(Travels):
     """A loss of outputs A (outputs, N) and targets Y (outputs, N), a mean over the N columns.
 
     Parameters

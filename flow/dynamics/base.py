@@ -12,11 +12,12 @@ from flow.checks import function, instance, users
 from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.precision import double_precision
+from flow.processes import Travels
 from flow.pytrees import PyTree, as_parameters
 
 
 @own_keywords
-class Dynamics:
+class Dynamics(Travels):
     """A differential equation for a state (a pytree) from which parameters can be read.
 
     One of your own is its right-hand side, its state at t = 0, and how to read θ off the state:

@@ -1,6 +1,7 @@
 """The flow of a network that is linear in its parameters: lazy training."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -195,16 +196,17 @@ def _integrated(kernel: np.ndarray, slope: Any, start: np.ndarray, times: np.nda
 
 def _linearised(objective: Objective) -> Objective:
     """The objective of the network that is linear about θ₀, with the same output loss."""
-    start = objective.unflatten(objective.theta)
-
-    def outputs(params: PyTree, X: Any) -> Any:
-        away = jax.tree.map(lambda p, p0: p - p0.astype(p.dtype), params, start)
-        # Made of p, so that on a mesh it is each device's own, as p is.
-        at = jax.tree.map(lambda p, p0: jnp.zeros_like(p) + p0.astype(p.dtype), params, start)
-        network = lambda p: objective.traced_outputs(p, X)  # noqa: E731
-        f, moved = jax.jvp(network, (at,), (away,))
-        return f + moved
-
+    outputs = partial(_tangent, objective, objective.unflatten(objective.theta))
     made = objective.beside(outputs=outputs, output_loss=objective.traced_output_loss)
     made.network = objective
     return made
+
+
+def _tangent(objective: Objective, start: PyTree, params: PyTree, X: Any) -> Any:
+    """f(θ₀, X) + ∂f/∂θ(θ₀, X)·(θ − θ₀)."""
+    away = jax.tree.map(lambda p, p0: p - p0.astype(p.dtype), params, start)
+    # Made of p, so that on a mesh it is each device's own, as p is.
+    at = jax.tree.map(lambda p, p0: jnp.zeros_like(p) + p0.astype(p.dtype), params, start)
+    network = lambda p: objective.traced_outputs(p, X)  # noqa: E731
+    f, moved = jax.jvp(network, (at,), (away,))
+    return f + moved

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -69,14 +70,8 @@ class ScaleFreeFlow(Dynamics):
                     f"{name} is zero at θ₀, where w/‖w‖ has no direction; leave it out of leaves, "
                     "or start elsewhere, objective.starting_at(params)"
                 )
-
-        def normalised(params: PyTree) -> PyTree:
-            return map_by_name(lambda name, w: w / _norm(w) if name in names else w, params)
-
-        lengths = {
-            f"‖w‖ of {name}": lambda params, name=name: _norm(by_name(params)[name])
-            for name in names
-        }
+        normalised = partial(_normalised, names)
+        lengths = {f"‖w‖ of {name}": partial(_length, name) for name in names}
         object.__setattr__(self, "leaves", names)
         object.__setattr__(self, "objective", self.objective.reparametrised(normalised, lengths))
 
@@ -105,6 +100,14 @@ class ScaleFreeFlow(Dynamics):
 
         learning_rate = positive("learning_rate", learning_rate)
         return optax.sgd(learning_rate), learning_rate
+
+
+def _normalised(names: Sequence[str], params: PyTree) -> PyTree:
+    return map_by_name(lambda name, w: w / _norm(w) if name in names else w, params)
+
+
+def _length(name: str, params: PyTree) -> Any:
+    return _norm(by_name(params)[name])
 
 
 def _norm(w: Any) -> Any:

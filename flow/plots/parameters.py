@@ -119,7 +119,8 @@ def objective_of(runs: Sequence[Trajectory]) -> Objective:
         if run.dynamics is not None:
             return run.dynamics.objective
     raise ValueError(
-        "these runs were loaded, or are discrete, and carry no objective; pass objective="
+        "these runs were loaded, come from another process or are discrete, and carry no "
+        "objective; pass objective="
     )
 
 
