@@ -12,6 +12,7 @@ import numpy as np
 from flow.checkpoints.keeper import keeper, released
 from flow.checks import choice, positive, positive_integer, random_seed, real
 from flow.dynamics import Dynamics, GradientFlow
+from flow.dynamics.kinks import warn_of_stalling
 from flow.dynamics.log_clock import LogClock
 from flow.initialisations import initialisations
 from flow.keywords import own_keywords
@@ -156,6 +157,12 @@ def integrate(
         Also if a budget, Ctrl-C, a stalled or a non-finite right-hand side ended the run early:
         then its last row is the last accepted step, and `result` says what happened.
 
+    Warns
+    -----
+    KinkWarning
+        If the gradient of the loss jumps, as of ReLU, abs, max and clipping, and a method that
+        controls its error at rtol below 1e-3 will stall there; once of an objective.
+
     Raises
     ------
     ValueError, TypeError
@@ -220,7 +227,7 @@ def integrate(
     if dynamics.noise:
         settings = noise_settings(dynamics.objective, step, seed)
     else:
-        settings = _check_settings(chosen, rtol, atol, step, dynamics.objective.resolution)
+        settings = _check_settings(chosen, rtol, atol, step, dynamics.objective)
     _check_reached(settings, t)
     if choice("clock", clock, CLOCKS) == "log":
         dynamics, t, save = _on_log_clock(dynamics, chosen, t, save)
@@ -382,7 +389,7 @@ def _check_reached(settings: dict[str, float], t: float) -> None:
 
 
 def _check_settings(
-    method: "Method", rtol: Any, atol: Any, step: Any, resolution: float
+    method: "Method", rtol: Any, atol: Any, step: Any, objective: Objective
 ) -> dict[str, float]:
     if not method.adaptive:
         if step is None:
@@ -393,6 +400,7 @@ def _check_settings(
             f"step={step!r} goes with methods of fixed steps; {method.name!r} chooses its own by "
             "rtol and atol"
         )
+    resolution = objective.resolution
     floor = 100 * resolution
     if positive("rtol", rtol) < floor:
         raise ValueError(
@@ -403,4 +411,5 @@ def _check_settings(
     atol = real("atol", atol)
     if not (isfinite(atol) and atol >= 0):
         raise ValueError(f"atol must be finite and not negative, got {atol}")
+    warn_of_stalling(objective, method.name, rtol)
     return {"rtol": float(rtol), "atol": atol}

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,13 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 # Of operations that call others, those whose arguments are the others' in the same order.
 _IN_ORDER = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat2"}
+
+_JAX = Path(jax.__file__).parent
+# Of operations on real numbers alone, those that jump.
+_JUMPING = {"ceil", "floor", "rem", "round", "sign"} | {
+    "select_and_gather_add",
+    "select_and_scatter_add",
+}
 
 
 def fingerprint(closed_jaxpr: Any) -> str:
@@ -75,10 +82,38 @@ def _depending(jaxpr: Any, moved: list[bool]) -> Iterator[Any]:
             yield from _depending(sub, touched if same else [True] * len(sub.invars))
 
 
+def jumping(jaxpr: Any, varying: int) -> Iterator[Any]:
+    """Yield the operations of `depending` whose outputs may jump as their inputs move.
+
+    Those that count, round or compare numbers; but what is compared with itself, or with infinity,
+    asks whether it is finite, and `jax.nn.logsumexp` compares what is positive with 0.
+    """
+    for equation in depending(jaxpr, varying):
+        name, inputs = equation.primitive.name, equation.invars
+        counts = any(map(_inexact, inputs)) and not all(map(_inexact, equation.outvars))
+        finite = name == "is_finite" or any(np.all(np.isinf(getattr(v, "val", 0))) for v in inputs)
+        jumps = name in _JUMPING or (counts and not finite and len({id(v) for v in inputs}) > 1)
+        smooth = any(f.function_name == "logsumexp" and _within(f, _JAX) for f in _frames(equation))
+        if jumps and not smooth:
+            yield equation
+
+
+def _inexact(variable: Any) -> bool:
+    return jax.numpy.issubdtype(getattr(variable.aval, "dtype", np.bool), np.inexact)
+
+
 def place(equation: Any) -> str:
     """Return an operation's name, and the line outside of JAX and flow that asked for it."""
-    mine = (str(Path(jax.__file__).parent), str(Path(__file__).parent))
-    frames = getattr(equation.source_info.traceback, "frames", ())
-    asked = (f for f in frames if not f.file_name.startswith(mine))
+    mine = _JAX, Path(__file__).parent
+    asked = (f for f in _frames(equation) if not any(_within(f, folder) for folder in mine))
     line = next((f"{f.file_name}:{f.line_num}" for f in asked), None)
     return equation.primitive.name + ("" if line is None else f", {line}")
+
+
+def _frames(equation: Any) -> Iterable[Any]:
+    """The calls that an operation was asked for by, the innermost first."""
+    return getattr(equation.source_info.traceback, "frames", ())
+
+
+def _within(frame: Any, folder: Path) -> bool:
+    return frame.file_name.startswith(str(folder))

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Float64
 
 from flow.checks import choice, flag, function, mapping, numbers, positive_integer, users
 from flow.host_batches import HostBatches
+from flow.jaxprs import jumping, place
 from flow.keywords import own_keywords
 from flow.placement import address, find_device, placed, resident
 from flow.precision import PrecisionWarning, coarsest_float, double_precision, rounding_noise
@@ -80,7 +81,8 @@ class Objective(Travels):
         Name -> function of the parameters that the gradient flow keeps constant, audited by
         `flow.audit`. `flow.MLP` declares its own.
     smooth
-        False if the loss has kinks (ReLU), at which error-controlled integrators stall.
+        False if the gradient of the loss jumps (ReLU), where error-controlled integrators stall.
+        Not needed of what JAX sees: see `flow.KinkWarning`.
     dtype
         "float64", or "float32" to compute in single precision inside.
     device
@@ -178,7 +180,12 @@ class Objective(Travels):
             gradient if gradient is None or data is not None else lambda p, _: gradient(p)
         )
         self._check_hand_gradient(gradient, params64)
-        self.resolution = self._check_precision(params64)
+        jaxpr = self._traced(params64)
+        self.resolution = self._check_precision(params64, jaxpr)
+        # What may jump in ∇J, and what is known of it by any view; see `flow.dynamics.kinks`.
+        found = jumping(jaxpr.jaxpr, len(jax.tree.leaves(params64)))
+        self.jumping = list(dict.fromkeys(map(place, found)))
+        self.kinks: dict[str, bool] = {}
         self._departures: list[Departures] = []  # once they were looked at, by any view
         self._check_is_mean()
         self._start = self._finite_value(params64)
@@ -790,21 +797,24 @@ class Objective(Travels):
             return False
         return True
 
-    def _check_precision(self, params: PyTree) -> float:
-        """Return the unit roundoff of J and ∇J: of the coarsest operation whose noise they have."""
+    def _traced(self, params: PyTree) -> Any:
+        """The jaxpr of J and ∇J."""
 
         def both(params: PyTree, data: PyTree) -> Any:
             return self.traced_value(params, data), self.traced_gradient(params, data)
 
         with double_precision(), users("the derivative of loss at the initial parameters"):
-            jaxpr = jax.make_jaxpr(both)(params, self.data)
-        dtype, place = coarsest_float(jaxpr, len(jax.tree.leaves(params)))
+            return jax.make_jaxpr(both)(params, self.data)
+
+    def _check_precision(self, params: PyTree, jaxpr: Any) -> float:
+        """Return the unit roundoff of J and ∇J: of the coarsest operation whose noise they have."""
+        dtype, where = coarsest_float(jaxpr, len(jax.tree.leaves(params)))
         asked, eps = float(np.finfo(self._dtype).eps), float(jnp.finfo(dtype).eps)
         if eps <= asked or (met := self._noise(eps)) < np.sqrt(asked * eps):
             return asked
         or_so = ", or say dtype='float32'" if self._dtype == np.float64 else ""
         warn(
-            f"the loss computes in {dtype} inside ({place}) and has its rounding, {met:.0e} of J "
+            f"the loss computes in {dtype} inside ({where}) and has its rounding, {met:.0e} of J "
             f"or ∇J; remove the cast there (astype, or a layer's dtype=) to work in {self._dtype}"
             f"{or_so}. flow.integrate will refuse rtol below {100 * eps:.1e}.",
             PrecisionWarning,

@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable
 from math import inf
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import flow
+from flow.dynamics.kinks import may_have_kinks
 
 ADAPTIVE = ["RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA"]
 
@@ -144,7 +147,8 @@ def test_gradient_descent_that_ends_as_it_diverges(valley: flow.Objective, steps
 @pytest.mark.quick
 def test_relu_stalls_at_a_kink(relu: flow.Objective):
     """Assert that the budget, its name and the way through are told, and the budget is kept."""
-    path = flow.integrate(relu, 50.0, max_gradients=5000)
+    with pytest.warns(flow.KinkWarning, match="'DOP853' takes many tiny steps .* at rtol=1e-06"):
+        path = flow.integrate(relu, 50.0, max_gradients=5000)
     assert_whole(path)
     assert path.result.startswith("budget spent at t = ")
     assert "5,000 gradients (max_gradients)" in path.result
@@ -164,7 +168,8 @@ def test_no_kinks_are_blamed_of_a_loss_without(method: str):
     path = flow.integrate(valley, 50.0, method=method, rtol=1e-2, max_gradients=160)
     assert re.search(r"; \d+ of \d+ attempted steps were rejected$", path.result)
     bent = flow.Objective(lambda x: jnp.abs(x).sum() + 30 * x[0] ** 2, np.array([1.0, 0.3]))
-    path = flow.integrate(bent, 50.0, method=method, max_gradients=600)
+    with pytest.warns(flow.KinkWarning, match=r"what is compared in it: ge, .*test_ends.py:\d+"):
+        path = flow.integrate(bent, 50.0, method=method, max_gradients=600)
     assert "If the loss has kinks (ReLU)" in path.result
 
 
@@ -175,6 +180,81 @@ def test_fixed_steps_go_through_kinks(relu: flow.Objective, method: str, step: f
     path = flow.integrate(relu, 50.0, method=method, step=step, max_gradients=5000)
     assert path.result == "reached t = 50"
     assert path.loss[-1] < 0.2 < path.loss[0]
+
+
+def test_a_loose_method_of_low_order_goes_through_kinks(relu: flow.Objective):
+    """Assert that what the warning advises arrives, silently, at less than RK4's cost."""
+    fixed = flow.integrate(relu, 10.0, method="RK4", step=0.05)
+    loose = flow.integrate(relu, 10.0, method="RK45", rtol=1e-3)
+    assert loose.result == "reached t = 10"
+    assert loose.stats["gradients"] <= fixed.stats["gradients"]
+    assert loose.loss[-1] == pytest.approx(fixed.loss[-1], rel=0.05)
+
+
+Z = np.random.default_rng(0).standard_normal((20, 3))
+SIGN = np.sign(Z[:, 0] + 0.3)
+BENT = {
+    "relu": lambda z: jax.nn.relu(z).mean(),
+    "abs": lambda z: jnp.abs(z).mean(),
+    "maximum": lambda z: jnp.maximum(z, 0.0).mean(),
+    "clip": lambda z: jnp.clip(z, -0.5, 0.5).mean(),
+    "where": lambda z: jnp.where(z > 0, z, 0.1 * z).mean(),
+    "hinge": lambda z: jnp.maximum(1.0 - SIGN * z, 0.0).mean(),
+    "max pooling": lambda z: jnp.max(z.reshape(10, 2), axis=1).mean(),
+    "selu": lambda z: jax.nn.selu(z).mean(),
+    "scan": lambda z: jax.lax.scan(lambda h, x: (jax.nn.relu(x - h), None), 0.0, z)[0],
+}
+# Of these JAX's own say by their operations that nothing jumps.
+UNBENT = {
+    "logsumexp": jax.nn.logsumexp,
+    "softplus": lambda z: jax.nn.softplus(z).mean(),
+    "log_softmax": lambda z: jax.nn.log_softmax(z)[0],
+    "softmax": lambda z: jax.nn.softmax(z)[0],
+    "gelu": lambda z: jax.nn.gelu(z).mean(),
+    "silu": lambda z: jax.nn.silu(z).mean(),
+    "binary cross-entropy": lambda z: optax.sigmoid_binary_cross_entropy(z, SIGN > 0).mean(),
+    "labels": lambda z: optax.softmax_cross_entropy_with_integer_labels(z, 3),
+    "a maximum that is stopped": lambda z: jnp.exp(z - jax.lax.stop_gradient(z.max())).sum(),
+    "maxima of data": lambda z: jnp.where(Z[:, 0] > 0, z, 0.1 * z).mean() + jnp.abs(Z).max(),
+    "is it finite": lambda z: jnp.where(jnp.isnan(z) | (z == jnp.inf), 0.0, z**2).mean(),
+}
+CONTINUOUS = {
+    "elu": lambda z: jax.nn.elu(z).mean(),
+    "squared hinge": lambda z: (jnp.maximum(1.0 - SIGN * z, 0.0) ** 2).mean(),
+    "huber": lambda z: optax.huber_loss(z).mean(),
+    "a maximum that cancels": lambda z: (m := z.max()) + jnp.log(jnp.exp(z - m).sum()),
+    "a guard": lambda z: jnp.sqrt(jnp.where((s := z @ z) > 0, s, 1.0)),
+}
+
+
+@pytest.mark.parametrize(("losses", "kinks"), [(BENT, True), (UNBENT, False), (CONTINUOUS, False)])
+@pytest.mark.quick
+def test_kinks_are_found_where_the_gradient_jumps(losses: dict, kinks: bool):
+    """Assert that they are found in a user's loss, and only there: warnings are errors here."""
+    for name, of in losses.items():
+        objective = flow.Objective(lambda w, of=of: of(Z @ w), np.array([0.3, -0.5, 0.8]))
+        assert bool(objective.jumping) is (losses is not UNBENT), name
+        assert may_have_kinks(objective) is kinks, name
+
+
+def test_kinks_are_told_once():
+    """Assert one warning of an objective, none of fixed steps or a loose tolerance."""
+    objective = flow.Objective(lambda x: jnp.abs(x).sum() + 0.5 * x @ x, np.ones(2))
+    flow.integrate(objective, 0.05, method="Euler", step=0.01)
+    flow.integrate(objective, 0.05, method="RK45", rtol=1e-3)
+    flow.descend(objective, 0.01, 3)
+    with pytest.warns(flow.KinkWarning, match="RK45") as met:
+        flow.study(objective, [0.05], t=0.1, save=3, method="RK45", rtol=1e-4)
+    flow.integrate(objective, 0.05)
+    assert len(met) == 1
+
+
+def test_a_gradient_of_ones_own_that_jumps():
+    """Assert that kinks are found in a hand-written gradient too."""
+    objective = flow.Objective(
+        lambda x: jnp.sqrt(x @ x), np.ones(2), gradient=lambda x: x * (x > 0.5)
+    )
+    assert may_have_kinks(objective)
 
 
 # ---- budgets

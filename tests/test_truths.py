@@ -286,7 +286,8 @@ def test_neuron_balance(activation: str):
         params = map(path.params, range(len(path.t)))
         return np.array([X @ p[0]["W"].T + p[0]["b"].T > 0 for p in params])
 
-    path = flow.integrate(objective, t=0.01, save=5, **TIGHT)
+    with pytest.warns(flow.KinkWarning):
+        path = flow.integrate(objective, t=0.01, save=5, **TIGHT)
     assert np.all(active(path) == active(path)[0])
     assert flow.audit(path).conserved["neuron balance 1-2"] < 1e-12
     drift = []
