@@ -100,7 +100,7 @@ def doors(loss: Callable, g: np.ndarray) -> dict[str, Callable[[flow.Objective],
             flow.descend(
                 o,
                 optimizer=optax.sgd(lambda k: jnp.asarray(rates)[k]),
-                time_step=1.0,
+                time_step=lambda k: jnp.asarray(rates)[k],
                 steps=1,
                 **quiet,
             ).theta[-1],
