@@ -1,7 +1,9 @@
 """`check_gradient`: a gradient against central differences of its objective, leaf by leaf."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from html import escape
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -9,14 +11,21 @@ import numpy as np
 
 from flow.keywords import own_keywords
 from flow.leaf_check import TOLERANCE, LeafCheck, compare_leaves
+from flow.mistakes import mistakes, names
 from flow.objective import Objective
-from flow.pytrees import PyTree, path_name
+from flow.precision import double_precision
+from flow.pytrees import PyTree, path_name, to_numpy
+from flow.reduction import whole as whole_array
 
 if TYPE_CHECKING:
     import pandas
 
 # Entries of a leaf that are compared.
 SAMPLE = 64
+# Mistakes that are told where several come to the same.
+MOST = 3
+# Of a terminal.
+WIDTH = 80
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,26 +74,35 @@ class GradientCheck:
         return pd.DataFrame(rows).set_index("leaf")
 
     def __str__(self) -> str:
-        """The table, and a verdict."""
-        table = self.table().to_string(float_format=lambda x: f"{x:.4g}")
-        return f"{table}\n{self._verdict()}"
+        """A row a leaf, a verdict, and the mistakes with the leaves that have them."""
+        table = self.table()[["shape", "norm", "relative error", "compared", "worst entry"]]
+        text = table.rename_axis(None).to_string(float_format=lambda x: f"{x:.4g}")
+        told: dict[str, list[str]] = {}
+        for leaf in self.leaves:
+            if not leaf.passed:
+                told.setdefault(leaf.diagnosis, []).append(leaf.name)
+        lines = [text, self._verdict()]
+        for diagnosis, leaves in told.items():
+            whose = "every leaf" if 1 < len(leaves) == len(self.leaves) else ", ".join(leaves)
+            lines += [fill(f"{whose}:", WIDTH), "  " + diagnosis.replace("; or ", "\n  or ")]
+        return "\n".join(lines)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         table = self.table().to_html(float_format=lambda x: f"{x:.4g}")
-        return f"{table}<p>{self._verdict()}</p>"
+        return f"{table}<p>{escape(self._verdict())}</p>"
 
     def _verdict(self) -> str:
         worst = self.worst
         if self.passed:
             noisy = sum(leaf.error > TOLERANCE for leaf in self.leaves)
-            said = f", {noisy} of them within the round-off of J only" if noisy else ""
+            said = f",\n  {noisy} of them within the round-off of J only" if noisy else ""
             return f"passed: every leaf agrees with central differences to {TOLERANCE:g}{said}"
         index, value, difference = worst.worst
         return (
-            f"failed: worst in {worst.name} at {index}, gradient {value:.6g} but "
-            f"difference {difference:.6g} ({worst.diagnosis})"
+            f"failed: worst in {worst.name} at {index},\n"
+            f"  gradient {value:.6g} but difference {difference:.6g}"
         )
 
 
@@ -105,7 +123,11 @@ def check_gradient(
     Of a leaf of more than 64 entries 64 are compared, half of them the largest of the gradient and
     half a seeded sample, and the derivative along one random direction of all; the table says so.
     Where the pattern is clear, it names the mistake: a flipped sign, a missing 1/N or another
-    constant factor, a transposed weight.
+    constant factor, a transposed weight, rows in another order, another leaf's gradient, a
+    regulariser's forgotten. Of a `flow.Network`'s objective the whole gradient is held against
+    flow's own backward pass with one rule after the other replaced by a wrong one: σ′ forgotten or
+    taken at a for z, W for Wᵀ, δ, W or activations of another layer, biases summed wrongly,
+    examples paired wrongly. Mistakes that come to the same are all told.
 
     Differences need J to be smooth within their step. The step is cut away from a kink; an entry
     with one within 1e-4 of its scale (ReLU at 0) has no derivative to be compared with: it is
@@ -173,19 +195,60 @@ def check_gradient(
     def value(moved: list[Any], data: Any) -> Any:
         return objective.traced_value(jax.tree.unflatten(structure, moved), data)
 
-    return GradientCheck(
-        compare_leaves(
-            value,
-            leaves,
-            jax.tree.leaves(found),
-            [path_name("params", path) for path, _ in jax.tree.leaves_with_path(params)],
-            leaves,
-            sample=SAMPLE,
-            examples=number_of_examples(objective),
-            resolution=objective.resolution,
-            data=objective.data,
-        )
+    checks = compare_leaves(
+        value,
+        leaves,
+        jax.tree.leaves(found),
+        [path_name("params", path) for path, _ in jax.tree.leaves_with_path(params)],
+        leaves,
+        sample=SAMPLE,
+        examples=number_of_examples(objective),
+        resolution=objective.resolution,
+        data=objective.data,
     )
+    return GradientCheck(_named(objective, params, checks))
+
+
+def _named(objective: Objective, params: PyTree, checks: list[LeafCheck]) -> list[LeafCheck]:
+    """The same, with the mistakes that can be seen by looking at all leaves together."""
+    wrong = [k for k, check in enumerate(checks) if not check.passed]
+    whole: list[str] = []
+    parts: list[list[str]] = [[] for _ in checks]
+    finite = all(np.all(np.isfinite(check.gradient)) for check in checks)
+    if wrong and finite and objective.backprop is not None:
+        from flow.explain.walk import columns
+
+        chain, loss = objective.backprop
+        with double_precision(), np.errstate(all="ignore"):
+            X, Y = (np.asarray(columns(whole_array(rows))) for rows in objective.data)
+            whole, parts = names(
+                [check.gradient for check in checks],
+                mistakes(chain, loss, to_numpy(params), X, Y),
+                X.shape[-1],
+                max(TOLERANCE, 100 * objective.resolution),
+            )
+    named = list(checks)
+    for k in wrong:
+        check = checks[k]
+        clear = check.pattern and "times what" not in check.pattern
+        words = whole or ([] if clear else parts[k] or _of_another(check, checks))
+        if words:
+            named[k] = replace(check, mistake="; or ".join(words[:MOST]))
+    return named
+
+
+def _of_another(check: LeafCheck, checks: list[LeafCheck]) -> list[str]:
+    """Whether another leaf's gradient stands in this one's place."""
+    return [
+        f"the gradient of {other.name}"
+        for other in checks
+        if other is not check
+        and other.gradient.shape == check.gradient.shape
+        and other.entries.size == check.gradient.size
+        and other.resolved.all()
+        and np.linalg.norm(check.gradient.ravel() - other.differences)
+        <= 1e-6 * np.linalg.norm(other.differences)
+    ]
 
 
 def number_of_examples(objective: Objective) -> int | None:

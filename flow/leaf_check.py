@@ -42,6 +42,10 @@ class LeafCheck:
         the difference along it did not settle.
     examples
         N of the mean, where it is known, for the diagnosis.
+    variable
+        The variable's value, likewise.
+    mistake
+        What was found to be wrong otherwise, in the diagnosis' place.
     """
 
     name: str
@@ -52,6 +56,8 @@ class LeafCheck:
     floor: Float[np.ndarray, "k"]
     direction: tuple[float, float, float, float] | None
     examples: int | None
+    variable: Float[np.ndarray, "..."]
+    mistake: str = ""
 
     @property
     def norm(self) -> float:
@@ -100,18 +106,33 @@ class LeafCheck:
         """What the mistake looks like, where a pattern is clear; "" where the leaf passed."""
         if self.passed:
             return ""
-        if not np.all(np.isfinite(self.gradient)):
-            return "not finite"
+        if self.mistake:
+            return self.mistake
         if not np.any(self.resolved):
             return "nothing to compare: differences do not settle"
         d = self.differences[self.resolved]
+        off = int(np.sum(np.abs(self._values[self.resolved] - d) > TOLERANCE * np.abs(d).max()))
+        return self.pattern or (
+            "no clear pattern" if off > d.size / 2 else f"{off} of {d.size} entries off"
+        )
+
+    @property
+    def pattern(self) -> str:
+        """What a mistake in any gradient is, seen from this leaf alone; "" where it is not clear.
+
+        Not finite, zero, a flipped sign or another factor, transposed, rows or columns in another
+        order, a multiple of the variable missing or too much, or a mistake outside the sample.
+        """
+        if not np.all(np.isfinite(self.gradient)):
+            return "not finite"
+        d = self.differences[self.resolved]
+        if d.size == 0:
+            return ""
         if np.linalg.norm(d) == 0:
             return "should be zero"
         if self.norm == 0:
             return "is zero"
-        largest = np.abs(d).max()
-        off = int(np.sum(np.abs(self._values[self.resolved] - d) > TOLERANCE * largest))
-        if off == 0:
+        if np.abs(self._values[self.resolved] - d).max() <= TOLERANCE * np.abs(d).max():
             return "entries outside the sample are off"
         # The gradient of Wᵀ put into the shape of W.
         transposed = self.gradient.reshape(self.gradient.shape[::-1]).T
@@ -121,7 +142,35 @@ class LeafCheck:
             if np.linalg.norm(g - factor * d) <= _PATTERN * np.linalg.norm(g):
                 words = ", ".join(filter(None, [name, self._factor(factor)]))
                 return words or f"off by less than {_PATTERN:g} of it"
-        return "no clear pattern" if off > d.size / 2 else f"{off} of {d.size} entries off"
+        return self._reordered() or self._term(d)
+
+    def _reordered(self) -> str:
+        """Whether rows, columns or entries stand in another order, where all were compared."""
+        if not (self.resolved.all() and self.entries.size == self.gradient.size):
+            return ""
+        d = self.differences.reshape(self.gradient.shape)
+        for axis, name in enumerate(("rows", "columns")[: d.ndim] if d.ndim > 1 else ["entries"]):
+            both = [np.moveaxis(x, axis, 0).reshape(d.shape[axis], -1) for x in (self.gradient, d)]
+            # By sums of their entries with unequal weights, in which rounding does not tell.
+            weights = np.random.default_rng(0).standard_normal(both[0].shape[1])
+            g, right = (x[np.argsort(x @ weights)] for x in both)
+            if np.linalg.norm(g - right) <= _PATTERN * np.linalg.norm(d):
+                return f"{name} in another order"
+        return ""
+
+    def _term(self, d: Float[np.ndarray, "k"]) -> str:
+        """Whether a multiple of the variable, or of its sign, is missing or too much."""
+        missing = d - self._values[self.resolved]
+        theta = self.variable.ravel()[self.entries][self.resolved]
+        for x, term, of in (
+            (theta, "θ", "½c‖θ‖²"),
+            (np.sign(theta), "sign(θ)", "c‖θ‖₁"),
+        ):
+            c = float(missing @ x / max(x @ x, np.finfo(float).tiny))
+            if x.size > 1 and np.linalg.norm(missing - c * x) <= _PATTERN * np.linalg.norm(missing):
+                what = "is missing" if c > 0 else "is too much"
+                return f"c·{term}, c = {abs(c):.4g}, {what}: the gradient of a regulariser {of}"
+        return ""
 
     @property
     def _values(self) -> Float[np.ndarray, "k"]:
@@ -144,16 +193,21 @@ class LeafCheck:
     def _factor(self, factor: float) -> str:
         if abs(factor - 1) <= _PATTERN:
             return ""
-        N = self.examples or 1
-        known = {
-            1.0: "",
-            float(N): f"{N} times: a 1/N is missing",
-            1.0 / N: f"1/{N} of it: divided by N twice",
-        }
-        for size, words in known.items():
+        for size, words in ({1.0: ""} | factors(self.examples or 1)).items():
             if abs(abs(factor) / size - 1) <= _PATTERN:
                 return ", ".join(filter(None, ["sign flipped" if factor < 0 else "", words]))
         return f"{factor:.6g} times what it should be"
+
+
+def factors(N: int) -> dict[float, str]:
+    """Factor -> the mistake that makes a gradient so many times what it should be.
+
+    >>> factors(4)
+    {4.0: '4 times: a 1/N is missing', 0.25: '1/4 of it: divided by N twice'}
+    """
+    if N == 1:
+        return {}
+    return {float(N): f"{N} times: a 1/N is missing", 1 / N: f"1/{N} of it: divided by N twice"}
 
 
 def compare_leaves(
@@ -239,6 +293,7 @@ def compare_leaves(
                 found.floor / own,
                 direction,
                 examples,
+                np.asarray(scales[l]),
             )
         )
     return checks
