@@ -123,8 +123,13 @@ DESCENTS = {
     "slow parameters": ({}, {"optimizer": optax.lookahead(optax.adam(0.01), 5, 0.5)}),
     "a state that is there later": (
         {},
-        {"optimizer": optax.chain(optax.sgd(0.01), optax.monitor({"norm": optax.tree.norm}))},
+        {"optimizer": optax.chain(optax.sgd(0.01), optax.monitor({"first": jax.tree.leaves}))},
     ),
+    "perturbations": (
+        {},
+        {"optimizer": optax.contrib.sam(optax.MultiSteps(optax.sgd(0.01), 3), optax.sgd(0.01))},
+    ),
+    "estimates of the Hessian": ({}, {"optimizer": optax.contrib.sophia(0.01)}),
     "half-precision moments": ({}, {"optimizer": optax.adam(0.01, mu_dtype=jnp.bfloat16)}),
 }
 
