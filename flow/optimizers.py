@@ -27,7 +27,10 @@ EACH = "gradients_of_examples"
 # An argument that a part of an optimizer does not take, as Python says it.
 _NOT_TAKEN = re.compile(r"(?:unexpected keyword argument|multiple values for argument) '(\w+)'")
 # One that it needs, as Python says it, or optax.
-_MISSING = re.compile(r"missing \d+ required keyword-only arguments?: (.+)|^(\w+) must be provided")
+_MISSING = re.compile(
+    r"missing \d+ required keyword-only arguments?: (.+)"
+    rf"|^({'|'.join(EXTRA)}) must be provided"
+)
 CALLED = "optimizer.init and optimizer.update, called with θ₀"
 # So many updates after the first a state has the types that it keeps, or never.
 SETTLES = 4
@@ -103,11 +106,12 @@ def taken(objective: Objective, optimizer: Any) -> tuple[Any, Hashable]:
         theta = objective.unflatten(objective.theta)
         with _without_advice(), users(CALLED):
             state = jax.eval_shape(lambda p: optimizer.init(p), theta)  # noqa: PLW0108 - traced anew
+        names = _asked(optimizer.update)
         if _has(state, optax.contrib.DifferentiallyPrivateAggregateState):
-            optimizer = _of_examples(objective, optimizer)
+            optimizer, names = _of_examples(objective, optimizer), (*names, EACH)
         if _has(state, optax.LookaheadState):
             optimizer = _of_fast(optimizer)
-        names, computed, (begun, updates, after) = _first(objective, optimizer, theta)
+        names, computed, (begun, updates, after) = _first(objective, optimizer, names, theta)
         _check_updates(updates, theta)
         keys, settled = [fingerprint(computed)], None
         while _types(after) != _types(begun):
@@ -150,12 +154,14 @@ def _update(
     return optimizer.update(theta, state, theta, **{name: known[name] for name in names})
 
 
-def _first(objective: Objective, optimizer: Any, theta: PyTree) -> tuple[tuple[str, ...], Any, Any]:
-    """Trace the first update; return what it takes of `EXTRA`, and what it computes and returns.
+def _first(
+    objective: Objective, optimizer: Any, names: tuple[str, ...], theta: PyTree
+) -> tuple[tuple[str, ...], Any, Any]:
+    """Trace the first update; return which of those names it takes, its jaxpr and what it returns.
 
-    A chain hands all to its parts, and says that it takes all.
+    A chain says that it takes all, and hands them to parts that do not.
     """
-    names, dropped = _asked(optimizer.update), []
+    dropped: list[str] = []
 
     def first(p: Any, data: Any) -> Any:
         state = optimizer.init(p)
@@ -196,11 +202,11 @@ def _asked(update: Callable) -> tuple[str, ...]:
         for p in known
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in by_place[:3]
     ]
-    if missing := [p.name for p in beside if p.default is p.empty and p.name not in (*EXTRA, EACH)]:
+    if missing := [p.name for p in beside if p.default is p.empty and p.name not in EXTRA]:
         raise TypeError(_not_passed(", ".join(map(repr, missing)), []))
     takes = {p.name for p in beside}
     takes |= set(EXTRA) if any(p.kind is p.VAR_KEYWORD for p in known) else set()
-    return tuple(name for name in (*EXTRA, EACH) if name in takes - set(by_place[:3]))
+    return tuple(name for name in EXTRA if name in takes - set(by_place[:3]))
 
 
 def _not_passed(missing: str, dropped: list[str]) -> str:
