@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import expit, softmax
 
 from flow.backprop import ACTIVATIONS, Activation, Chain, Linear, Loss
 from flow.explain.symbols import node_symbols, parameter_symbol
@@ -285,7 +284,8 @@ def _residuals(
         return found
     several = loss.name == "cross_entropy"
     s, sign = "softmax" if several else "sigmoid", -1.0 if loss.name == "log_likelihood" else 1.0
-    P = softmax(A, axis=0) if several else expit(A)
+    raised = np.exp(A - A.max(axis=0))
+    P = raised / raised.sum(axis=0) if several else 1.0 / (1.0 + np.exp(-A))
     lemma = f"∂J/∂Z = ({s}(Z) − Y)/N has it" if sign > 0 else f"∂J/∂Z = (Y − {s}(Z))/N has it"
     found |= {
         f"{s} forgotten: {lemma.removesuffix(' has it')}": sign * (A - Y),

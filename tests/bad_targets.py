@@ -345,6 +345,12 @@ OBJECTIVES = {
     "networks.deep": Target(
         flow.networks.deep, {"depth": (given(1), integer(1, 3))}, read_objective, examples=15
     ),
+    "networks.two_three_two": Target(
+        flow.networks.two_three_two,
+        {"hidden": (given("relu"), option("relu", "sigmoid"))},
+        read_objective,
+        examples=15,
+    ),
     "networks.chebyshev": Target(
         flow.networks.chebyshev,
         {"degree": (given(1), integer(1, 10)), "seed": (given(0), seed)},
@@ -1276,6 +1282,7 @@ EVIDENCE = {
             "X": (given(X), rows(4, 2)),
             "y": (given(Y), tries(rows(4, 1))),
             "loss": (given("mse"), none | option("mse", "binary_cross_entropy")),
+            "values": (given(False), flag),
         },
         lambda e: e.passed,
         aliases={"network": "objective|network", "X": "data|X", "y": "data|y"},

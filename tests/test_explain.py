@@ -169,6 +169,66 @@ def test_products_are_what_they_say():
         np.testing.assert_allclose(multiplied(turned, True), g.T, rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("name", ZOO)
+def test_the_forward_pass_is_what_it_says(name: str):
+    """Assert each output's value by its layer, shapes of its products, and J at the end."""
+    table, (make, inputs, outputs, _) = explained(name), ZOO[name]
+    network = make()
+    (X, _), params = data(inputs, outputs), network.initialise(0)
+    with jax.enable_x64(True):
+        A = jnp.moveaxis(jnp.asarray(X), 0, -1)
+        np.testing.assert_array_equal(table["A0"].value, A)
+        for symbol, layer, slot in zip(
+            table.symbols[1:], network.chain.layers, network.chain.slots, strict=True
+        ):
+            own = {} if slot is None else jax.tree.map(jnp.asarray, params[slot])
+            A = layer.forward(own, A)[0]
+            row = table[symbol]
+            np.testing.assert_array_equal(row.value, A)
+            if isinstance(layer, Linear):
+                product, b = row.forward.terms
+                assert (product.shape, b.shape) == (row.shape, (row.shape[0], 1))
+    lines = table.forward()
+    assert [line[0] for line in lines] == [*table.symbols, "J"]
+    assert lines[-1][2].endswith(f" = {table.loss:.6g}")
+    assert str(table).startswith("A₀")
+
+
+@pytest.mark.quick
+def test_the_forward_pass_and_its_values_in_words():
+    """Assert the lines of 2-3-2, and its numbers on request, within 80 columns."""
+    objective = networks.two_three_two(hidden="sigmoid")
+    text = str(flow.explain(objective)).splitlines()
+    assert text[:6] == [
+        "A₀ 2×4     X, an example a column",
+        "Z₁ 3×4     W₁(3×2) · A₀(2×4) + b₁(3×1)",
+        "A₁ 3×4     sigmoid(Z₁(3×4))",
+        "Z₂ 2×4     W₂(2×3) · A₁(3×4) + b₂(2×1)",
+        "A₂ 2×4     sigmoid(Z₂(2×4))",
+        f"J  scalar  1/N · ½Σ(A₂ − Y)² = {objective.value(objective.params):.6g}",
+    ]
+    shown = flow.explain(objective, values=True)
+    lines = str(shown).splitlines()
+    assert max(map(len, lines)) <= 80
+    W1 = objective.params[0]["W"]
+    at = lines.index("W₁ 3×2     given")
+    numbers = " ".join(lines[at + 1 : at + 4])
+    np.testing.assert_allclose(
+        [float(x) for x in re.findall(r"-?[\d.]+", numbers)], W1.ravel(), rtol=6e-4
+    )
+    gradient = objective.gradient(objective.params)[1]["b"]
+    at = lines.index("      denominator  ∂J/∂Z₂(2×4) · 1(4×1) = 2×1")
+    assert float(lines[at + 2].strip(" []")) == pytest.approx(gradient[0, 0], rel=6e-4)
+    html = shown._repr_html_()
+    assert html.count("<pre>") == 1 + 9
+    assert ET.fromstring(f"<div>{html.replace('<br>', ' ')}</div>").find("pre").text in str(shown)  # noqa: S314
+    X, y = data((20,), 3)
+    wide = flow.explain(flow.MLP([20, 30, 3]), None, X, y, values=True)
+    assert max(map(len, str(wide).splitlines())) <= 80
+    assert len(str(wide).splitlines()) < 180
+    assert np.array_equal(wide["W1"].value, flow.MLP([20, 30, 3]).initialise(0)[0]["W"])
+
+
 @pytest.mark.quick
 def test_rules_and_symbols_in_the_order_of_the_backward_pass():
     """Assert the names of 2-3-2's nodes, last first, and of their lemmas."""

@@ -24,10 +24,10 @@ def relu(z: jax.Array) -> jax.Array:
     return jnp.where(z > 0, z, 0.0)
 
 
-def two_three_two(params: list, x: jax.Array, y: jax.Array) -> jax.Array:
+def two_three_two(params: list, x: jax.Array, y: jax.Array, g: Callable = relu) -> jax.Array:
     """½ Σ (ŷ − y)² of one example."""
     first, last = params
-    h = relu(first["W"] @ x + first["b"].ravel())
+    h = g(first["W"] @ x + first["b"].ravel())
     return 0.5 * jnp.sum((sigmoid(last["W"] @ h + last["b"].ravel()) - y) ** 2)
 
 
@@ -65,6 +65,10 @@ CASES: dict[str, tuple[Callable, Callable]] = {
     f.__name__: (getattr(networks, f.__name__), f)
     for f in (two_three_two, two_layer_relu, two_two_two, logistic, deep)
 } | {f"deep({depth})": (lambda depth=depth: networks.deep(depth), deep) for depth in (1, 7)}
+CASES["two_three_two(sigmoid)"] = (
+    lambda: networks.two_three_two(hidden="sigmoid"),
+    lambda *given: two_three_two(*given, g=sigmoid),
+)
 
 made = cache(lambda name: CASES[name][0]())  # compiled functions live with their objective
 
@@ -119,6 +123,35 @@ def test_shapes_of_the_table():
     assert shapes["two_two_two"] == [{"W": (2, 2)}, {"W": (2, 2)}]
     assert shapes["logistic"] == [{"W": (3, 2)}, {"W": (1, 3)}]
     assert len(shapes["deep(7)"]) == 7
+
+
+@pytest.mark.quick
+def test_two_three_two_of_sigmoids_as_it_is_worked_by_hand():
+    """Assert weights of 0 to closed form, and every number of a pass that is written out."""
+    objective = networks.two_three_two(hidden="sigmoid")
+    still = objective.unflatten(np.zeros(17))
+    # At 0 every a is ½: J = ½·2·¼, dZ₂ = (½ − y)/16, so Σ dZ₂ = 0 for xor and ¼·¼ for and.
+    assert objective.value(still) == 0.25
+    gradient = objective.gradient(still)
+    np.testing.assert_allclose(gradient[1]["b"], [[0], [1 / 16]], atol=1e-17)
+    np.testing.assert_allclose(gradient[1]["W"], [[0] * 3, [1 / 32] * 3], atol=1e-17)
+    assert not np.any(gradient[0]["W"])
+    (first, last), (X, Y) = objective.params, (np.asarray(rows).T for rows in objective.data)
+    A1 = 1 / (1 + np.exp(-(first["W"] @ X + first["b"])))
+    A2 = 1 / (1 + np.exp(-(last["W"] @ A1 + last["b"])))
+    dZ2 = (A2 - Y) * A2 * (1 - A2) / 4
+    dZ1 = (last["W"].T @ dZ2) * A1 * (1 - A1)
+    table = flow.explain(objective)
+    for symbol, value, g in (("A2", A2, (A2 - Y) / 4), ("A1", A1, last["W"].T @ dZ2)):
+        np.testing.assert_allclose(table[symbol].value, value, rtol=0, atol=1e-15)
+        np.testing.assert_allclose(table[symbol].check.gradient, g, rtol=0, atol=1e-15)
+    by_hand = [dZ1 @ X.T, dZ1.sum(axis=1), dZ2 @ A1.T, dZ2.sum(axis=1)]
+    found = jax.tree.leaves(objective.gradient(objective.params))
+    for g, expected in zip(found, by_hand, strict=True):
+        np.testing.assert_allclose(g.ravel(), expected.ravel(), rtol=0, atol=1e-16)
+    assert objective.smooth
+    with pytest.raises(ValueError, match="hidden 'sigmiod' is unknown. Did you mean 'sigmoid'"):
+        networks.two_three_two(hidden="sigmiod")
 
 
 @pytest.mark.quick

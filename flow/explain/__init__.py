@@ -1,4 +1,4 @@
-"""The backward pass of a network as a table: rules, products with shapes, and their proof."""
+"""Both passes of a network as a table: rules, products with shapes, and their proof."""
 
 from flow.explain.door import explain
 from flow.explain.product import Factor, Product, Rule

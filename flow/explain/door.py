@@ -1,4 +1,4 @@
-"""`explain`: the backward pass of a network as a table."""
+"""`explain`: the forward and the backward pass of a network as a table."""
 
 from typing import Any
 
@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flow.backprop import Loss
+from flow.checks import flag
+from flow.explain.product import Factor
+from flow.explain.rules import value_of
 from flow.explain.symbols import node_symbols
 from flow.explain.table import Explanation, Row
 from flow.explain.walk import columns, moved_loss, walk
@@ -29,10 +32,13 @@ def explain(
     X: Any = None,
     y: Any = None,
     loss: str | Loss | None = None,
+    *,
+    values: bool = False,
 ) -> Explanation:
-    """Show the backward pass of a network, node by node.
+    """Show the forward and the backward pass of a network, node by node.
 
-    One row for the outputs, then going back for every W_l, b_l and every layer's input:
+    First how every layer's output comes about, with shapes, up to J. Then one row for the outputs,
+    and going back for every W_l, b_l and every layer's input:
     the shape, the rule by which the gradient is found, the product with every factor's shape in
     denominator layout (∂J/∂z has the shape of z; factors append on the left) and in numerator
     layout (its transpose; they append on the right), the norm, and the relative error against
@@ -52,6 +58,10 @@ def explain(
         Rows, as for ``network.objective``; an objective brings its own.
     loss
         As for ``network.objective``, "mse" unless given; an objective brings its own.
+    values
+        Whether the numbers are shown too, of every node and of every gradient: all of them up to
+        64, else the first and the last three of an axis, those after the first as one.
+        ``explanation["W1"].value`` has them all.
 
     Returns
     -------
@@ -71,6 +81,13 @@ def explain(
     --------
     >>> import flow
     >>> print(flow.explain(flow.networks.two_two_two()))
+    A₀ 2×4     X, an example a column
+    Z₁ 2×4     W₁(2×2) · A₀(2×4)
+    A₁ 2×4     sigmoid(Z₁(2×4))
+    Z₂ 2×4     W₂(2×2) · A₁(2×4)
+    A₂ 2×4     sigmoid(Z₂(2×4))
+    J  scalar  1/N · ½Σ(A₂ − Y)² = 0.310754
+    <BLANKLINE>
     node  forward  gradient  rule                norm    error
     J     scalar   scalar    ∂J/∂J = 1              1
     A₂    2×4      2×4       mse, batch mean   ...
@@ -88,6 +105,7 @@ def explain(
     ...
     every gradient agrees to 1e-06
     """
+    flag("values", values)
     objective = _objective(network, X, y, loss)
     params = objective.params if params is None else params
     J = objective.value(params)
@@ -111,10 +129,13 @@ def explain(
             data=tuple(columns_of),
         )
     rows = [
-        Row(node.symbol, node.value.shape, node.rule, check)
+        Row(node.symbol, node.value.shape, node.rule, check, node.forward)
         for node, check in zip(nodes, checks, strict=True)
     ]
-    return Explanation(rows, J, columns_of[0].shape[-1], chain, node_symbols(chain))
+    of_J = value_of(function, Factor(nodes[0].symbol, nodes[0].value.shape))
+    return Explanation(
+        rows, J, columns_of[0].shape[-1], chain, node_symbols(chain), of_J, values=bool(values)
+    )
 
 
 def _objective(network: Any, X: Any, y: Any, loss: Any) -> Objective:

@@ -24,6 +24,13 @@ _RESIDUALS = {
     "binary_cross_entropy": "(sigmoid(A) − Y)",
     "log_likelihood": "(Y − sigmoid(A))",
 }
+# N·J likewise, behind its sign.
+_VALUES = {
+    "mse": "½Σ(A − Y)²",
+    "cross_entropy": "Σ Y ⊙ log(softmax(A))",
+    "binary_cross_entropy": "Σ(Y ⊙ log(p) + (1 − Y) ⊙ log(1 − p)), p = sigmoid(A)",
+    "log_likelihood": "Σ(Y ⊙ log(p) + (1 − Y) ⊙ log(1 − p)), p = sigmoid(A)",
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,59 @@ def of_loss(loss: Loss, outputs: Factor) -> Rule:
     text = _RESIDUALS.get(loss.name, "residual(A, Y)").replace("A", outputs.symbol)
     factors = Factor("1/N", ()), Factor(text, outputs.shape)
     return Rule(f"{loss.name}, batch mean", matrix_product(*factors))
+
+
+def value_of(loss: Loss, outputs: Factor) -> Rule:
+    """J, the mean over examples."""
+    text = _VALUES.get(loss.name, "loss(A, Y)").replace("A", outputs.symbol)
+    sign = "−" if loss.name in {"cross_entropy", "binary_cross_entropy"} else ""
+    return Rule(loss.name, matrix_product(Factor(f"{sign}1/N", ()), Factor(text, ())))
+
+
+@singledispatch
+def forward(_layer: Any, u: Factor, _params: dict[str, Factor]) -> Rule:
+    """The output of a layer, of its input and its parameters; of an unknown layer, its own."""
+    return Rule("the layer's own", matrix_product(u), "forward")
+
+
+@forward.register
+def _(layer: Linear, u: Factor, params: dict[str, Factor]) -> Rule:
+    scale = [] if layer.factor == 1.0 else [Factor("σ", ())]
+    b = matrix_product(params["b"]) if "b" in params else ()
+    return Rule("linear", (*matrix_product(*scale, params["W"], u), *b))
+
+
+@forward.register
+def _(layer: Activation, u: Factor, _params: dict[str, Factor]) -> Rule:
+    return Rule("elementwise", matrix_product(u), layer.name)
+
+
+@forward.register
+def _(_layer: Convolution, u: Factor, params: dict[str, Factor]) -> Rule:
+    b = matrix_product(params["b"]) if "b" in params else ()
+    return Rule("convolution", (Product((params["W"], u), "∗"), *b))
+
+
+@forward.register
+def _(_layer: AveragePooling, u: Factor, _params: dict[str, Factor]) -> Rule:
+    return Rule("average pooling", matrix_product(u), "mean")
+
+
+@forward.register
+def _(_layer: MaxPooling, u: Factor, _params: dict[str, Factor]) -> Rule:
+    return Rule("max pooling", matrix_product(u), "max")
+
+
+@forward.register
+def _(_layer: BatchNormalisation, u: Factor, params: dict[str, Factor]) -> Rule:
+    normal = Factor("X̂", u.shape)
+    terms = (*entrywise(params["gamma"], normal), *matrix_product(params["beta"]))
+    return Rule("batch normalisation", terms)
+
+
+@forward.register
+def _(_layer: Reshape, u: Factor, _params: dict[str, Factor]) -> Rule:
+    return Rule("the same numbers", matrix_product(u), "reshape")
 
 
 @singledispatch

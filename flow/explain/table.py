@@ -1,8 +1,11 @@
-"""`Explanation`: the backward pass as a table, for terminals, notebooks and papers."""
+"""`Explanation`: both passes as a table, for terminals, notebooks and papers."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+
+import numpy as np
 
 from flow.backprop import Chain, Linear
 from flow.backprop.layer import Shape
@@ -12,6 +15,8 @@ from flow.explain.puzzle import DimensionPuzzle, dimension_puzzle
 from flow.explain.symbols import latex, plain, shape_text
 from flow.leaf_check import TOLERANCE, LeafCheck
 
+# Numbers of a node that are shown, and the columns of a terminal that they may take.
+ENTRIES, ROWS, WIDTH = 64, 12, 80
 _HEAD = ("node", "forward", "gradient", "rule", "norm", "error")
 
 
@@ -28,12 +33,20 @@ class Row:
     check
         The gradient beside central differences: ``.gradient``, ``.norm``, ``.error``,
         ``.diagnosis``.
+    forward
+        How the value comes about; None of what is given, a parameter or the inputs.
     """
 
     symbol: str
     shape: Shape
     rule: Rule
     check: LeafCheck
+    forward: Rule | None = None
+
+    @property
+    def value(self) -> np.ndarray:
+        """The node's numbers."""
+        return self.check.variable
 
     @property
     def gradient_shape(self) -> Shape:
@@ -66,6 +79,8 @@ class Explanation:
         J.
     examples
         N.
+    values
+        Whether the nodes' numbers are shown.
     """
 
     rows: Sequence[Row]
@@ -73,6 +88,8 @@ class Explanation:
     examples: int
     chain: Chain
     symbols: Sequence[str]
+    of_loss: Rule
+    values: bool = False
 
     def __getitem__(self, symbol: str) -> Row:
         """The row of a node: "W1" or "W₁", "gamma1" or "γ₁", "Zhat1" or "Ẑ₁"."""
@@ -130,6 +147,33 @@ class Explanation:
         residual = self.rows[0].rule.terms[0].factors[-1].symbol
         return dimension_puzzle(self.chain, self.symbols, shapes, residual, uses[0])
 
+    def forward(self) -> list[tuple[str, str, str, Row | None]]:
+        """Symbol, shape, how it comes about, and row of each node in forward order; J is last.
+
+        Parameters stand among them, ahead of the first node that they make, where values are shown.
+        """
+        *_, X = self.rows
+        lines, given = [(X.symbol, shape_text(X.shape), "X, an example a column", X)], []
+        for row in reversed(self.rows[:-1]):
+            if row.forward is None:
+                given.insert(0, (row.symbol, shape_text(row.shape), "given", row))
+                continue
+            lines += given if self.values else []
+            lines.append((row.symbol, shape_text(row.shape), row.forward.text(), row))
+            given = []
+        return [*lines, ("J", "scalar", f"{self.of_loss.text()} = {self.loss:.6g}", None)]
+
+    def _forward_text(self) -> list[str]:
+        """The forward pass, a line or more a node."""
+        found = self.forward()
+        wide, long = (max(len(line[i]) for line in found) for i in (0, 1))
+        lines = []
+        for symbol, shape, text, row in found:
+            lines.append(f"{symbol:{wide}} {shape:{long}}  {text}")
+            if self.values and row is not None:
+                lines.append(_numbers(row.value, wide + 1))
+        return lines
+
     def __str__(self) -> str:
         cells = [_HEAD, ("J", "scalar", "scalar", "∂J/∂J = 1", "1", "")]
         cells += [row.cells() for row in self.rows]
@@ -148,15 +192,23 @@ class Explanation:
                 f"\n{indent}numerator    {row.rule.transposed().text()} = "
                 f"{shape_text(row.shape[::-1])}"
             )
-        return "\n".join([*lines, *self._notes()])
+            if self.values:
+                lines[i + 2] += f"\n{_numbers(row.check.gradient, widths[0] + 2)}"
+        return "\n".join([*self._forward_text(), "", *lines, *self._notes()])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{h}</th>" for h in (*_HEAD, "denominator layout", "numerator layout"))
-        one = ("J", "scalar", "scalar", "∂J/∂J = 1", "1", "", "", "")
+        columns = (*_HEAD, "denominator layout", "numerator layout", *["value"] * self.values)
+        head = "".join(f"<th>{h}</th>" for h in columns)
+        one = ("J", "scalar", "scalar", "∂J/∂J = 1", "1", "", "", "", *["1"] * self.values)
         body = [one] + [
-            (*map(escape, row.cells()), row.rule.html(), row.rule.transposed().html())
+            (
+                *map(escape, row.cells()),
+                row.rule.html(),
+                row.rule.transposed().html(),
+                *[f"<pre>{_numbers(row.check.gradient)}</pre>"] * self.values,
+            )
             for row in self.rows
         ]
         wrong = {row.symbol for row in self.wrong}
@@ -167,10 +219,12 @@ class Explanation:
             for line in body
         )
         notes = "<br>".join(map(escape, self._notes()))
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p>{notes}</p>"
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        forward = escape("\n".join(self._forward_text()))
+        return f"<pre>{forward}</pre>{table}<p>{notes}</p>"
 
     def to_latex(self) -> str:
-        """A ``tabular`` with a row a node; needs amsmath."""
+        """The backward pass as a ``tabular`` with a row a node; needs amsmath."""
         head = (
             r"node & shape & rule & denominator layout & numerator layout & norm & error \\ \hline"
         )
@@ -194,8 +248,8 @@ class Explanation:
         written = " ".join(row.rule.text() for row in self.rows)
         if "fold(" in written:
             notes.append(
-                "[·]: windows as columns, k a place in a window; fold: every window's share added "
-                "to where it was taken from"
+                "[·]: windows as columns, k a place in a window;\n"
+                "fold: every window's share added to where it was taken from"
             )
         if "X̂" in written:
             notes.append("X̂, s: normalised inputs and √(variance + ε); m: entries a feature")
@@ -203,7 +257,7 @@ class Explanation:
         sampled = any(row.check.entries.size < row.check.gradient.size for row in self.rows)
         notes.append(
             "error: against central differences"
-            + (f"; of nodes with more than {k} entries, {k} and a direction" if sampled else "")
+            + (f";\nof nodes with more than {k} entries, {k} and a direction" if sampled else "")
         )
         left_out = sum(int((~row.check.resolved).sum()) for row in self.rows)
         if left_out:
@@ -211,3 +265,16 @@ class Explanation:
         if self.passed:
             notes.append(f"every gradient agrees to {TOLERANCE:g}")
         return notes + [f"∂J/∂{row.symbol}: {row.check.diagnosis}" for row in self.wrong]
+
+
+def _numbers(array: np.ndarray, indent: int = 0) -> str:
+    """All entries of a small array, else the first and last; axes after the first are one."""
+    flat = array.reshape(len(array), -1) if array.ndim > 2 else array  # noqa: PLR2004
+    text = np.array2string(
+        flat + 0.0,  # no −0
+        max_line_width=WIDTH - indent,
+        threshold=ENTRIES if flat.shape[-1] > 1 else ROWS,
+        edgeitems=3,
+        formatter={"float_kind": "{:10.4g}".format},
+    )
+    return textwrap.indent(text, " " * indent)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from flow.backprop import Chain, Loss
 from flow.explain.product import Factor, Rule
-from flow.explain.rules import Step, of_loss, rules
+from flow.explain.rules import Step, forward, of_loss, rules
 from flow.explain.symbols import node_symbols, parameter_symbol
 
 
@@ -29,6 +29,8 @@ class Node:
         Numbers, of one shape.
     rule
         How the gradient comes about.
+    forward
+        How the value does; None of what is given, a parameter or the inputs.
     """
 
     symbol: str
@@ -36,6 +38,7 @@ class Node:
     value: Float[np.ndarray, "..."]
     gradient: Float[np.ndarray, "..."]
     rule: Rule
+    forward: Rule | None = None
 
 
 def walk(
@@ -58,20 +61,26 @@ def walk(
     factors = [Factor(s, A.shape) for s, A in zip(symbols, values, strict=True)]
     owners = {slot: symbols[l + 1] for l, slot in reversed(list(enumerate(slots)))}
 
+    def named(l: int) -> dict[str, Factor]:
+        own = {} if slots[l] is None else params[slots[l]]
+        return {k: Factor(parameter_symbol(k, owners[slots[l]]), p.shape) for k, p in own.items()}
+
+    made = [None, *(forward(layer, factors[l], named(l)) for l, layer in enumerate(chain.layers))]
     gradient = loss.cotangent(values[-1], Y)
-    nodes = [_node(factors[-1], len(slots), values[-1], gradient, of_loss(loss, factors[-1]))]
+    of_output = of_loss(loss, factors[-1])
+    nodes = [_node(factors[-1], len(slots), values[-1], gradient, of_output, made[-1])]
     terms: dict[int, list[tuple[dict, dict]]] = {}
     for l, (layer, slot) in reversed(list(enumerate(zip(chain.layers, slots, strict=True)))):
         own = {} if slot is None else params[slot]
-        named = {k: Factor(parameter_symbol(k, owners[slot]), p.shape) for k, p in own.items()}
         outer = Factor(f"∂J/∂{symbols[l + 1]}", values[l + 1].shape)
-        of_input, of_params = rules(layer, Step(factors[l], outer, named))
+        of_input, of_params = rules(layer, Step(factors[l], outer, named(l)))
         gradient, term = layer.backward(own, stored[l], gradient)
         if slot is not None:
             terms.setdefault(slot, []).append((term, of_params))
             if symbols[l + 1] == owners[slot]:
-                nodes += [_node(named[k], (slot, k), own[k], *_sum(terms[slot], k)) for k in own]
-        nodes.append(_node(factors[l], l, values[l], gradient, of_input))
+                nodes += [_node(f, (slot, k), own[k], *_sum(terms[slot], k))
+                          for k, f in named(l).items()]  # fmt: skip
+        nodes.append(_node(factors[l], l, values[l], gradient, of_input, made[l]))
     return nodes
 
 
@@ -106,7 +115,9 @@ def _sum(terms: list[tuple[dict, dict]], key: str) -> tuple[Array, Rule]:
     return gradient, rule
 
 
-def _node(factor: Factor, place: Any, value: Any, gradient: Any, rule: Rule) -> Node:
+def _node(
+    factor: Factor, place: Any, value: Any, gradient: Any, rule: Rule, made: Rule | None = None
+) -> Node:
     value, gradient = np.asarray(value, np.float64), np.asarray(gradient, np.float64)
     if gradient.shape != value.shape:
         raise ValueError(
@@ -114,7 +125,7 @@ def _node(factor: Factor, place: Any, value: Any, gradient: Any, rule: Rule) -> 
             f"{value.shape}: a layer's backward pass must return gradients in their variables' "
             "shapes"
         )
-    return Node(factor.symbol, place, value, gradient, rule)
+    return Node(factor.symbol, place, value, gradient, rule, made)
 
 
 def columns(X: Any) -> Array:

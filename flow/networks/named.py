@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from flow.backprop import Linear
-from flow.checks import positive_integer
+from flow.backprop import ACTIVATIONS, Linear
+from flow.checks import choice, positive_integer
 from flow.keywords import own_keywords
 from flow.networks.mlp import MLP
 from flow.networks.network import Network
@@ -14,17 +14,26 @@ CORNERS = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
 XOR, AND = np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.0, 0.0, 1.0])
 
 
-def two_three_two() -> Objective:
-    """2-3-2: ŷ = σ(W₂ ReLU(W₁x + b₁) + b₂), J = ½ Σ (ŷ − y)², a mean over four examples.
+def two_three_two(hidden: str = "relu") -> Objective:
+    """2-3-2: ŷ = σ(W₂ g(W₁x + b₁) + b₂), J = ½ Σ (ŷ − y)², a mean over four examples.
 
     Backward, in denominator layout: dZ₂ = (ŷ − y) ⊙ ŷ ⊙ (1 − ŷ), and
-    ∂J/∂W₁ = ((W₂ᵀ dZ₂) ⊙ ReLU′(Z₁)) A₀ᵀ; in the order in which they are met the factors do not
-    multiply. The outputs learn exclusive or, and and.
+    ∂J/∂W₁ = ((W₂ᵀ dZ₂) ⊙ g′(Z₁)) A₀ᵀ; in the order in which they are met the factors do not
+    multiply. The outputs learn exclusive or, and and. With "sigmoid" g′(Z₁) = A₁ ⊙ (1 − A₁), and
+    the flow has no kinks.
+
+    Parameters
+    ----------
+    hidden
+        g, the hidden units' activation: "relu", "sigmoid" or another that `flow.MLP` takes.
 
     >>> two_three_two().size  # W₁ (3, 2), b₁, W₂ (2, 3), b₂
     17
+    >>> two_three_two(hidden="sigmoid").smooth, two_three_two().smooth
+    (True, False)
     """
-    network = Network([Linear(2, 3), "relu", Linear(3, 2), "sigmoid"])
+    hidden = choice("hidden", hidden, ACTIVATIONS)
+    network = Network([Linear(2, 3), hidden, Linear(3, 2), "sigmoid"])
     return network.objective(CORNERS, np.stack([XOR, AND], axis=1), loss="mse")
 
 
