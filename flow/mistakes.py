@@ -65,7 +65,7 @@ class _Pass:
                 rule = self.linear(l)
             elif isinstance(layer, Activation):
                 Z = _entries(layer.value, A)
-                rule = elementwise(_slope(layer, A, Z))
+                rule = _elementwise(_slope(layer, A, Z))
             else:
                 own = jax.tree.map(jnp.asarray, own)
                 Z, kept = layer.forward(own, jnp.asarray(A))
@@ -145,11 +145,10 @@ class _Pass:
     def of_activation(self, l: int) -> Wrong:
         """Lemma 2, ∂J/∂z = ∂J/∂a ⊙ σ′(z)."""
         layer, (z, a) = self.chain.layers[l], self.values[l : l + 2]
-        s = plain_name(layer)
-
+        s = _plain_name(layer)
         right = _slope(layer, z, a)
         lemma = "∂J/∂{z} = ∂J/∂{a} ⊙ σ′({z}), lemma 2"
-        factors = {
+        slopes = {
             f"{s}′ forgotten: {lemma}": np.ones_like(z),
             f"{s}′({{a}}) for {s}′({{z}}): {lemma}": _slope(layer, a),
             f"{{z}} for {{a}} in {s}′: {lemma}": _slope(layer, z, z),
@@ -162,20 +161,20 @@ class _Pass:
         }
         for name, other in ACTIVATIONS.items():
             if name not in {s, "identity"}:
-                factors[f"{name}′ for {s}′: {lemma}"] = _slope(other, z, a)
-                factors[f"{name}′({{z}}) for {s}′({{z}}): {lemma}"] = _slope(other, z)
+                slopes[f"{name}′ for {s}′: {lemma}"] = _slope(other, z, a)
+                slopes[f"{name}′({{z}}) for {s}′({{z}}): {lemma}"] = _slope(other, z)
         if l and "b" in self.own(l - 1):
             words = f"{s}′({{z}} − {self.symbol('b', l - 1)}) for {s}′({{z}}): {lemma}"
-            factors[words] = _slope(layer, z - self.own(l - 1)["b"])
+            slopes[words] = _slope(layer, z - self.own(l - 1)["b"])
         for k, o in self.elsewhere(self.values, l, l + 1):
-            factors[f"{s}′({o}) for {s}′({{z}}): {lemma}"] = _slope(layer, self.values[k])
-        for words, factor in factors.items():
-            yield words, elementwise(factor)
+            slopes[f"{s}′({o}) for {s}′({{z}}): {lemma}"] = _slope(layer, self.values[k])
+        for words, slope in slopes.items():
+            yield words, _elementwise(slope)
         at_delta = f"{s}′(∂J/∂{{a}}) for {s}′({{z}}): {lemma}"
         yield at_delta, lambda dA: (dA * _slope(layer, dA), {})
 
     def of_linear(self, l: int) -> Wrong:
-        """Of both lemmas; where both have ∂J/∂z, of ∂J/∂z."""
+        """Lemmas 1 and 3, also with δ = ∂J/∂z, W and u of other nodes in their place."""
         ahead = l + 1 < len(self.chain.layers) and isinstance(self.chain.layers[l + 1], Activation)
         deltas = {o: self.deltas[k] for k, o in self.elsewhere(self.deltas, l + 1)}
         if ahead:  # before lemma 2; below all other parameters that is lemma 2 forgotten
@@ -239,7 +238,7 @@ class _Pass:
                 yield k, symbol
 
 
-def elementwise(factor: np.ndarray) -> Rule:
+def _elementwise(factor: np.ndarray) -> Rule:
     """Lemma 2 with that for σ′(z)."""
     return lambda dA: (dA * factor, {})
 
@@ -257,7 +256,7 @@ def _entries(of: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
     return np.asarray(of(*padded))[:size].reshape(arrays[0].shape)
 
 
-def plain_name(layer: Activation) -> str:
+def _plain_name(layer: Activation) -> str:
     """What an activation is called, without its arguments."""
     return layer.name.partition("(")[0]
 
@@ -339,11 +338,7 @@ def _of_activations(
     chain: Chain, loss: Loss, params: list, X: np.ndarray, Y: np.ndarray
 ) -> Iterator[tuple[str, list[dict[str, np.ndarray]]]]:
     """Gradients of other networks: with another activation, or without biases."""
-    used = {
-        layer.name.partition("(")[0]: layer
-        for layer in chain.layers
-        if isinstance(layer, Activation)
-    }
+    used = {_plain_name(layer): layer for layer in chain.layers if isinstance(layer, Activation)}
     for s, layer in used.items():
         for name, other in ACTIVATIONS.items():
             if name != s:

@@ -52,7 +52,7 @@ def _foreign(name: str, leaf: Any) -> str:
         return f"{kind}; give {name}{way}"
     of_rows = hasattr(leaf, "__iter__") or hasattr(leaf, "__getitem__")
     if of_rows and not (hasattr(leaf, "__array__") or isinstance(leaf, Sequence)):
-        return f"{kind}, which is read piece by piece; give whole arrays, (X, y) of all examples"
+        return f"{kind}, which is read piece by piece; give whole arrays"
     return ""
 
 
