@@ -9,6 +9,7 @@ from flow.checks import positive_integer, random_seed, truth
 from flow.dynamics import HeavyBall
 from flow.integration import rerun, reruns
 from flow.keywords import own_keywords
+from flow.shown import Shown
 from flow.trajectory import Trajectory, check_single
 
 # Gauss points in a panel; there is a panel for each step of the run, which resolved the motion.
@@ -17,7 +18,7 @@ LARGEST_EXPONENT = 600.0
 
 
 @dataclass(frozen=True)
-class Action:
+class Action(Shown):
     """What `flow.action` found.
 
     Attributes

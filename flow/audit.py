@@ -13,7 +13,8 @@ from flow.integration import rerun, reruns
 from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.precision import double_precision
-from flow.trajectory import Trajectory, check_keeps_theta, check_single
+from flow.shown import cut
+from flow.trajectory import Trajectory, apart, check_keeps_theta, check_single
 
 # What the run of an error bar does by tolerance; and, as a share of the run's mean step, by the
 # longest it may take: the first steps, and those at the limit of stability, know no tolerance.
@@ -63,6 +64,10 @@ class Audit:
                 f"error bar ‖θ − θ_tight‖, largest                 {self.error_bar.max(): .2e}"
             )
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """The findings, cut."""
+        return cut(str(self))
 
 
 @own_keywords
@@ -201,8 +206,8 @@ def bars_beside(path: Trajectory, tight: Trajectory) -> np.ndarray:
         factor = 2.0**order / (2.0**order - 1.0)
     objective, n = path.dynamics.objective, len(tight.t)  # fewer, if it could not go on
     bars = np.full(len(path.t), np.nan)
-    bars[:n] = factor * np.linalg.norm(path.theta[:n] - tight.theta, axis=1)
-    moved = np.linalg.norm(path.theta - objective.theta, axis=1)
+    bars[:n] = factor * apart(path.theta[:n], tight.theta)
+    moved = apart(path.theta, objective.theta)
     return np.maximum(bars, objective.resolution * moved)
 
 

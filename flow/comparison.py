@@ -12,7 +12,8 @@ from flow.clock import last_of_equal, nearest
 from flow.curve import Curve
 from flow.integration import rerun, reruns
 from flow.keywords import own_keywords
-from flow.trajectory import TIME_UNIT, Trajectory, check_keeps_theta, told_apart
+from flow.shown import Shown, cut, table
+from flow.trajectory import TIME_UNIT, Trajectory, apart, check_keeps_theta, parts, told_apart
 from flow.warn import warn
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class ErrorBarWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(Shown):
     """One run against the reference, at matched times.
 
     Attributes
@@ -151,10 +152,10 @@ class Comparison:
                 "run": pair.run.label,
                 "t": pair.t[-1],
                 "loss": pair.loss[-1],
-                "loss gap": pair.loss_gap[-1],
                 "distance": pair.distance[-1],
-                "± error bar": pair.error_bar[-1],
                 "relative": pair.relative_distance[-1],
+                "± error bar": pair.error_bar[-1],
+                "loss gap": pair.loss_gap[-1],
                 "nearest": pair.nearest_distance[-1],
                 "10 % apart at t": pair.first_passage(0.1),
                 "ended": pair.run.result.split(" ")[0],
@@ -162,6 +163,11 @@ class Comparison:
             for pair in self.pairs
         ]
         return pandas.DataFrame(rows).set_index("run")
+
+    def __repr__(self) -> str:
+        """The table, cut."""
+        name = f"{len(self.pairs)} compared with {self.reference.label}"
+        return cut(f"{name}\n{table(self.table())}")
 
     def plot(self, figure: Any = None) -> Any:
         """Loss, distance, gradient norm and common PCA plane in one 2 × 2 matplotlib figure."""
@@ -253,7 +259,7 @@ def compare(
             bars = error_bars(source, progress=progress)
     curve = Curve(source)
     pairs = tuple(
-        _pair(run, run_index, source, nearest(source.t, t), bars, curve)
+        _pair(run, run_index, source, nearest(source.t, t), bars, curve, progress)
         for run, (t, run_index) in zip(runs, matched, strict=True)
     )
     for pair in pairs:
@@ -300,15 +306,14 @@ def _match(
         if not _repeatable(reference):
             index, t = index[shared], t[shared]
         if not np.any(t > 0):
+            told = f"{reference.label!r} and {run.label!r} share no saved time after t = 0"
+            if _repeatable(reference):
+                raise ValueError(f"{told} up to the end of the first, t = {end:g}; save earlier")
+            again = "; or give the first back what it was a run of, dataclasses.replace(path, "
+            again += "dynamics=flow.GradientFlow(objective))"
             raise ValueError(
-                f"{reference.label!r}, which can't be repeated here, and {run.label!r} share no "
-                "saved time after t = 0; save one at the other's, integrate(..., save=run.t)"
-                + (
-                    ""
-                    if reference.noisy
-                    else "; or give the flow back what it was a run of, "
-                    "dataclasses.replace(path, dynamics=flow.GradientFlow(objective))"
-                )
+                f"{told}, and the first can't be repeated here; save one at the other's, "
+                f"integrate(..., save=run.t){'' if reference.noisy else again}"
             )
         matched.append((t, index))
     return matched
@@ -337,11 +342,10 @@ def _pair(
     at: np.ndarray,
     bars: np.ndarray,
     curve: Curve,
+    progress: bool,
 ) -> Pair:
     theta, reference = run.theta[rows], source.theta[at]
-    difference = theta - reference
-    distance = np.linalg.norm(difference, axis=1)
-    travelled = np.linalg.norm(reference - source.theta[0], axis=1)
+    distance, travelled = apart(theta, reference), apart(reference, source.theta[0])
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(travelled > 0, distance / travelled, np.nan)
     return Pair(
@@ -352,21 +356,26 @@ def _pair(
         distance=distance,
         relative_distance=relative,
         # Rounding may choose a row that is not the nearest.
-        nearest_distance=np.minimum(curve.distances(theta), distance),
+        nearest_distance=np.minimum(curve.distances(theta, progress=progress), distance),
         loss=run.loss[rows],
         loss_gap=run.loss[rows] - source.loss[at],
-        angle=_angles(np.diff(theta, axis=0), np.diff(reference, axis=0)),
+        angle=_angles(theta, reference),
         error_bar=bars[at],
     )
 
 
-def _angles(moved: np.ndarray, reference_moved: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        a = moved / np.linalg.norm(moved, axis=1, keepdims=True)
-        b = reference_moved / np.linalg.norm(reference_moved, axis=1, keepdims=True)
-    # Kahan's formula keeps small angles, of which arccos loses half the digits.
-    half = np.arctan2(np.linalg.norm(a - b, axis=1), np.linalg.norm(a + b, axis=1))
-    return np.concatenate([[np.nan], np.degrees(2 * half)])
+def _angles(theta: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    half = np.full(len(theta), np.nan)
+    for part in parts(len(theta) - 1, theta.shape[1]):
+        ends = slice(part.start, part.stop + 1)
+        moved, reference_moved = (np.diff(x[ends], axis=0) for x in (theta, reference))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            a = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+            b = reference_moved / np.linalg.norm(reference_moved, axis=1, keepdims=True)
+        # Kahan's formula keeps small angles, of which arccos loses half the digits.
+        sides = np.linalg.norm(a - b, axis=1), np.linalg.norm(a + b, axis=1)
+        half[1:][part] = np.arctan2(*sides)
+    return np.degrees(2 * half)
 
 
 def _warn_of_error(pair: Pair) -> None:

@@ -6,16 +6,23 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.polynomial import Polynomial
+from tqdm import tqdm
 
 from flow.clock import last_of_equal
 from flow.dynamics import GradientFlow
 from flow.integration import rerun
-from flow.trajectory import Trajectory
+from flow.progress import pace
+from flow.trajectory import Trajectory, parts
 
 # Of what a picture spans: how far a line may be off the curve that it stands for, half a pixel.
 TOLERANCE = 1e-3
 # An interval is cut into so many at most, so many times: to 1/65,536 of it.
 PIECES, ROUNDS = 16, 4
+# Rows in whose span the nearest ones are looked for, where there are more.
+SPAN = 64
+# Of the largest coefficient: what is as good as zero beside it.
+TINY = 1e-300
 
 
 class Curve:
@@ -47,43 +54,96 @@ class Curve:
         """Count the gradients that its velocities have taken."""
         return 0 if self.objective is None else self.objective.tally.gradients
 
-    def distances(self, points: np.ndarray) -> np.ndarray:
+    def distances(self, points: np.ndarray, *, progress: bool = False) -> np.ndarray:
         """Least distance of each point (points, n) from the rows and the pieces beside the nearest.
 
-        ‖a − b‖² = ‖a‖² + ‖b‖² − 2ab is one matrix product; its rounding only chooses the row.
+        In parts, whose memory is bounded; `progress` shows how many are done.
         """
-        rows, centred = self.theta - self.theta[0], points - self.theta[0]
-        squares = np.einsum("ij,ij->i", rows, rows) - 2 * centred @ rows.T
-        return np.array(
-            [
-                self._distance(int(i), point)
-                for i, point in zip(squares.argmin(1), points, strict=True)
-            ]
-        )
+        nearest, found = self._nearest(points), np.empty(len(points))
+        bar = tqdm(total=len(points), desc="nearest points", disable=not progress, delay=1.0,
+                   mininterval=pace(), leave=False)  # fmt: skip
+        with bar:
+            for part in parts(*points.shape):
+                i, some = nearest[part], points[part]
+                squares = np.sum((self.theta[i] - some) ** 2, axis=1)
+                for a in (i - 1, i):
+                    inside = (a >= 0) & (a < self.pieces)
+                    least = self._least_squares(a[inside], some[inside])
+                    squares[inside] = np.minimum(squares[inside], least)
+                found[part] = np.sqrt(squares)
+                bar.update(len(some))
+        return found
 
-    def _distance(self, i: int, point: np.ndarray) -> float:
-        best = float(np.sum((self.theta[i] - point) ** 2))
-        for a in (i - 1, i):
-            if 0 <= a < self.pieces:
-                best = min(best, self._least_square(a, point))
-        return best**0.5
+    def _nearest(self, points: np.ndarray) -> np.ndarray:
+        """The row that is nearest to each point; among those that are as near, any.
 
-    def _least_square(self, a: int, point: np.ndarray) -> float:
-        """Min over s in [0, 1] of ‖c₀ + c₁s + c₂s² + c₃s³ − point‖², a sextic in s."""
-        h = self.t[a + 1] - self.t[a]
-        start = self.theta[a] - point
-        rise = self.theta[a + 1] - self.theta[a]
-        v, w = h * self.velocity(a), h * self.velocity(a + 1)
-        c = np.array([start, v, 3 * rise - 2 * v - w, v + w - 2 * rise])
-        gram = c @ c.T
-        sextic = np.polynomial.Polynomial(
-            [np.fliplr(gram).diagonal(3 - degree).sum() for degree in range(7)]
-        )
-        roots = sextic.deriv().trim().roots()
-        inside = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0) & (roots.real < 1)]  # noqa: PLR2004
-        return float(
-            min((np.sum((c.T @ s ** np.arange(4.0)) ** 2) for s in inside), default=np.inf)
-        )
+        ‖a − b‖² = ‖a‖² + ‖b‖² − 2ab is a matrix product. Of many parameters and rows it is taken
+        of the coordinates in the span of some of the rows, and of the distance from that: all rows
+        are nearly in it.
+        """
+        rows, origin = self.theta, self.theta[0]
+        if min(rows.shape) > SPAN:
+            some = np.linspace(0, len(rows) - 1, SPAN).astype(int)
+            Q = np.linalg.qr((rows[some] - origin).T)[0]
+            rows, points = (_in_and_off(Q, x, origin) for x in (rows, points))
+        else:
+            rows, points = rows - origin, points - origin
+        # ‖b‖² − 2ab, as ‖a‖² has no say.
+        rows = np.column_stack([-2.0 * rows, np.einsum("ij,ij->i", rows, rows)])
+        points = np.column_stack([points, np.ones(len(points))])
+        some = parts(len(points), len(rows))
+        return np.concatenate([(points[part] @ rows.T).argmin(axis=1) for part in some])
+
+    def _least_squares(self, a: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Min over s in (0, 1) of ‖c₀ + c₁s + c₂s² + c₃s³ − point‖² on each piece a; ∞ of none.
+
+        A sextic in s, least where its derivative is zero.
+        """
+        h = (self.t[a + 1] - self.t[a])[:, None]
+        start, rise = self.theta[a] - points, self.theta[a + 1] - self.theta[a]
+        v, w = (h * self._velocities(rows) for rows in (a, a + 1))
+        c = np.stack([start, v, 3 * rise - 2 * v - w, v + w - 2 * rise], axis=1)
+        gram = c @ c.transpose(0, 2, 1)
+        sextic = np.stack([np.trace(gram[:, :, ::-1], 3 - k, 1, 2) for k in range(7)], axis=1)
+        s = _roots(sextic[:, 1:] * np.arange(1, 7))
+        inside = (np.abs(s.imag) < 1e-9) & (s.real > 0) & (s.real < 1)  # noqa: PLR2004
+        which, root = np.nonzero(inside)
+        powers = s.real[which, root][:, None, None] ** np.arange(4.0)
+        found = np.full(len(a), np.inf)
+        np.minimum.at(found, which, np.sum((powers @ c[which])[:, 0] ** 2, axis=1))
+        return found
+
+    def _velocities(self, rows: np.ndarray) -> np.ndarray:
+        """Velocities at those rows, each evaluated once."""
+        return np.reshape([self.velocity(i) for i in rows.tolist()], (len(rows), -1))
+
+
+def _in_and_off(Q: np.ndarray, points: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """Coordinates (points, k + 1) in the span of k orthonormal columns, and distances from it."""
+    found = np.empty((len(points), Q.shape[1] + 1))
+    for part in parts(*points.shape):
+        x = points[part] - origin
+        found[part, :-1] = inside = x @ Q
+        found[part, -1] = np.linalg.norm(x - inside @ Q.T, axis=1)
+    return found
+
+
+def _roots(coefficients: np.ndarray) -> np.ndarray:
+    """Complex roots (polynomials, degree) of each, the constant first; NaN for those it has not."""
+    degree = coefficients.shape[1] - 1
+    found = np.full((len(coefficients), degree), np.nan, complex)
+    full = coefficients[:, -1] != 0
+    companion = np.tile(np.eye(degree, k=-1), (int(full.sum()), 1, 1))
+    with np.errstate(over="ignore"):
+        companion[:, :, -1] -= coefficients[full, :-1] / coefficients[full, -1:]
+    # LAPACK takes no infinite numbers, which are of a last term that is as good as zero.
+    full[full] = ok = np.all(np.isfinite(companion), axis=(1, 2))
+    found[full] = np.linalg.eigvals(companion[ok, ::-1, ::-1])
+    for i in np.flatnonzero(~full):
+        c = coefficients[i]
+        own = Polynomial(np.where(np.abs(c) > TINY * np.abs(c).max(), c, 0.0)).trim().roots()
+        found[i, : len(own)] = own
+    return found
 
 
 def unbent(

@@ -85,6 +85,10 @@ class HostBatches(Travels):
         """Return the batches without what went wrong here."""
         return vars(self) | {"failure": None}
 
+    def __repr__(self) -> str:
+        """How many, and of what."""
+        return f"<HostBatches: {len(self)} of {self.examples:,} examples>"
+
     def __len__(self) -> int:
         """How many batches."""
         return len(self._batches)

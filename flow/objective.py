@@ -31,6 +31,7 @@ from flow.pytrees import (
     unravel_like,
 )
 from flow.reduction import Departures, Reduction, departures, mesh_of, rows_of, spread, whole
+from flow.shown import cut
 from flow.warn import warn
 
 Theta: TypeAlias = Float64[np.ndarray, "n"]
@@ -190,6 +191,13 @@ class Objective(Travels):
         self._check_is_mean()
         self._start = self._finite_value(params64)
         self.tally = Tally()
+
+    def __repr__(self) -> str:
+        """Its size and J(θ₀), and a line a leaf, cut."""
+        examples, leaves = self._reduction.examples, jax.tree.leaves_with_path(self._shapes)
+        of = f"{self.size:,} parameters" + (f", {examples:,} examples" if examples else "")
+        lines = [f"{path_name('params', path)} {leaf.shape}" for path, leaf in leaves]
+        return cut("\n".join([f"<Objective of {of}; J(θ₀) = {self._start:.4g}>", *lines]))
 
     @property
     def params(self) -> PyTree:
@@ -491,17 +499,22 @@ class Objective(Travels):
     def starting_at(self, params: PyTree) -> "Objective":
         """The same loss from another θ₀: a view of the same data and compiled functions.
 
+        So a run begins where another ended: ``flow.integrate(objective.starting_at(path), t)``. It
+        takes the weights alone; t begins at 0, and velocities and moments as of any new run, at
+        rest. `flow.resume` goes on with all of them, from a checkpoint.
+
         Parameters
         ----------
         params
-            θ₀, of the structure and shapes of the objective's own.
+            θ₀, of the structure and shapes of the objective's own; or a run, of which it is the
+            last θ.
 
         Raises
         ------
         TypeError
             A leaf is not floating-point.
         ValueError
-            Structure or shapes differ, or the loss is not finite there.
+            Structure or shapes differ, or the loss is not finite there; or the run is an ensemble.
 
         Examples
         --------
@@ -510,7 +523,15 @@ class Objective(Travels):
         >>> elsewhere = objective.starting_at(np.array([3.0, 4.0]))
         >>> elsewhere.theta, objective.theta
         (array([3., 4.]), array([1., 2.]))
+        >>> path = flow.integrate(elsewhere, t=1.0, method="Euler", step=0.25)
+        >>> objective.starting_at(path).theta  # (1 − 2h)⁴ of [3, 4]
+        array([0.1875, 0.25  ])
         """
+        from flow.trajectory import Trajectory, check_single
+
+        if isinstance(params, Trajectory):
+            check_single("starting_at", params)
+            params = self.unflatten(params.theta[-1])
         as_parameters(params)
         view = self.counted()
         theta, start = self.flatten(params), self._finite_value(params)

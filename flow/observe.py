@@ -12,6 +12,7 @@ from flow.checks import numbers, positive, positive_integer, random_seed
 from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.processes import Travels
+from flow.shown import Shown
 from flow.spectrum.hessian import hessian
 from flow.spectrum.tracking import start_block, track
 
@@ -20,7 +21,7 @@ MOST_SUMS = 2**16  # two bytes
 
 @own_keywords
 @dataclass(frozen=True)
-class Observer(Travels):
+class Observer(Shown, Travels):
     """An observer that carries a state from save to save, the last eigenvectors for instance.
 
     Parameters

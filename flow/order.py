@@ -12,6 +12,7 @@ from flow.dynamics import Dynamics, GradientFlow
 from flow.integration import integrate
 from flow.keywords import own_keywords
 from flow.objective import Objective
+from flow.shown import cut, table
 from flow.spectrum import sharpness
 from flow.trajectory import all_units, uninterrupted
 from flow.weak import weak_distances
@@ -82,6 +83,13 @@ class OrderStudy:
         return pandas.DataFrame(
             columns, index=pandas.Index(self.learning_rates, name=self.abscissa)
         )
+
+    def __repr__(self) -> str:
+        """The slopes and the table, cut."""
+        slopes = f"slope {self.slope:.4g}"
+        if self.one_step_slope is not None:
+            slopes += f", of one step {self.one_step_slope:.4g}"
+        return cut(f"{slopes}, at t = {self.t:g}\n{table(self.table())}")
 
     def plot(self, ax: Any = None) -> Any:
         """Distance against learning rate in log–log, with the fitted line."""

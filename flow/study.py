@@ -27,8 +27,9 @@ from flow.order import ROUNDING, auto_learning_rates, whole_steps
 from flow.pytrees import PyTree
 from flow.recording import KEEPS
 from flow.saving import number_of_times, save_steps
+from flow.shown import cut
 from flow.spectrum import sharpness
-from flow.trajectory import Trajectory, from_xarray, open_netcdf, told_apart
+from flow.trajectory import ENTRIES, Trajectory, from_xarray, open_netcdf, told_apart
 
 if TYPE_CHECKING:
     import pandas
@@ -39,6 +40,8 @@ FORMAT_VERSION = 1
 PACKED = {"zlib": True, "complevel": 4, "shuffle": True}
 # What `integrate` takes that is not common to all runs.
 FLOW = "gradient flow"
+# What the table has beside what is observed.
+COLUMNS = {"run", "distance", "relative", "± error bar", "loss gap", "gradients", "ended"}
 INTEGRATOR = ("method", "rtol", "atol", "step", "engine")
 
 
@@ -61,28 +64,25 @@ class Study:
     comparison: Comparison | None
 
     def plot(self, figure: Any = None) -> Any:
-        """Loss, distance, sharpness against its limits, and common PCA plane in one figure."""
+        """Loss, distance, sharpness against its limits, common PCA plane, and what was observed."""
         from flow import plots
 
         return plots.study(self, figure)
 
     def table(self) -> "pandas.DataFrame":
-        """One row a run: where it ended, how far from the flow, and what it cost.
+        """One row a run: where it ended, how far from the flow, what was observed, what it cost.
 
-        "gradients" counts a Hessian-vector product as two, and leaves out what saving took.
+        Of a vector that was observed, each entry, or of more than four its norm. "gradients" counts
+        a Hessian-vector product as two, and leaves out what saving took.
         """
         import pandas
 
         runs = (self.flow, *self.runs)
         rows = [
-            {
-                "run": run.label,
-                "t": run.t[-1],
-                "loss": run.loss[-1],
-                "gradients": run.units,
-            }
+            {"run": run.label, "t": run.t[-1], "loss": run.loss[-1]}
             | ({} if self.comparison is None else self._gaps(run))
-            | ({"sharpness": run.observed["sharpness"][-1]} if _sharp(run) else {})
+            | {"gradients": run.units}
+            | _seen(run)
             | {"ended": run.result.split(" ")[0]}
             for run in runs
         ]
@@ -91,9 +91,9 @@ class Study:
     def _gaps(self, run: Trajectory) -> dict[str, float]:
         """What the table has of a run's distance to the flow."""
         pair = next((pair for pair in self.comparison.pairs if pair.run is run), None)
-        gaps = ("loss_gap", "distance", "error_bar", "relative_distance")
+        gaps = ("distance", "relative_distance", "error_bar", "loss_gap")
         values = [np.nan if pair is None else getattr(pair, gap)[-1] for gap in gaps]
-        return dict(zip(("loss gap", "distance", "± error bar", "relative"), values, strict=True))
+        return dict(zip(("distance", "relative", "± error bar", "loss gap"), values, strict=True))
 
     def animate(self, file: str | os.PathLike, **options: Any) -> Path:
         """The figure growing with t, as a GIF; options as in `flow.plots.animate`."""
@@ -137,8 +137,8 @@ class Study:
         return write_new(path, bytes(tree.to_netcdf(engine="h5netcdf", encoding=encoding)))
 
     def __repr__(self) -> str:
-        """A line a run."""
-        return "\n".join(map(repr, (self.flow, *self.runs)))
+        """A line a run, cut."""
+        return cut("\n".join(map(repr, (self.flow, *self.runs))))
 
 
 @partial(own_keywords, more=INTEGRATOR)
@@ -391,6 +391,16 @@ def _descend(
     return run if label is None else run.named(label)
 
 
-def _sharp(run: Trajectory) -> bool:
-    """Whether it recorded one sharpness at each time."""
-    return "sharpness" in run.observed and run.observed["sharpness"].ndim == 1
+def _seen(run: Trajectory) -> dict[str, float]:
+    """What the table has of what a run observed, at its last time."""
+    found = {}
+    for name in run.watched:
+        column = f"observed {name}" if name in COLUMNS else name
+        last = np.ravel(run.observed[name][-1])
+        if len(last) == 1:
+            found[column] = last[0]
+        elif len(last) <= ENTRIES:
+            found |= {f"{column} {i + 1}": entry for i, entry in enumerate(last)}
+        else:
+            found[f"‖{column}‖"] = np.linalg.norm(last)
+    return found

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 FORMAT = "flow trajectory"
 FORMAT_VERSION = 1
 TIME_UNIT = "learning rate × steps"
+# Numbers that are held at once beside the runs.
+PART = 2**20
+# Of a vector that is observed, entries that tables and figures of a study show one by one.
+ENTRIES = 4
 # What a run has in the process that computed it alone.
 HERE = ("dynamics", "solver", "unflatten")
 _PACKAGES = ["gradient-flow", "jax", "numpy", "scipy", "optax"]
@@ -148,6 +152,11 @@ class Trajectory:
     def keeps_theta(self) -> bool:
         """Whether θ is there at every saved time."""
         return self.theta.shape[:-1] == self.t.shape
+
+    @property
+    def watched(self) -> list[str]:
+        """Names of what `observe=` recorded: of all but what ``keep="projection"`` adds."""
+        return [name for name in self.observed if self.keeps_theta or name != "projection"]
 
     @property
     def noisy(self) -> bool:
@@ -404,6 +413,24 @@ def _like(like: PyTree, size: int) -> Callable[[np.ndarray], PyTree]:
         return jax.tree.unflatten(treedef, shaped)
 
     return unflatten
+
+
+def parts(rows: int, width: int) -> list[slice]:
+    """Return rows in parts, so that what is made of one at a time takes a bounded memory.
+
+    >>> parts(3, 2**20)
+    [slice(0, 1, None), slice(1, 2, None), slice(2, 3, None)]
+    """
+    size = max(PART // max(width, 1), 1)
+    return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return ‖aᵢ − bᵢ‖ of each row of two arrays (rows, n), or of all from one point (n,)."""
+    found = np.empty(len(a))
+    for part in parts(*a.shape):
+        found[part] = np.linalg.norm(a[part] - (b if b.ndim == 1 else b[part]), axis=1)
+    return found
 
 
 def all_units(run: Trajectory) -> int:

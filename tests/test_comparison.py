@@ -2,12 +2,15 @@
 
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.interpolate import CubicSpline
 
 import flow
+from flow.curve import Curve
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +92,25 @@ def test_nearest_distance_on_a_bent_curve(problem: flow.exact.Exact):
     np.testing.assert_allclose(comparison.nearest_distance, expected, rtol=0, atol=2e-4)
     assert np.all(comparison.nearest_distance <= comparison.distance)
     assert comparison.nearest_distance[2] < 0.8 * comparison.distance[2]
+
+
+@pytest.mark.quick
+def test_nearest_of_many_rows():
+    """Assert distances from a curve of more rows and dimensions than are looked through at once.
+
+    From points far off the span of its rows too, against the curve drawn finely; in parts.
+    """
+    rng, t = np.random.default_rng(0), np.linspace(0.0, 1.0, 150)
+    theta = np.cos(np.outer(t, rng.uniform(0.0, 6.0, 90))) * rng.standard_normal(90)
+    source = SimpleNamespace(t=t, theta=theta, noisy=False, dynamics=None)
+    points = theta[rng.integers(150, size=20)] + 0.1 * rng.standard_normal((20, 90))
+    fine = CubicSpline(t, theta)(np.linspace(0.0, 1.0, 20_001))
+    expected = [np.linalg.norm(point - fine, axis=1).min() for point in points]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flow.trajectory.PART", 1000)
+        found = Curve(source).distances(points)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.all(found < np.linalg.norm(points[:, None] - theta, axis=2).min(axis=1))
 
 
 @pytest.mark.quick

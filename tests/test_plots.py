@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 import flow
-from flow.plots.plane import plane_of
+from flow.plots.plane import plane_of, principal_plane
 from flow.plots.surface import evaluate
 
 LONG = "an optimizer whose name goes on, and on, η = 0.123456789, β = 0.987654321, and yet on " * 2
@@ -691,3 +692,15 @@ def test_circuits_are_among_the_figures():
     circuit = flow.circuits.Circuit(x * y + x)
     ax = plt.figure().add_subplot()
     assert flow.plots.circuit(circuit.evaluate({"x": 2.0, "y": 3.0}), ax=ax) is ax
+
+
+def test_two_components_of_a_large_matrix(monkeypatch: pytest.MonkeyPatch):
+    """Assert that products with vectors find the plane that all components together have."""
+    rng = np.random.default_rng(0)
+    theta = np.cumsum(rng.standard_normal((40, 30)), axis=0)
+    runs = [SimpleNamespace(t=np.arange(20.0), theta=part) for part in np.split(theta, 2)]
+    whole = principal_plane(runs)
+    monkeypatch.setattr("flow.plots.plane.WHOLE", 8)
+    found = principal_plane(runs)
+    np.testing.assert_allclose(found.directions, whole.directions, rtol=0, atol=1e-12)
+    assert found.names == whole.names

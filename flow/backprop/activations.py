@@ -15,10 +15,11 @@ from flow.backprop.layer import Shape
 from flow.backprop.lemmas import through_activation
 from flow.checks import positive, real
 from flow.processes import Travels
+from flow.shown import Shown
 
 
 @dataclass(frozen=True)
-class Activation(Travels):
+class Activation(Shown, Travels):
     """An elementwise layer a = σ(z), whose backward pass is lemma 2.
 
     Parameters

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flow.processes import Travels
+from flow.shown import Shown
 
 
 @dataclass(frozen=True)
-class Loss(Travels):
+class Loss(Shown, Travels):
     """A loss of outputs A (outputs, N) and targets Y (outputs, N), a mean over the N columns.
 
     Parameters

@@ -14,10 +14,11 @@ from flow.objective import Objective
 from flow.precision import double_precision
 from flow.processes import Travels
 from flow.pytrees import PyTree, as_parameters
+from flow.shown import Shown
 
 
 @own_keywords
-class Dynamics(Travels):
+class Dynamics(Shown, Travels):
     """A differential equation for a state (a pytree) from which parameters can be read.
 
     One of your own is its right-hand side, its state at t = 0, and how to read θ off the state:

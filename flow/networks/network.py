@@ -11,6 +11,7 @@ from flow.backprop.layer import Shape
 from flow.checks import choice, numbers, random_seed, several
 from flow.keywords import own_keywords
 from flow.objective import Objective
+from flow.shown import cut
 
 
 @own_keywords
@@ -68,6 +69,13 @@ class Network:
         if not found:
             raise ValueError(f"layers is empty; it needs at least one, got {layers!r}")
         self.chain = Chain(found)
+
+    def __repr__(self) -> str:
+        """A line a layer, cut."""
+        layers = self.chain.layers
+        return cut(
+            "\n".join([f"{type(self).__name__} of {len(layers)} layers", *map(repr, layers)])
+        )
 
     def initialise(self, seed: int = 0) -> list[dict[str, np.ndarray]]:
         """Draw θ₀ from `numpy.random.default_rng(seed)`, layer by layer: [{"W", "b"}, ...].

@@ -1,5 +1,9 @@
 """The first figure of a comparison: loss, distance, gradient norm and plane."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,9 +11,10 @@ import numpy as np
 from flow.checks import instance
 from flow.comparison import Comparison
 from flow.keywords import own_keywords
-from flow.plots.along import distance, gradient_norm, loss, sharpness
+from flow.plots.along import distance, gradient_norm, loss, observable, sharpness
 from flow.plots.plane import plane, seen
 from flow.plots.style import shared_legend
+from flow.trajectory import ENTRIES, Trajectory
 
 if TYPE_CHECKING:
     from flow.study import Study
@@ -40,19 +45,23 @@ def comparison(comparison: Comparison, figure: Any = None) -> Any:
 
 @own_keywords
 def study(study: "Study", figure: Any = None) -> Any:
-    """Loss, distance, sharpness against 2/η, and common PCA plane in one 2 × 2 figure.
+    """Loss, distance, sharpness against 2/η, and common PCA plane in one figure, two in a row.
 
-    Where the sharpness was not recorded it is the gradient norm; without a comparison the distance
-    is left out, and the plane where θ was not kept.
+    Below what else was observed, each by itself: of a vector its entries, or of more than four its
+    norm. Where the sharpness was not recorded it is the gradient norm; without a comparison the
+    distance is left out, and the plane where θ was not kept.
     """
     import matplotlib.pyplot as plt
 
     from flow.study import Study
 
     instance("study", study, Study, "what flow.study returns")
-    figure = figure or plt.figure(figsize=(10, 7.6), layout="constrained")
-    axes = figure.subplots(2, 2)
     runs = (study.flow, *study.runs)
+    others = [name for name in study.flow.watched if name != "sharpness"]
+    others = [name for name in others if all(name in run.observed for run in runs)]
+    rows = 2 + ceil(len(others) / 2)
+    figure = figure or plt.figure(figsize=(10, 3.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2)
     loss(*runs, ax=axes[0, 0])
     if study.comparison is None:
         axes[0, 1].set_axis_off()
@@ -74,5 +83,20 @@ def study(study: "Study", figure: Any = None) -> Any:
         plane(*runs, ax=axes[1, 1])
     else:
         axes[1, 1].set_axis_off()
+    for name, ax in zip_longest(others, axes[2:].flat):
+        if name is None:
+            ax.set_axis_off()
+        else:
+            _observed(runs, name, ax)
     shared_legend(figure, axes[0, 0], axes[0, 1])
     return figure
+
+
+def _observed(runs: Sequence[Trajectory], name: str, ax: Any) -> None:
+    """What was observed by that name, or the norm of a long vector."""
+    vectors = [run.observed[name].reshape(len(run.t), -1) for run in runs]
+    if max(vector.shape[1] for vector in vectors) > ENTRIES:
+        name = f"‖{name}‖"
+        norms = [np.linalg.norm(vector, axis=1) for vector in vectors]
+        runs = [replace(run, observed={name: n}) for run, n in zip(runs, norms, strict=True)]
+    observable(*runs, name=name, ax=ax)

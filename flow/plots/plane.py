@@ -2,20 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from flow.checks import numbers, several
 from flow.keywords import own_keywords
 from flow.plots.moving import moving
 from flow.plots.parameters import check_alike, entry_name, leaves
 from flow.plots.style import axes, backdrop, finish, ink, look
+from flow.progress import pace
 from flow.trajectory import Trajectory, told_apart
 
 # A residual of so small a share of the distance from the origin is none.
 ROUNDING = 1e-12
+# Up to so many points, or parameters, all principal components are found, and not two alone.
+WHOLE = 512
 
 
 @dataclass(frozen=True)
@@ -68,20 +73,46 @@ def principal_plane(runs: Sequence[Trajectory]) -> Plane:
     if origin.size == 2:  # noqa: PLR2004
         names = tuple(entry_name(runs[0], i) for i in range(2))
         return Plane(np.zeros(2), np.eye(2), names, tuple(origin))
-    finite = [run.theta[np.all(np.isfinite(run.theta), axis=1)] for run in runs]
-    weighted = [(theta - origin) / np.sqrt(len(theta)) for theta in finite if len(theta)]
-    _, singular, rows = np.linalg.svd(np.concatenate(weighted), full_matrices=False)
-    rows = rows[:2]
+    finite = [run.theta[np.isfinite(run.theta.sum(axis=1))] for run in runs]
+    moved = np.concatenate(finite) - origin
+    moved /= np.sqrt(np.repeat(*np.tile([len(theta) for theta in finite], (2, 1))))[:, None]
+    singular, rows = _two_components(moved)
     if len(rows) < min(2, origin.size):  # one point has no components
         rows = np.eye(2, origin.size)
     # A principal direction has no sign: the reference is to run to the right and up.
     ahead = (finite[0][-1] - origin) @ rows.T
     rows = rows * np.where(ahead < 0, -1.0, 1.0)[:, None]
     shares = np.zeros(2)
-    variance = singular[:2] ** 2 / max(np.sum(singular**2), np.finfo(float).tiny)
+    variance = singular**2 / max(np.vdot(moved, moved), np.finfo(float).tiny)
     shares[: len(variance)] = 100 * variance
     names = tuple(f"PC {k + 1} ({share:.1f} % of variance)" for k, share in enumerate(shares))
     return Plane(origin, rows, names)
+
+
+def _two_components(moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first two singular values of (points, n) and their directions (2, n), or as many as are.
+
+    Of a large matrix by its products with vectors, which a bar counts after a second.
+    """
+    if min(moved.shape) <= WHOLE:
+        _, singular, rows = np.linalg.svd(moved, full_matrices=False)
+        return singular[:2], rows[:2]
+    from scipy.sparse.linalg import LinearOperator, svds
+
+    later = {"delay": 1.0, "mininterval": pace(), "leave": False}
+    with tqdm(desc="principal components", unit=" products", **later) as bar:
+
+        def product(matrix: np.ndarray, v: np.ndarray) -> np.ndarray:
+            bar.update()
+            return matrix @ v
+
+        operator = LinearOperator(
+            moved.shape, partial(product, moved), partial(product, moved.T), dtype=float
+        )
+        start = np.ones(min(moved.shape))
+        _, singular, rows = svds(operator, 2, v0=start)
+    order = np.argsort(singular)[::-1]
+    return singular[order], rows[order]
 
 
 def given_plane(runs: Sequence[Trajectory], directions: Any, *, filter_normalised: bool) -> Plane:

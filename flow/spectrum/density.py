@@ -15,6 +15,7 @@ from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.precision import double_precision
 from flow.pytrees import PyTree
+from flow.shown import Shown
 from flow.spectrum.eigenpairs import DENSE_SIZE
 from flow.spectrum.hessian import hessian, traced_product
 
@@ -23,7 +24,7 @@ ORTHOGONAL = 1e-6
 
 
 @dataclass(frozen=True)
-class SpectralDensity:
+class SpectralDensity(Shown):
     """The share of eigenvalues at each λ: φ = Σ wᵢ δ(λ − λᵢ), Σ wᵢ = 1.
 
     Parameters

@@ -8,6 +8,7 @@ from flow.checks import choice, instance, positive, positive_integer
 from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.pytrees import PyTree
+from flow.shown import shown
 from flow.spectrum.hessian import Hessian, hessian
 
 # Up to this size the dense Hessian is exact and takes about as long as ARPACK's host trips.
@@ -51,6 +52,10 @@ class Eigenpairs(NamedTuple):
     vectors: np.ndarray
     residuals: np.ndarray
     products: int
+
+    def __repr__(self) -> str:
+        """The eigenvalues, vectors by their shape."""
+        return shown(self)
 
 
 def eigenpairs(
