@@ -214,7 +214,7 @@ def _gradient_of(objective: Objective, batches: Batches | None) -> Callable:
         params = objective.tree(theta)
         if batches is not None:
             data = jax.tree.map(lambda x: x[: batches.size], data)
-        return objective.traced_value(params, data), objective.traced_gradient(params, data)
+        return objective.traced_value_and_gradient(params, data)
 
     return gradient
 

@@ -459,9 +459,8 @@ def measure_of(objective: Objective) -> Callable:
 
     def measure(theta: Any, data: Any) -> Any:
         params = objective.tree(theta)
-        gradient = ravel_pytree(objective.traced_gradient(params, data))[0]
-        value = objective.traced_value(params, data)
-        return jnp.stack([value, jnp.linalg.norm(gradient)])
+        value, gradient = objective.traced_value_and_gradient(params, data)
+        return jnp.stack([value, jnp.linalg.norm(ravel_pytree(gradient)[0])])
 
     return measure
 
@@ -478,8 +477,7 @@ def loop_of(
     def step(key: Any, eta: Any, below: Any, data: Any, carry: Carry) -> Carry:
         order = carry.order if batches is None else batches.order(key, carry.k, carry.order)
         batch = data if batches is None else batches.draw(key, carry.k, order, data)
-        loss = objective.traced_value(carry.params, batch)
-        gradient = objective.traced_gradient(carry.params, batch)
+        loss, gradient = objective.traced_value_and_gradient(carry.params, batch)
         norm = jnp.linalg.norm(ravel_pytree(gradient)[0])
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         small = (loss <= below[0]) | (norm <= below[1])

@@ -1,11 +1,9 @@
 """Data that no memory holds: batches that are read on the host whenever they are needed."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flow.checks import numbers, users
@@ -128,11 +126,9 @@ class HostBatches(Travels):
             )
             if met != expected:
                 raise ValueError(f"batches[{i}] is {met}, expected {expected}")
-            return jax.tree.map(_words, batch)
+            return batch
 
-        words = jax.eval_shape(partial(jax.tree.map, _as_words), like)
-        found = jax.pure_callback(read, words, i, vmap_method="sequential")
-        return jax.tree.map(_from_words, found, like)
+        return jax.pure_callback(read, like, i, vmap_method="sequential")
 
 
 def _check_batch(i: int, batch: PyTree) -> None:
@@ -145,36 +141,6 @@ def _check_batch(i: int, batch: PyTree) -> None:
             f"batches[{i}] must be arrays of numbers with a leading axis of examples in common, "
             f"got {met}"
         )
-
-
-# A callback runs in a thread in which JAX knows single precision alone, whatever the caller's: what
-# has eight bytes travels as two words.
-_WIDE = 8
-
-
-def _words(x: np.ndarray) -> np.ndarray:
-    x = np.ascontiguousarray(x)
-    if x.dtype.kind == "c":  # as real and imaginary parts
-        x = x.view(x.real.dtype).reshape(*x.shape, 2)
-    return x if x.dtype.itemsize < _WIDE else x.view(np.uint32).reshape(*x.shape, 2)
-
-
-def _as_words(x: Any) -> Any:
-    shape = (*x.shape, 2) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x.shape
-    real = _real(x)
-    return jnp.zeros((*shape, 2), jnp.uint32) if real.itemsize == _WIDE else jnp.zeros(shape, real)
-
-
-def _from_words(x: Any, like: Any) -> Any:
-    real = _real(like)
-    x = jax.lax.bitcast_convert_type(x, real) if real.itemsize == _WIDE else x
-    split = jnp.issubdtype(like.dtype, jnp.complexfloating)
-    return jax.lax.complex(x[..., 0], x[..., 1]) if split else x
-
-
-def _real(x: Any) -> np.dtype:
-    """The type of an array's parts."""
-    return np.zeros((), x.dtype).real.dtype
 
 
 def _double(leaf: Any) -> np.ndarray:

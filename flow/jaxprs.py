@@ -58,6 +58,14 @@ def called(equation: Any) -> list[Any]:
     return [p for p in parameters if hasattr(p, "eqns")]
 
 
+def operations(jaxpr: Any) -> Iterator[Any]:
+    """Yield the operations of a jaxpr, and of those that it calls."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in called(equation):
+            yield from operations(getattr(inner, "jaxpr", inner))
+
+
 def depending(jaxpr: Any, varying: int) -> Iterator[Any]:
     """Yield the operations on the way from its first inputs, so many, to its outputs.
 

@@ -11,7 +11,6 @@ from tqdm import tqdm
 from flow.gaps import Gaps
 from flow.interrupts import tell_if_ignored
 from flow.progress import Progress, bar_along, pace
-from flow.threads import single_blas_thread
 from flow.trajectory import Trajectory
 
 # Ctrl-C is answered at least so often, in seconds.
@@ -69,9 +68,8 @@ class Lockstep:
             threading.Thread(target=self._one, args=item, daemon=True) for item in runners.items()
         ]
         self._at = dict.fromkeys(runners, 0.0)
-        # Around all of them, as each would set the number of threads back while others need it.
         bar = bar_along(t, f"{len(runners)} runs", show=show)
-        with single_blas_thread(), bar:
+        with bar:
             try:
                 for thread, name in zip(threads, runners, strict=True):
                     thread.start()

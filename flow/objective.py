@@ -1,8 +1,10 @@
 """`Objective`: J, ∇J and ∇²J·v of a pytree of parameters and of its flat vector."""
 
 import copy
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -32,10 +34,13 @@ from flow.pytrees import (
 )
 from flow.reduction import Departures, Reduction, departures, mesh_of, rows_of, spread, whole
 from flow.shown import cut
+from flow.threads import check_callbacks
 from flow.warn import warn
 
 Theta: TypeAlias = Float64[np.ndarray, "n"]
 
+# What `Objective.evaluated_once` knows: of which loss, and of which arrays, J and ∇J.
+_EVALUATED: ContextVar[tuple[dict, Any, list, tuple] | None] = ContextVar("known", default=None)
 # A loop that makes a new optimizer in each turn compiles a new function in each.
 MAX_COMPILED = 32
 _LOSS_ONLY = (
@@ -91,8 +96,8 @@ class Objective(Travels):
         or one of ``jax.devices()``; JAX's default unless given. A `mesh` names its own.
     batch_chunk
         Examples that J, ∇J and ∇²J·v are computed on at once, on each device; their sum is the
-        same but for rounding, and the same from run to run. Memory is that of one chunk. J beside
-        ∇J costs a forward pass more. The loss must be a mean over examples.
+        same but for rounding, and the same from run to run. Memory is that of one chunk. The
+        loss must be a mean over examples.
     mesh
         A `jax.sharding.Mesh` whose devices each hold a part of the examples, and a copy of θ: a
         gradient is then one all-reduce of n numbers. Data whose arrays are sharded over their
@@ -218,18 +223,54 @@ class Objective(Travels):
 
     def traced_value(self, params: PyTree, data: PyTree) -> Float[Array, ""]:
         """J, to be called under `jax.jit`; `data` is usually `objective.data`."""
+        if (known := self._evaluated(params, data)) is not None:
+            return known[0]
         J = self._reduction.mean(self._loss, self._inside(params), data)
         return jnp.asarray(J, jnp.float64)
 
     def traced_gradient(self, params: PyTree, data: PyTree) -> PyTree:
-        """∇J, to be called under `jax.jit`.
-
-        Beside `traced_value` in one jitted function the forward pass is done once: XLA merges
-        the two identical ones.
-        """
+        """∇J, to be called under `jax.jit`."""
+        if (known := self._evaluated(params, data)) is not None:
+            return known[1]
         gradient = self._hand_gradient or jax.grad(self._loss)
         found = self._reduction.mean(gradient, self._inside(params), data)
         return jax.tree.map(lambda g: g.astype(jnp.float64), found)
+
+    def traced_value_and_gradient(
+        self, params: PyTree, data: PyTree
+    ) -> tuple[Float[Array, ""], PyTree]:
+        """J and ∇J in one pass over the data, to be called under `jax.jit`."""
+
+        def by_hand(params: PyTree, batch: PyTree) -> tuple[Any, PyTree]:
+            return self._loss(params, batch), self._hand_gradient(params, batch)
+
+        both = jax.value_and_grad(self._loss) if self._hand_gradient is None else by_hand
+        J, gradient = self._reduction.mean(both, self._inside(params), data)
+        return jnp.asarray(J, jnp.float64), jax.tree.map(lambda g: g.astype(jnp.float64), gradient)
+
+    @contextmanager
+    def evaluated_once(self, params: PyTree, data: PyTree) -> Iterator[None]:
+        """Scope in a traced function in which J and ∇J of these very arrays are taken once.
+
+        XLA merges what is computed twice, but neither what is called back (`jax.pure_callback`)
+        nor the loops over batches.
+        """
+        leaves, structure = jax.tree.flatten((params, data))
+        found = self.traced_value_and_gradient(params, data)
+        token = _EVALUATED.set((self._compiled, structure, leaves, found))
+        try:
+            yield
+        finally:
+            _EVALUATED.reset(token)
+
+    def _evaluated(self, params: PyTree, data: PyTree) -> tuple[Any, PyTree] | None:
+        """J and ∇J where they are known of these very arrays, by a view of the same loss."""
+        if (known := _EVALUATED.get()) is None:
+            return None
+        compiled, structure, leaves, found = known
+        own, like = jax.tree.flatten((params, data))
+        same = compiled is self._compiled and structure == like
+        return found if same and all(map(operator.is_, leaves, own)) else None
 
     def traced_hvp(self, params: PyTree, v: PyTree, data: PyTree) -> PyTree:
         """∇²J·v, the push-forward (JVP) of the backward pass, to be called under `jax.jit`."""
@@ -614,9 +655,8 @@ class Objective(Travels):
 
     def _build_value_and_gradient(self) -> Callable:
         def value_and_gradient(theta: Array, data: PyTree) -> tuple[Array, Array]:
-            params = self.tree(theta)
-            gradient = ravel_pytree(self.traced_gradient(params, data))[0]
-            return self.traced_value(params, data), gradient
+            value, gradient = self.traced_value_and_gradient(self.tree(theta), data)
+            return value, ravel_pytree(gradient)[0]
 
         return jax.jit(value_and_gradient)
 
@@ -820,15 +860,13 @@ class Objective(Travels):
 
     def _traced(self, params: PyTree) -> Any:
         """The jaxpr of J and ∇J."""
-
-        def both(params: PyTree, data: PyTree) -> Any:
-            return self.traced_value(params, data), self.traced_gradient(params, data)
-
+        both = lambda p, d: self.traced_value_and_gradient(p, d)  # noqa: E731, PLW0108
         with double_precision(), users("the derivative of loss at the initial parameters"):
             return jax.make_jaxpr(both)(params, self.data)
 
     def _check_precision(self, params: PyTree, jaxpr: Any) -> float:
         """Return the unit roundoff of J and ∇J: of the coarsest operation whose noise they have."""
+        check_callbacks(jaxpr)
         dtype, where = coarsest_float(jaxpr, len(jax.tree.leaves(params)))
         asked, eps = float(np.finfo(self._dtype).eps), float(jnp.finfo(dtype).eps)
         if eps <= asked or (met := self._noise(eps)) < np.sqrt(asked * eps):

@@ -65,6 +65,36 @@ def keep_precisions_apart() -> None:
         raise TypeError("its handler of numpy arrays can't be replaced")
 
 
+def keep_callbacks_precise() -> None:
+    """Let JAX run what it calls back in the double precision of the function that calls.
+
+    Callbacks (`jax.pure_callback`, `io_callback`, `jax.debug`) run in threads of XLA, which do not
+    see a scope of the caller's thread: arguments and results would be rounded to single precision.
+    One that is compiled in double precision gets a scope of its own; all else is as it was.
+    """
+    from jax.interpreters import mlir
+
+    add = mlir.ModuleContext.add_host_callback
+
+    def add_host_callback(context: Any, callback: Callable[..., Any]) -> None:
+        def precise(*arguments: Any) -> Any:
+            with double_precision():
+                return callback(*arguments)
+
+        add(context, precise if jax.config.jax_enable_x64 else callback)
+
+    mlir.ModuleContext.add_host_callback = add_host_callback
+
+
+try:
+    keep_callbacks_precise()
+except (ImportError, AttributeError) as error:
+    warnings.warn(
+        f"JAX {jax.__version__} is not known here ({error}): what a loss calls back "
+        "(jax.pure_callback) may see single precision; install another version of JAX",
+        PrecisionWarning,
+        stacklevel=2,
+    )
 try:
     keep_precisions_apart()
 except (ImportError, AttributeError, TypeError) as error:

@@ -69,9 +69,10 @@ def flatten(dynamics: Dynamics) -> FlatDynamics:
     def derivative(t: Any, y: Any, data: Any) -> tuple[Any, Any]:
         state = unravel(y)
         params = dynamics.params(state)
-        gradient = ravel_pytree(dynamics.gradient(params, data))[0]
-        measures = objective.traced_value(params, data), jnp.linalg.norm(gradient)
-        return ravel_pytree(dynamics.rhs(t, state, data))[0], jnp.stack(measures)
+        with objective.evaluated_once(params, data):
+            gradient = ravel_pytree(dynamics.gradient(params, data))[0]
+            measures = objective.traced_value(params, data), jnp.linalg.norm(gradient)
+            return ravel_pytree(dynamics.rhs(t, state, data))[0], jnp.stack(measures)
 
     def jacobian(t: Any, y: Any, data: Any) -> Any:
         return jax.jacfwd(lambda x: ravel_pytree(dynamics.rhs(t, unravel(x), data))[0])(y)
