@@ -49,7 +49,8 @@ def not_negative(name: str, value: Any) -> float:
 
 def positive_integer(name: str, value: Any, remedy: str = "") -> int:
     """Return `value` as an int if it is a positive whole number, 1e3 too, else raise."""
-    if isinstance(value, float | np.floating) and value.is_integer():
+    value = scalar(value)
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be a positive integer, got {value!r}{_hint(remedy)}")
@@ -87,14 +88,18 @@ def flag(name: str, value: Any) -> bool:
 
 def real(name: str, value: Any) -> float:
     """Return `value` as a float if it is one real number, else raise TypeError."""
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        value = value.item()
+    value = scalar(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
     try:
         return float(value)
     except OverflowError as error:
         raise ValueError(f"{name} must be a number below 1.8e308, got {_size(value)}") from error
+
+
+def scalar(value: Any) -> Any:
+    """Return an array of no dimensions, numpy's or JAX's, as Python's own."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 def truth(name: str, value: Any) -> bool:

@@ -161,7 +161,9 @@ def descend(
     ([1.0, 1.0, 1.0], [0.25, 0.316, 0.349])
     """
     if not isinstance(objective, Objective):
-        raise TypeError(f"descend needs a flow.Objective, got {objective!r}")
+        raise TypeError(
+            f"descend needs an objective, flow.Objective(loss, params); got {objective!r:.80}"
+        )
     ascent = flag("ascent", ascent)
     choice("spacing", spacing, SPACINGS)
     if hasattr(learning_rate, "update"):

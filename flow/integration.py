@@ -215,7 +215,9 @@ def integrate(
     if isinstance(dynamics, Objective):
         dynamics = GradientFlow(dynamics)
     if not isinstance(dynamics, Dynamics):
-        raise TypeError(f"integrate needs a flow.Objective or a dynamics, got {dynamics!r}")
+        raise TypeError(
+            f"integrate needs a dynamics or an objective, flow.Objective(loss, params); got {dynamics!r:.80}"
+        )
     engine = check_engine(engine, dynamics, ensemble, paths)
     choice("spacing", spacing, SPACINGS)
     random_seed(seed)

@@ -101,7 +101,9 @@ def taken(objective: Objective, optimizer: Any) -> tuple[Any, Hashable]:
     import optax
 
     if not (hasattr(optimizer, "update") and hasattr(optimizer, "init")):
-        raise TypeError(f"optimizer must be an optax optimizer, got {optimizer!r}")
+        raise TypeError(
+            f"optimizer must be an optax optimizer, as optax.adam(1e-3) is one; got {optimizer!r}"
+        )
     with double_precision():
         theta = objective.unflatten(objective.theta)
         with _without_advice(), users(CALLED):
@@ -130,7 +132,7 @@ def taken(objective: Objective, optimizer: Any) -> tuple[Any, Hashable]:
     def update(
         gradient: PyTree, state: PyTree, params: PyTree, *, first: Any = False, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        given = {name: extra[name] for name in names if name in extra}
+        given = {name: extra[name] for name in names}
         if settled is None:
             return optimizer.update(gradient, state, params, **given)
 

@@ -208,7 +208,9 @@ def study(
     True
     """
     if not isinstance(objective, Objective):
-        raise TypeError(f"study needs a flow.Objective, got {objective!r}")
+        raise TypeError(
+            f"study needs an objective, flow.Objective(loss, params); got {objective!r:.80}"
+        )
     if jax.process_count() > 1:
         raise ValueError(
             f"study runs in threads, whose order differs between {jax.process_count()} processes; "

@@ -224,7 +224,7 @@ def test_what_makes_no_sense(objective: flow.Objective, options: dict, error: An
     """Assert the argument's name and the remedy."""
     with pytest.raises(error, match=message):
         flow.study(objective, progress=False, **options)
-    with pytest.raises(TypeError, match="study needs a flow.Objective"):
+    with pytest.raises(TypeError, match="study needs an objective, flow.Objective"):
         flow.study(lambda x: x, t=1.0)
 
 
