@@ -25,7 +25,7 @@ from flow.initialisations import initialisations, named
 from flow.members import stacked
 from flow.objective import Objective
 from flow.pace import paced
-from flow.progress import Progress, progress_of
+from flow.progress import Progress, compiling, progress_of
 from flow.sampling import Batches
 from flow.sharing import OnDevices, padded, shared, way
 from flow.trajectory import Trajectory
@@ -113,19 +113,19 @@ class DescentEnsemble:
     def run(self, show: Any) -> Trajectory:
         """Set up, compile, drive, and return what there is, however each member ended."""
         started = time.perf_counter()
-        firsts = []
-        for i, member in enumerate(self.members):
-            with named(i):
-                firsts.append(member.begin())
-        for i, member in enumerate(self.members):
-            with named(i):
-                member.save_start()
-        self._prepare()
+        label, firsts = f"{self.members[0].config['label']}, {len(self.members)} members", []
+        with compiling(label, show):
+            for i, member in enumerate(self.members):
+                with named(i):
+                    firsts.append(member.begin())
+            for i, member in enumerate(self.members):
+                with named(i):
+                    member.save_start()
+            self._prepare()
         compile_seconds = time.perf_counter() - started
         for member in self.members:
             member.meter.start()
         end = max(member.clock.end for member in self.members)
-        label = f"{self.members[0].config['label']}, {len(self.members)} members"
         with progress_of(end, label, show) as progress:
             try:
                 self._drive(progress)

@@ -19,7 +19,7 @@ from flow.evaluation import Evaluate
 from flow.objective import Objective
 from flow.optimizers import told
 from flow.pace import paced
-from flow.progress import Progress, progress_of
+from flow.progress import Progress, compiling, progress_of
 from flow.pytrees import PyTree, to_numpy
 from flow.recording import (
     BudgetSpent,
@@ -111,9 +111,10 @@ class DescentLoop:
     def run(self, show: Any) -> Trajectory:
         """Compile, run, and return what there is, however it ended."""
         started = time.perf_counter()
-        first = self._prepare()
-        resumed = self._begin_keeping(first)
-        result = self._save() if self.saves[0] == 0 and not resumed else None
+        with compiling(self.config["label"], show):
+            first = self._prepare()
+            resumed = self._begin_keeping(first)
+            result = self._save() if self.saves[0] == 0 and not resumed else None
         compile_seconds = time.perf_counter() - started
         self.meter.start()
         with progress_of(self.clock.end, self.config["label"], show) as progress:

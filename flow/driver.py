@@ -22,7 +22,7 @@ from flow.methods.kernel import Kernel, device_kernel
 from flow.methods.stabilised_solver import check_spectrum
 from flow.methods.step_cap import StepCap
 from flow.methods.stepping import BUDGET, Fixed, Limits, Tolerance
-from flow.progress import Progress, progress_of
+from flow.progress import Progress, compiling, progress_of
 from flow.recording import (
     BudgetSpent,
     Meter,
@@ -124,12 +124,13 @@ class Driver:
     def run(self, show: Any) -> Trajectory:
         """Set up, compile, drive, and return what there is, however it ended."""
         started = time.perf_counter()
-        self.flat = flatten(self.dynamics)
-        first = self._first_look()
-        self._compile()
-        self._begin_keeping(first)
-        resumed = self.keeper is not None and self.keeper.resumed is not None
-        result = None if resumed else self._save_up_to(self.reached, None)
+        with compiling(self.name, show):
+            self.flat = flatten(self.dynamics)
+            first = self._first_look()
+            self._compile()
+            self._begin_keeping(first)
+            resumed = self.keeper is not None and self.keeper.resumed is not None
+            result = None if resumed else self._save_up_to(self.reached, None)
         compile_seconds = time.perf_counter() - started
         self.meter.start()
         with progress_of(self.t, self.name, show) as progress:

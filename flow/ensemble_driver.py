@@ -19,7 +19,7 @@ from flow.methods.compiled_loop import Found
 from flow.methods.kernel import Kernel
 from flow.methods.stepping import Limits, Tolerance
 from flow.pace import paced
-from flow.progress import Progress, progress_of
+from flow.progress import Progress, compiling, progress_of
 from flow.pytrees import ravel
 from flow.recording import BudgetSpent, ObserverFailed
 from flow.sharing import padded, shared, way
@@ -112,18 +112,19 @@ class EnsembleDriver:
     def run(self, show: Any) -> Trajectory:
         """Set up, compile, drive, and return what there is, however each member ended."""
         started = time.perf_counter()
-        flat, firsts = flatten(self.dynamics), []
-        for i, member in enumerate(self.members):
-            with named(i):
-                firsts.append(member.prepare(flat))
-        self._compile(flat)
-        for i, member in enumerate(self.members):
-            with named(i):
-                member.save_start()
+        label, firsts = f"{self.method.name}, {len(self.members)} members", []
+        with compiling(label, show):
+            flat = flatten(self.dynamics)
+            for i, member in enumerate(self.members):
+                with named(i):
+                    firsts.append(member.prepare(flat))
+            self._compile(flat)
+            for i, member in enumerate(self.members):
+                with named(i):
+                    member.save_start()
         compile_seconds = time.perf_counter() - started
         for member in self.members:
             member.meter.start()
-        label = f"{self.method.name}, {len(self.members)} members"
         with progress_of(self.members[0].t, label, show) as progress:
             try:
                 self._drive(progress)

@@ -216,7 +216,8 @@ def integrate(
         dynamics = GradientFlow(dynamics)
     if not isinstance(dynamics, Dynamics):
         raise TypeError(
-            f"integrate needs a dynamics or an objective, flow.Objective(loss, params); got {dynamics!r:.80}"
+            "integrate needs a dynamics or an objective, flow.Objective(loss, params); got "
+            f"{dynamics!r:.80}"
         )
     engine = check_engine(engine, dynamics, ensemble, paths)
     choice("spacing", spacing, SPACINGS)
@@ -227,7 +228,7 @@ def integrate(
     stops = conditions(stop, ascent=dynamics.ascent)
     t = _check_horizon(t, stops, meter)
     if dynamics.noise:
-        settings = noise_settings(dynamics.objective, step, seed)
+        settings = noise_settings(dynamics.objective, step, seed, progress)
     else:
         settings = _check_settings(chosen, rtol, atol, step, dynamics.objective)
     _check_reached(settings, t)

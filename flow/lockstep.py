@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from flow.gaps import Gaps
 from flow.interrupts import tell_if_ignored
-from flow.progress import Progress, bar_along, pace
+from flow.progress import Progress, bar_along, compiling, pace
 from flow.trajectory import Trajectory
 
 # Ctrl-C is answered at least so often, in seconds.
@@ -68,13 +68,16 @@ class Lockstep:
             threading.Thread(target=self._one, args=item, daemon=True) for item in runners.items()
         ]
         self._at = dict.fromkeys(runners, 0.0)
-        bar = bar_along(t, f"{len(runners)} runs", show=show)
+        label = f"{len(runners)} runs"
+        bar = bar_along(t, label, show=show)
         with bar:
             try:
                 for thread, name in zip(threads, runners, strict=True):
                     thread.start()
                     # One after the other, so that what they share is compiled once.
-                    self._watch(bar, lambda name=name: name in self._records or self._ended(name))
+                    with compiling(label, show):
+                        begun = lambda name=name: name in self._records or self._ended(name)  # noqa: E731
+                        self._watch(bar, begun)
                     if self._error is not None:
                         break
                 self._watch(bar, lambda: all(self._ended(n) for n in runners if n in self._started))

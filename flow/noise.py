@@ -6,6 +6,7 @@ import numpy as np
 
 from flow.checks import positive, random_seed
 from flow.objective import Objective
+from flow.progress import silent
 from flow.spectrum import sharpness
 
 # Of 1/λ_max: Euler–Maruyama's stationary variance on a quadratic is 1/(1 − hλ/2) too large,
@@ -13,8 +14,8 @@ from flow.spectrum import sharpness
 SHARE = 0.02
 
 
-def noise_settings(objective: Objective, step: Any, seed: Any) -> dict[str, Any]:
-    """The step, 0.02/λ_max(θ₀) unless given, and the seed.
+def noise_settings(objective: Objective, step: Any, seed: Any, show: Any) -> dict[str, Any]:
+    """The step, 0.02/λ_max(θ₀) unless given, and the seed; `show` what is compiled for it.
 
     Raises
     ------
@@ -25,7 +26,8 @@ def noise_settings(objective: Objective, step: Any, seed: Any) -> dict[str, Any]
     seed = random_seed(seed)
     if step is not None:
         return {"step": positive("step", step), "seed": seed}
-    top = sharpness(objective, objective.params)
+    with silent(show):
+        top = sharpness(objective, objective.params)
     if top <= 0:
         raise ValueError(
             f"the sharpness at the initial parameters is {top:.3g}, by which no step can be "

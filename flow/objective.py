@@ -3,7 +3,7 @@
 import copy
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +22,7 @@ from flow.keywords import own_keywords
 from flow.placement import address, find_device, placed, resident
 from flow.precision import PrecisionWarning, coarsest_float, double_precision, rounding_noise
 from flow.processes import Travels
+from flow.progress import compiling
 from flow.pytrees import (
     PyTree,
     as_data,
@@ -480,7 +481,7 @@ class Objective(Travels):
     def flat_hvp(self, theta: Theta, v: Theta) -> Theta:
         """∇²J(θ)·v for flat θ and v (n,)."""
         self.tally.hvps += 1
-        with double_precision(), self.reading():
+        with double_precision(), self.reading(), self.compiling("hvp", "∇²J·v"):
             return np.array(self.compiled("hvp", self._build_hvp)(theta, v, self.data))
 
     @contextmanager
@@ -645,6 +646,11 @@ class Objective(Travels):
                 del self._compiled[next(iter(self._compiled))]
             self._compiled[key] = placed(build(), self.device)
         return self._compiled[key]
+
+    def compiling(self, key: Any, label: str) -> AbstractContextManager:
+        """Tell of the first call of the function kept under `key`, if it lasts."""
+        new = key not in self._compiled
+        return compiling(label, show=True) if new else nullcontext()
 
     def tree(self, theta: Float[Array, "n"]) -> PyTree:
         """The pytree of a traced flat vector, to be called under `jax.jit`."""

@@ -12,6 +12,7 @@ from flow.dynamics import Dynamics, GradientFlow
 from flow.integration import integrate
 from flow.keywords import own_keywords
 from flow.objective import Objective
+from flow.progress import silent
 from flow.shown import cut, table
 from flow.spectrum import sharpness
 from flow.trajectory import all_units, uninterrupted
@@ -172,7 +173,8 @@ def order_study(
     if isinstance(learning_rates, str):
         if learning_rates != "auto":
             raise ValueError(f"learning_rates must be numbers or 'auto', got {learning_rates!r}")
-        learning_rates = auto_learning_rates(dynamics.objective, AUTO_LADDER)
+        with silent(progress):
+            learning_rates = auto_learning_rates(dynamics.objective, AUTO_LADDER)
     rates, steps = _whole_steps(dynamics, t, learning_rates)
     if dynamics.noise:
         distance, bars, spent = weak_distances(dynamics, t, rates, steps, paths, seed, progress)

@@ -1,7 +1,11 @@
 """Progress with an estimate, shown from the second second on."""
 
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +16,10 @@ from flow.interrupts import tell_if_ignored
 
 # A terminal or a notebook is redrawn at this pace; a log file gets a line every so many seconds.
 _LIVE_SECONDS, _LOG_SECONDS = 0.2, 30.0
+# Compiling that lasts longer is told.
+COMPILING = 3.0
+# Whether somebody around tells of compiling, or is to be silent.
+_TOLD: ContextVar[bool] = ContextVar("told", default=False)
 
 
 def pace() -> float:
@@ -83,3 +91,41 @@ class Progress:
     ) -> None:
         """Leave the terminal as it was."""
         self._bar.close()
+
+
+@contextmanager
+def compiling(label: str, show: Any) -> Iterator[None]:
+    """Tell, where what is compiled within takes more than 3 s, that it is being compiled.
+
+    Whoever is outermost says whether anything is shown. A caller's own bar tells of it itself.
+    """
+    told, done = _TOLD.set(True), threading.Event()
+    teller = threading.Thread(target=_tell, args=(label, done), daemon=True)
+    shown = bool(show) and not isinstance(show, Progress) and told.old_value is not True
+    if shown:
+        teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if shown:
+            teller.join()
+        _TOLD.reset(told)
+
+
+def silent(show: Any) -> AbstractContextManager:
+    """Scope in which nothing tells of compiling, unless it is to `show`."""
+    return nullcontext() if show else compiling("", show=False)
+
+
+def _tell(label: str, done: threading.Event) -> None:
+    """Show for how long it has been going on, until it is done."""
+    if done.wait(COMPILING):
+        return
+    with tqdm(
+        desc=label, delay=1.0, leave=False, bar_format="{desc}: compiling [{elapsed}]"
+    ) as bar:
+        bar.start_t -= COMPILING
+        bar.refresh()
+        while not done.wait(pace()):
+            bar.refresh()

@@ -79,8 +79,8 @@ def table(frame: "pandas.DataFrame") -> str:
 def cut(text: str, wide: int = WIDE) -> str:
     r"""Return lines without those in the middle that are too many.
 
-    >>> cut("\\n".join(["a" * 150] * 100)).splitlines()[6]
-    '… 89 more lines'
+    >>> cut("\n".join(["a" * 150] * 100)).splitlines()[7]
+    '… 87 more lines'
     """
     lines = [line if len(line) <= wide else line[: wide - 1] + "…" for line in text.split("\n")]
 

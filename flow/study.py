@@ -24,6 +24,7 @@ from flow.lockstep import Lockstep, Runner
 from flow.objective import Objective
 from flow.observe import Observer
 from flow.order import ROUNDING, auto_learning_rates, whole_steps
+from flow.progress import silent
 from flow.pytrees import PyTree
 from flow.recording import KEEPS
 from flow.saving import number_of_times, save_steps
@@ -222,9 +223,10 @@ def study(
     file = None if file is None else refuse_existing(file)
     watched = {"sharpness": sharpness} if observe is None else observe
     common = {"observe": watched, "keep": choice("keep", keep, KEEPS)}
-    runners, own = _descents(
-        objective, learning_rates, {} if optimizers is None else optimizers, t, save, common
-    )
+    with silent(progress):
+        runners, own = _descents(
+            objective, learning_rates, {} if optimizers is None else optimizers, t, save, common
+        )
     times = np.unique(np.minimum(np.concatenate([[0.0, t], *own]), t))
     flow = partial(integrate, objective, t, save=times, **integrator, **common)
     gaps = None

@@ -110,9 +110,11 @@ def spectral_density(
     objective.tally.hvps += m * probes
     with double_precision(), objective.reading():
         build = partial(_build, objective, m)
-        solve = objective.compiled(("density", m), build)
-        keys = jax.random.split(jax.random.key(seed), probes)
-        found = [solve(H.theta, key, objective.data) for key in keys]
+        first, *keys = jax.random.split(jax.random.key(seed), probes)
+        with objective.compiling(("density", m), "spectral density"):
+            solve = objective.compiled(("density", m), build)
+            found = [solve(H.theta, first, objective.data)]
+        found += [solve(H.theta, key, objective.data) for key in keys]
         nodes, weights = (
             np.concatenate([np.asarray(x) for x in part]) for part in zip(*found, strict=True)
         )

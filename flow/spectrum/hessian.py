@@ -36,7 +36,8 @@ class Hessian(NamedTuple):
     def dense(self) -> np.ndarray:
         """The matrix (n, n), by n products, counted; symmetrised, as rounding is not."""
         self.objective.tally.hvps += self.size
-        with double_precision(), self.objective.reading():
+        telling = self.objective.compiling("dense Hessian", "∇²J")
+        with double_precision(), self.objective.reading(), telling:
             build = partial(_build_dense, self.objective)
             solve = self.objective.compiled("dense Hessian", build)
             H = np.array(solve(self.theta, self.objective.data))

@@ -53,9 +53,11 @@ def track(
     """
     n, width = block.shape
     most = MOST * k
-    with double_precision(), H.objective.reading():
+    key = "davidson", k, width
+    telling = H.objective.compiling(key, "eigenvalues")
+    with double_precision(), H.objective.reading(), telling:
         build = partial(_build, H.objective, k, width, min(n, width + ROOM))
-        solve = H.objective.compiled(("davidson", k, width), build)
+        solve = H.objective.compiled(key, build)
         sign = 1.0 if end == "top" else -1.0
         found = solve(H.theta, block, H.scale, sign, tol, most, H.objective.data)
         values, vectors, residuals, products = map(np.asarray, found)
