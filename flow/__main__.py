@@ -25,8 +25,10 @@ def list_(root: tyro.conf.Positional[Path] = Path("results")) -> int:
     root
         Where to look.
     """
+    from flow.checks import file_path
     from flow.records.overview import find_runs, listing
 
+    root = file_path("root", root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; experiments make run folders by --out")
     runs, wrong = find_runs(root)
@@ -84,6 +86,7 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]], figure: Path | None = 
     figure
         Where to write a figure of all of them, a new PNG.
     """
+    from flow.checks import file_path
     from flow.records.overview import side_by_side
     from flow.records.provenance import differences, options
     from flow.records.reading import read_run
@@ -91,6 +94,7 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]], figure: Path | None = 
     _check_figure(figure)
     if not runs:
         raise ValueError("compare needs run folders or .nc files; `python -m flow list` finds them")
+    runs = tuple(file_path("runs", path) for path in runs)
     folders = [read_run(path) for path in runs if path.is_dir()]
     for other in folders[1:]:
         own, theirs = (options(r.facts["configuration"]) for r in (folders[0], other))
@@ -131,13 +135,13 @@ def reproduce(
     quiet
         Show no progress bars, and nothing of what the experiment prints.
     """
-    from flow.checks import positive
+    from flow.checks import file_path, positive
     from flow.records.reading import read_run
     from flow.records.reproduce import reproduce, verdict
 
     positive("--rtol", rtol)
     old = read_run(run)
-    new = reproduce(old, out, quiet=quiet)
+    new = reproduce(old, file_path("--out", out), quiet=quiet)
     text, agree = verdict(old, new, rtol)
     _say(f"\n{old.source} and {new.source}\n{text}")
     _say("the numbers agree" if agree else "the numbers differ")

@@ -173,12 +173,12 @@ def mapping(name: str, value: Any, what: str) -> dict[str, Any]:
 
 
 def file_path(name: str, value: Any) -> Path:
-    """Return `value` as a path, else raise."""
+    """Return `value` as a path, ~ being the user's folder as in a shell, else raise."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise TypeError(f"{name} must be a path, got {value!r:.80}")
     if "\0" in os.fspath(value):
         raise ValueError(f"{name} has a null character, got {value!r:.80}")
-    return Path(value)
+    return Path(os.path.expanduser(value))  # noqa: PTH111 - which leaves an unknown ~user as it is
 
 
 @contextmanager

@@ -210,8 +210,8 @@ def compare(
     reference
         Usually a gradient flow.
     runs
-        Others of the same problem, from the same θ₀. Of one name, they are told apart by what they
-        were run with, or numbered.
+        Others of the same problem, from the same θ₀, one by one or in a list. Of one name, they are
+        told apart by what they were run with, or numbered.
     error_bar
         Whether to run a flow that can be repeated once more, more tightly, to know its own error,
         as `flow.audit` does; that costs 1.8 times the reference in the median.

@@ -82,7 +82,8 @@ def descend(
         How many.
     ensemble
         Many θ₀ in place of the objective's, descended from in one compiled loop: an array
-        (members, n), or a pytree like the parameters whose leaves have a leading axis of members.
+        (members, n), a pytree like the parameters whose leaves have a leading axis of members, or a
+        list of θ₀.
         Several learning rates, ``learning_rate=[0.01, 0.02]``, steps or seeds make an ensemble
         too; of more than one of these the i-th are taken together. Each member has its own clock,
         end and rows, and is what a run by itself is, but for rounding: members of one seed draw

@@ -22,6 +22,7 @@ from flow.pace import paced
 from flow.progress import Progress, compiling, progress_of
 from flow.pytrees import PyTree, to_numpy
 from flow.recording import (
+    TWO_BRANCHES,
     BudgetSpent,
     Meter,
     ObserverFailed,
@@ -150,7 +151,7 @@ class DescentLoop:
             Carry(np.int64(0), params, state, before, order, loss, rise, met, asked, status)
         )
         first = self._measure(objective.theta)
-        check_start(*first)
+        check_start(objective, *first)
         objective.check_unchanged(objective.theta, first[0])
         return first
 
@@ -295,11 +296,15 @@ class DescentLoop:
         bad = self.k
         params, state = self.carry.before
         self.carry = self.carry._replace(k=bad - 1, params=params, state=state)
+        advice = (
+            "Gradient descent is stable on a quadratic for learning rates below 2/λ_max"
+            if not np.isfinite(met)
+            else TWO_BRANCHES
+        )
         met = f"the loss is {met:g}" if not np.isfinite(met) else "the gradient is not finite"
         return (
             f"diverged at step {bad:,} (t = {self.clock.at(bad):g}): {met}; the last finite loss, "
-            f"{float(self.carry.loss):.4g}, was one step before. Gradient descent is stable on a "
-            "quadratic for learning rates below 2/λ_max"
+            f"{float(self.carry.loss):.4g}, was one step before. {advice}"
         )
 
     @property

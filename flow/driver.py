@@ -24,6 +24,7 @@ from flow.methods.step_cap import StepCap
 from flow.methods.stepping import BUDGET, Fixed, Limits, Tolerance
 from flow.progress import Progress, compiling, progress_of
 from flow.recording import (
+    TWO_BRANCHES,
     BudgetSpent,
     Meter,
     ObserverFailed,
@@ -199,7 +200,7 @@ class Driver:
         """J and ‖∇J‖ where the run starts."""
         self.reached = Point(0.0, self.flat.initial)
         first = self._measured(self.reached)
-        check_start(*first)
+        check_start(self.dynamics.objective, *first)
         self.loss = float(first[0])
         self.check_unchanged(first)
         return first
@@ -489,6 +490,8 @@ class Driver:
             return f"{where}: {why}"
         if not np.all(np.isfinite(self.latest.measures)):
             loss, norm = np.asarray(self.latest.measures)
+            if np.isfinite(loss):
+                return f"{where}: beyond it ‖∇J‖ = {norm:g} at J = {loss:g}. {TWO_BRANCHES}"
             return (
                 f"{where}: beyond it the loss became non-finite (J = {loss:g}, ‖∇J‖ = {norm:g}); "
                 f"the last finite loss is {self.loss:.6g}"

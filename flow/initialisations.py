@@ -22,8 +22,8 @@ def initialisations(objective: Objective, ensemble: Any) -> list[Objective]:
     objective
         Whose parameters the members' are like.
     ensemble
-        An array (members, n) of flat θ₀, or a pytree like the objective's parameters whose leaves
-        have a leading axis, the member.
+        An array (members, n) of flat θ₀, a pytree like the objective's parameters whose leaves have
+        a leading axis, the member, or a list of θ₀.
 
     Raises
     ------
@@ -48,6 +48,7 @@ def initialisations(objective: Objective, ensemble: Any) -> list[Objective]:
 
 
 def _starts(objective: Objective, ensemble: Any) -> list[PyTree]:
+    ensemble = _stacked(objective, ensemble)
     for path, leaf in jax.tree.leaves_with_path(ensemble):
         numbers(path_name("ensemble", path), leaf)
     if getattr(ensemble, "ndim", 0) == 2 and _is_flat(objective, ensemble):  # noqa: PLR2004
@@ -75,6 +76,19 @@ def _starts(objective: Objective, ensemble: Any) -> list[PyTree]:
         jax.tree.map(lambda leaf, i=i: leaf[i], ensemble)
         for i in range(next(iter(counts.values())))
     ]
+
+
+def _stacked(objective: Objective, ensemble: Any) -> Any:
+    """Several θ₀ in a list, each like the parameters or flat, as one with a leading axis."""
+    own = jax.tree.structure(objective.params)
+    if not isinstance(ensemble, list | tuple) or jax.tree.structure(ensemble) == own:
+        return ensemble
+    alike = all(jax.tree.structure(one) == own for one in ensemble)
+    if not alike and any(np.shape(one) != (objective.size,) for one in ensemble):
+        return ensemble
+    if len({tuple(map(np.shape, jax.tree.leaves(one))) for one in ensemble}) > 1:
+        return ensemble
+    return jax.tree.map(lambda *x: np.stack(x), *ensemble)
 
 
 def _is_flat(objective: Objective, ensemble: Any) -> bool:

@@ -126,17 +126,19 @@ def integrate(
     progress
         Show a bar with an estimate if it takes more than a second.
     engine
-        "scipy", the default, steps on the host. "jax", the default of dynamics with noise, runs the
-        whole loop compiled on the device, in chunks of a quarter of a second that Ctrl-C is
-        answered between; it has "TSRKC3" (its default where the Jacobian is symmetric), "RKC2",
-        diffrax's "Tsit5" and "Dopri8" (its default elsewhere), "Euler", "RK4" and "Verlet".
+        "scipy", the default, steps on the host. "jax", the default of dynamics with noise and of
+        ensembles, runs the whole loop compiled on the device, in chunks of a quarter of a second
+        that Ctrl-C is answered between; it has "TSRKC3" (its default where the Jacobian is
+        symmetric), "RKC2", diffrax's "Tsit5" and "Dopri8" (its default elsewhere), "Euler", "RK4"
+        and "Verlet".
     paths, seed
         Of a dynamics with noise: how many paths, side by side, and the seed of them all. Each has
         noise of its own, the same however it is saved, and is saved at the steps that are nearest
         to the asked times. With an `ensemble` each member is a path.
     ensemble
         Many θ₀ in place of the objective's, integrated side by side by engine="jax": an array
-        (members, n), or a pytree like the parameters whose leaves have a leading axis of members.
+        (members, n), a pytree like the parameters whose leaves have a leading axis of members, or a
+        list of θ₀.
         Each member has its own steps, budgets and end, and is what a run from its θ₀ alone is,
         but for rounding; observers are handed the objective of the member. Members share the
         right-hand side that is compiled for `dynamics`: θ₀ may enter it by `initial_state` alone.
@@ -323,7 +325,7 @@ def reruns() -> Iterator[list[int]]:
 def check_engine(engine: Any, dynamics: Dynamics, ensemble: Any, paths: Any) -> str:
     """The engine that was asked for, or what the dynamics needs; refused if it can't do it."""
     if engine is None:
-        engine = "jax" if dynamics.noise else "scipy"
+        engine = "jax" if dynamics.noise or ensemble is not None else "scipy"
     choice("engine", engine, ENGINES)
     if ensemble is not None and engine != "jax":
         raise ValueError(f"ensemble needs engine='jax', got engine={engine!r}")

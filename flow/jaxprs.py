@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,37 @@ from jax.interpreters.partial_eval import dce_jaxpr
 # Of operations that call others, those whose arguments are the others' in the same order.
 _IN_ORDER = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat2"}
 
+# What JAX says of a gradient that has no derivative.
+_NONE = re.compile(r"\(jvp\) to a custom_vjp|callbacks do not support JVP|[Dd]ifferentiation rule")
 _JAX = Path(jax.__file__).parent
 # Of operations on real numbers alone, those that jump.
 _JUMPING = {"ceil", "floor", "rem", "round", "sign"} | {
     "select_and_gather_add",
     "select_and_scatter_add",
 }
+
+
+@contextmanager
+def second_derivatives() -> Iterator[None]:
+    """Say in plain words that JAX has no derivative of a gradient, which what is within needs.
+
+    Raises
+    ------
+    TypeError
+        In place of what JAX raises of a `custom_vjp` or a callback.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, NotImplementedError) as error:
+        if not _NONE.search(str(error)) or str(error).startswith("this needs"):
+            raise
+        raise TypeError(
+            "this needs ∇²J·v, as the Hessian's spectrum and some methods do, and JAX can't "
+            "differentiate the gradient of this loss: jax.custom_jvp in place of jax.custom_vjp "
+            "has second derivatives, and a callback none. Without them there are integrate by "
+            "DOP853, RK45 or fixed steps, descend, compare, and study(..., learning_rates=[...], "
+            "observe={})"
+        ) from error
 
 
 def fingerprint(closed_jaxpr: Any) -> str:
@@ -108,6 +134,35 @@ def jumping(jaxpr: Any, varying: int) -> Iterator[Any]:
 
 def _inexact(variable: Any) -> bool:
     return jax.numpy.issubdtype(getattr(variable.aval, "dtype", np.bool), np.inexact)
+
+
+def first_not_finite(closed_jaxpr: Any, arguments: Sequence[Any]) -> str | None:
+    """Name the first operation that makes of finite numbers some that are not; None if none does.
+
+    >>> import jax.numpy as jnp
+    >>> closed = jax.make_jaxpr(lambda x: x * jnp.log(x))(1.0)
+    >>> first_not_finite(closed, [0.0]).split(",")[0], first_not_finite(closed, [1.0])
+    ('log', None)
+    """
+    jaxpr = closed_jaxpr.jaxpr
+    made = [v for equation in jaxpr.eqns for v in equation.outvars]
+    all_of_it = jaxpr.replace(outvars=made, debug_info=jaxpr.debug_info._replace(result_paths=None))
+    values = jax.core.eval_jaxpr(all_of_it, closed_jaxpr.consts, *arguments)
+    names = [*jaxpr.constvars, *jaxpr.invars, *made]
+    known = dict(zip(names, [*closed_jaxpr.consts, *arguments, *values], strict=True))
+    for equation in jaxpr.eqns:
+        inputs = [v.val if hasattr(v, "val") else known[v] for v in equation.invars]
+        if all(map(_finite, inputs)) and not all(_finite(known[v]) for v in equation.outvars):
+            inner = called(equation) if equation.primitive.name in _IN_ORDER else []
+            alike = [c for c in inner if hasattr(c, "jaxpr") and len(c.jaxpr.invars) == len(inputs)]
+            within = first_not_finite(alike[0], inputs) if alike else None
+            return within or place(equation)
+    return None
+
+
+def _finite(value: Any) -> bool:
+    inexact = jax.numpy.issubdtype(getattr(value, "dtype", type(value)), np.inexact)
+    return not inexact or bool(np.all(np.isfinite(value)))
 
 
 def place(equation: Any) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, signature
+from itertools import chain
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -72,7 +73,8 @@ MEANT = (
 def own_keywords(function: F, more: Iterable[str] = ()) -> F:
     """Say of an argument that a function, or a class, has not which of its own is meant.
 
-    Its signature, name and docstring stay. Of one that hands keywords on, ``**more``, these are
+    Its signature, name and docstring stay. Where several are taken one by one, ``*runs``, they may
+    stand in a list too. Of one that hands keywords on, ``**more``, these are
     `more`.
 
     >>> @own_keywords
@@ -97,6 +99,9 @@ def _checked(function: Any, name: str, more: Iterable[str]) -> Any:
 
     @wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
+        if several:
+            each = (a if isinstance(a, list | tuple) else [a] for a in arguments)
+            arguments = tuple(chain.from_iterable(each))
         if strange := named.keys() - names:
             raise TypeError(unknown(name, min(strange), names))
         if others and not several and len(arguments) - own > len(places):

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Float64
 
 from flow.checks import choice, flag, function, mapping, numbers, positive_integer, users
 from flow.host_batches import HostBatches
-from flow.jaxprs import jumping, place
+from flow.jaxprs import first_not_finite, jumping, place, second_derivatives
 from flow.keywords import own_keywords
 from flow.placement import address, find_device, placed, resident
 from flow.precision import PrecisionWarning, coarsest_float, double_precision, rounding_noise
@@ -27,6 +27,7 @@ from flow.pytrees import (
     PyTree,
     as_data,
     as_parameters,
+    lists_told,
     owned,
     path_name,
     ravel,
@@ -486,12 +487,16 @@ class Objective(Travels):
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Raise what went wrong in reading a batch in place of JAX's account of it."""
+        """Raise what went wrong in place of JAX's account of it.
+
+        In reading a batch, or of a gradient that has no derivative.
+        """
         source = self._reduction.source
         if source is not None:
             source.failure = None
         try:
-            yield
+            with second_derivatives():
+                yield
         except (jax.errors.JaxRuntimeError, ValueError) as error:  # which, is for JAX to choose
             if source is None or source.failure is None or error is source.failure:
                 raise
@@ -815,9 +820,19 @@ class Objective(Travels):
         return self.data if self._reduction.source is None else self._reduction.source.like
 
     def _check_loss(self, params: PyTree) -> None:
-        with double_precision(), users("loss, called with the initial parameters"):
+        with (
+            double_precision(),
+            lists_told(self._params),
+            users("loss, called with the initial parameters"),
+        ):
             J = jax.eval_shape(lambda p, d: self._loss(self._inside(p), d), params, self._example)
         shape, dtype = getattr(J, "shape", None), getattr(J, "dtype", None)
+        if isinstance(J, tuple | list) and J and getattr(J[0], "shape", None) == ():
+            raise ValueError(
+                f"loss must return a scalar, got {len(J)} things, the loss and what else it knows "
+                "(has_aux); give the loss alone, lambda *a: loss(*a)[0], and watch the rest by "
+                "observe={'name': lambda objective, params: ...}"
+            )
         if shape != ():
             met = "a pytree" if shape is None else f"an array of shape {shape}"
             raise ValueError(f"loss must return a scalar, got {met}; take the mean over examples")
@@ -917,6 +932,23 @@ class Objective(Travels):
                 "made: it reads something that has changed since, a global or an array; make a new "
                 "flow.Objective after a change, or hand over what changes as data= or params"
             )
+
+    def where_not_finite(self) -> str:
+        """Say which entry of ∇J(θ₀) is not finite, and what operation makes it so; "" if none."""
+        gradient = self.counted().gradient(self.params)
+        wrong = [
+            f"{path_name('params', path)}{np.argwhere(~np.isfinite(g))[0].tolist() or ''}"
+            for path, g in jax.tree.leaves_with_path(gradient)
+            if not np.all(np.isfinite(g))
+        ]
+        if not wrong:
+            return ""
+        met, params = None, as_parameters(self.params)
+        if self.mesh is None and self._reduction.source is None:
+            with double_precision():
+                inputs = jax.tree.leaves((params, self.data))
+                met = first_not_finite(self._traced(params), inputs)
+        return f"∇J is not finite in {wrong[0]}" + (f", by {met}" if met else "")
 
     def _finite_value(self, params: PyTree) -> float:
         value = self.value(params)

@@ -62,13 +62,21 @@ def _loss_on(data: Any, objective: Objective, params: Any) -> float:
 def accuracy(X: Any, y: Any) -> Callable[[Objective, Any], float]:
     """Observe the fraction of rows X whose largest output is the largest entry of their row y.
 
-    A single output is a logit: the class is 1 where it is positive.
+    Or, where y is (examples,), the output that it counts, 0, 1, ... A single output is a logit: the
+    class is 1 where it is positive.
     """
     return partial(_accuracy, X, numbers("y", y, bools=True))
 
 
 def _accuracy(X: Any, labels: np.ndarray, objective: Objective, params: Any) -> float:
     outputs = objective.outputs(params, X)
+    classes = outputs.shape[-1]
+    counted = labels.shape in [outputs.shape[:1], (*outputs.shape[:1], 1)]
+    if outputs.ndim > 1 and classes > 1 and counted:
+        wrong = labels[(labels != np.rint(labels)) | (labels < 0) | (labels >= classes)]
+        if wrong.size:
+            raise ValueError(f"y must count the {classes} outputs from 0, got {wrong[0]:g}")
+        return float(np.mean(outputs.argmax(axis=1) == labels.ravel()))
     if outputs.size != labels.size:
         raise ValueError(
             f"y has shape {labels.shape}, but the network's outputs on X {outputs.shape}; "

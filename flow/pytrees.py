@@ -1,6 +1,7 @@
 """Parameters and data as pytrees: what is let in, and in which form."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any, TypeAlias
 
@@ -31,6 +32,12 @@ def as_parameters(params: PyTree, root: str = "params") -> PyTree:
         dtype = np.dtype(float) if type(leaf) is float else getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             met = f"a {type(leaf).__name__}" if dtype is None else f"an array of {dtype}"
+            if jnp.issubdtype(dtype or type(leaf), jnp.complexfloating):
+                raise TypeError(
+                    f"{name} must be a floating-point array, got {met}: a flow is of real "
+                    f"parameters; give {{'re': w.real, 'im': w.imag}} in its place, and let the "
+                    "loss put p['re'] + 1j * p['im'] together"
+                )
             convert = ".astype(float)" if hasattr(leaf, "astype") else "np.asarray(..., float)"
             raise TypeError(
                 f"{name} must be a floating-point array, got {met}; convert it with {convert}, "
@@ -57,32 +64,95 @@ def _foreign(name: str, leaf: Any) -> str:
 
 
 def as_data(data: PyTree, dtype: Any, root: str = "data") -> PyTree:
-    """Copy data to the device, floats as `dtype`; refuse ragged or empty data by name."""
+    """Copy data to the device, floats as `dtype`; refuse ragged or empty data by name.
 
-    def convert(path: Any, leaf: Any) -> jax.Array:
-        name = path_name(root, path)
-        if isinstance(leaf, np.ma.MaskedArray):
-            numbers(name, leaf)
-        foreign = _foreign(name, leaf)
-        if foreign and not hasattr(leaf, "__array__"):
-            raise TypeError(f"{name} must be an array of numbers, got {foreign}")
-        # JAX would share the memory of an array that happens to lie well in it.
-        try:
-            array = leaf if isinstance(leaf, jax.Array) else np.array(leaf)
-        except (TypeError, ValueError, RuntimeError) as error:  # the last is torch's
-            met = foreign or f"{leaf!r:.40}"
-            raise TypeError(f"{name} must be an array of numbers, got {met}") from error
-        if array.dtype.kind not in "fiubVc":  # V: bfloat16 and its kin
-            raise TypeError(f"{name} must be numeric, got dtype {array.dtype}, {leaf!r:.40}")
-        if array.ndim == 0 or array.shape[0] == 0:
-            raise ValueError(f"{name} has shape {array.shape}; it needs at least one example")
-        return jnp.asarray(array, dtype if jnp.issubdtype(array.dtype, jnp.floating) else None)
-
-    arrays = jax.tree_util.tree_map_with_path(convert, data)
-    rows = {path_name("data", p): x.shape[0] for p, x in jax.tree.leaves_with_path(arrays)}
+    A list of numbers, or of such lists of one length, is an array; keys of `jax.random.split`, one
+    an example, stay what they are.
+    """
+    pair = isinstance(data, list) and len(data) == 2 and all(map(_is_row, data))  # noqa: PLR2004
+    if pair and root == "data" and len(data[0]) == len(data[1]):
+        raise ValueError(
+            "data is a list of two lists of numbers, which may be two examples or a pair: give "
+            "np.array(data), or (np.array(data[0]), np.array(data[1]))"
+        )
+    arrays = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _as_array(path_name(root, path), leaf, dtype), _with_arrays(data)
+    )
+    leaves = {path_name("data", p): x for p, x in jax.tree.leaves_with_path(arrays)}
+    rows = {name: x.shape[0] for name, x in leaves.items()}
     if len(set(rows.values())) > 1:
-        raise ValueError(f"the leading axes of the data differ, {rows}; rows are examples")
+        keys = [k for k, x in leaves.items() if x.dtype == np.uint32 and x.shape == (2,)]
+        split = "may be a PRNG key: jax.random.split(key, N) has one an example"
+        told = "".join(f"; {name} {split}" for name in keys[:1])
+        raise ValueError(f"the leading axes of the data differ, {rows}; rows are examples{told}")
     return arrays
+
+
+def _as_array(name: str, leaf: Any, dtype: Any) -> jax.Array:
+    """One array of data."""
+    if isinstance(leaf, np.ma.MaskedArray):
+        numbers(name, leaf)
+    foreign = _foreign(name, leaf)
+    if foreign and not hasattr(leaf, "__array__"):
+        raise TypeError(f"{name} must be an array of numbers, got {foreign}")
+    # JAX would share the memory of an array that happens to lie well in it.
+    try:
+        array = leaf if isinstance(leaf, jax.Array) else np.array(leaf)
+    except (TypeError, ValueError, RuntimeError) as error:  # the last is torch's
+        met = foreign or f"{leaf!r:.40}"
+        raise TypeError(f"{name} must be an array of numbers, got {met}") from error
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        if array.ndim == 0:
+            raise ValueError(
+                f"{name} is one PRNG key, and data has an axis of examples: give each its own, "
+                "jax.random.split(key, N), or let the loss close over it"
+            )
+        return array
+    if array.dtype.kind not in "fiubVc":  # V: bfloat16 and its kin
+        raise TypeError(f"{name} must be numeric, got dtype {array.dtype}, {leaf!r:.40}")
+    if array.ndim == 0 or array.shape[0] == 0:
+        raise ValueError(f"{name} has shape {array.shape}; it needs at least one example")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return jnp.asarray(array, dtype if jnp.issubdtype(array.dtype, jnp.floating) else None)
+
+
+def _with_arrays(data: PyTree) -> PyTree:
+    """The same pytree with arrays in the place of lists of numbers."""
+
+    def of_numbers(node: Any) -> bool:
+        return isinstance(node, list) and (_is_row(node) or (node and all(map(of_numbers, node))))
+
+    def array(node: Any) -> Any:
+        if not of_numbers(node):
+            return node
+        try:
+            return np.array(node)
+        except ValueError:  # ragged: several in a list
+            return [array(x) for x in node]
+
+    return jax.tree.map(array, data, is_leaf=of_numbers)
+
+
+def _is_row(node: Any) -> bool:
+    """Whether it is a list of numbers."""
+    return isinstance(node, list) and bool(node) and all(isinstance(x, int | float) for x in node)
+
+
+@contextmanager
+def lists_told(params: PyTree) -> Iterator[None]:
+    """Say of an error within that lists of numbers among the parameters are no arrays."""
+    try:
+        yield
+    except (TypeError, AttributeError) as error:
+        lists: list[Any] = []
+        jax.tree.map(lambda x: None, params, is_leaf=lambda x: _is_row(x) and not lists.append(x))
+        if lists:
+            error.add_note(
+                f"params has a list of numbers, {lists[0]!r:.40}, of which JAX makes no array: "
+                f"np.array({lists[0]!r:.40})"
+            )
+        raise
 
 
 def rows_of(data: PyTree) -> int:

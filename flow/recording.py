@@ -15,6 +15,12 @@ from flow.objective import Objective, Tally
 from flow.observe import Observer, as_observer, projection
 from flow.pytrees import read_only
 
+# What most often makes a gradient that is not finite of a loss that is.
+TWO_BRANCHES = (
+    "A where(x > 0, log(x), 0) has the derivatives of both its branches, 0 · ∞ at 0: make the "
+    "argument safe first, log(where(x > 0, x, 1)); sqrt and norm have none at 0: sqrt(x² + ε), or "
+    "start elsewhere"
+)
 KEEPS = ["theta", "projection", "last"]
 
 
@@ -308,13 +314,14 @@ class Recorder:
         return value
 
 
-def check_start(loss: float, gradient_norm: float) -> None:
+def check_start(objective: Objective, loss: float, gradient_norm: float) -> None:
     """Refuse to start where J or ∇J is not finite."""
-    if not np.all(np.isfinite([loss, gradient_norm])):
-        raise ValueError(
-            f"at the initial parameters the loss is {loss} and its gradient's norm "
-            f"{gradient_norm}; start where both are finite"
-        )
+    if np.all(np.isfinite([loss, gradient_norm])):
+        return
+    met = f"at the initial parameters the loss is {loss} and its gradient's norm {gradient_norm}"
+    if np.isfinite(loss) and (where := objective.where_not_finite()):
+        raise ValueError(f"{met}: {where}. {TWO_BRANCHES}")
+    raise ValueError(f"{met}; start where both are finite")
 
 
 def flat_record(row: Mapping[str, Any]) -> dict[str, Any]:

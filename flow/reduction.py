@@ -195,7 +195,10 @@ def departures(
     for far in (0.0, 0.1, 0.1):
         near = theta + far * size * rng.standard_normal(theta.size)
         drawn = rng.choice(rows, 2 * half, replace=rows == 1)
-        few = jax.tree.map(np.asarray, take(data, drawn))
+        few = jax.tree.map(
+            lambda x: x if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x),
+            take(data, drawn),
+        )
 
         def on(*those: np.ndarray, near: np.ndarray = near, few: PyTree = few) -> np.ndarray:
             batch = jax.tree.map(lambda x: x[np.concatenate(those)], few)

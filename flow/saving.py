@@ -2,6 +2,7 @@
 
 from typing import Any, TypeAlias
 
+import jax.numpy as jnp
 import numpy as np
 
 from flow.checks import choice, numbers, positive_integer
@@ -35,11 +36,15 @@ def save_times(save: Save, spacing: str, t: float) -> np.ndarray:
         log = np.geomspace(first, t, n - 1) if n > 2 else np.array([t])  # noqa: PLR2004
         log[-1] = t
         return np.unique(np.concatenate([[0.0], log]))
-    times = numbers("save", save)
+    times, own = numbers("save", save), getattr(save, "dtype", None)
     if times.ndim != 1 or times.size == 0:
         raise ValueError(f"save must be a number or a vector of times, got shape {times.shape}")
     if not np.all(np.isfinite(times)) or np.any(np.diff(times) < 0):
         raise ValueError("save times must be finite and in order; np.unique(times) sorts them")
+    # In single precision t is another number.
+    if own is not None and own != np.float64 and jnp.issubdtype(own, jnp.floating):
+        off = 2.0 * float(jnp.finfo(own).eps)
+        times[-1] = t if np.isclose(times[-1], t, rtol=off, atol=0.0) else times[-1]
     # t itself may be written as steps × learning rate and end a rounding error beyond.
     if times[0] < 0 or times[-1] > t * (1 + 1e-12):
         raise ValueError(

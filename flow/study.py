@@ -347,8 +347,17 @@ def _descents(
         )
     runners: dict[str, Runner] = {}
     clocks = []
+    taken: dict[int, Any] = {}
     for rate in rates:
         steps = whole_steps("learning_rates", t, rate)
+        if steps in taken and isinstance(learning_rates, str):
+            continue
+        if steps in taken:
+            raise ValueError(
+                f"learning_rates {taken[steps]!r} and {rate!r} are both {steps} steps to t={t:g}; "
+                "leave one out, or give a longer t"
+            )
+        taken[steps] = rate
         clocks.append(Clock(steps, t / steps))
         runners[f"descent {len(runners)}"] = partial(
             _descend, objective, {"learning_rate": t / steps}, steps, save, common, None
@@ -378,7 +387,14 @@ def _rates(objective: Objective, learning_rates: Sequence[float] | str, t: float
     if isinstance(learning_rates, str):
         if learning_rates != "auto":
             raise ValueError(f"learning_rates must be numbers or 'auto', got {learning_rates!r}")
-        learning_rates = [min(rate, t) for rate in auto_learning_rates(objective)]
+        asked = auto_learning_rates(objective)
+        if t < asked[0]:
+            raise ValueError(
+                f"t={t:g} is less than the learning rates that 'auto' takes, {asked[0]:.3g} to "
+                f"{asked[-1]:.3g} (0.1 to 1.1 of 2/λ_max): give a longer t, ten times that and "
+                f"more, or learning_rates={[t / 10, t / 100]}"
+            )
+        learning_rates = [min(rate, t) for rate in asked]
     return several("learning_rates", learning_rates, "several numbers or 'auto'")
 
 

@@ -450,7 +450,8 @@ def check_single(what: str, *runs: Trajectory) -> None:
     for run in runs:
         if not isinstance(run, Trajectory):
             raise TypeError(
-                f"{what} is of runs, of integrate or descend, given one by one; got {run!r:.80}"
+                f"{what} is of runs, of integrate or descend, given one by one or in a list; got "
+                f"{run!r:.80}"
             )
     for run in runs:
         if run.members is not None:

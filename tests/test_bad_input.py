@@ -5,6 +5,7 @@ from functools import partial
 from math import inf, nan
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 import flow
+from flow.records.record import new_run_folder
 
 pytestmark = pytest.mark.quick
 
@@ -55,7 +57,8 @@ def path(bowl: flow.Objective) -> flow.Trajectory:
 def test_leaves_that_cannot_move(leaf: object, met: str):
     """Assert that such a leaf is named by its path, with what it is and what to do."""
     params = {"a": np.ones(2), "net": [np.ones(1), {"width": leaf}]}
-    message = rf"params\['net'\]\[1\]\['width'\] must be a floating-point array, got {met}; convert"
+    place = r"params\['net'\]\[1\]\['width'\]"
+    message = rf"{place} must be a floating-point array, got {met}(; convert|: a flow is of real)"
     with pytest.raises(TypeError, match=message):
         flow.Objective(lambda p: p["a"].sum(), params)
 
@@ -167,9 +170,13 @@ def test_losses_that_are_none(loss: object, error: type, message: str):
 def test_a_gradient_that_is_not_finite():
     """Assert that both kinds of run refuse to start where ∇J is infinite."""
     root = flow.Objective(lambda x: jnp.sqrt(x).sum(), np.zeros(2))
-    with pytest.raises(ValueError, match=r"the loss is 0\.0 and its gradient's norm inf; start"):
+    with pytest.raises(
+        ValueError, match=r"the loss is 0\.0 and its gradient's norm inf: ∇J is not"
+    ):
         flow.integrate(root, 1.0)
-    with pytest.raises(ValueError, match=r"the loss is 0\.0 and its gradient's norm inf; start"):
+    with pytest.raises(
+        ValueError, match=r"the loss is 0\.0 and its gradient's norm inf: ∇J is not"
+    ):
         flow.descend(root, 0.1, 3)
 
 
@@ -606,3 +613,217 @@ def test_a_warning_is_of_the_line_that_called():
     with pytest.warns(flow.BatchWarning) as met:
         flow.descend(net, 0.1, 2, batch_size=2)
     assert met[0].filename == __file__
+
+
+# ---- first things typed
+
+
+def test_lists_of_runs(path: flow.Trajectory, bowl: flow.Objective):
+    """Assert that runs in a list are the runs one by one."""
+    steps = [flow.descend(bowl, rate, n, save=3) for rate, n in ((0.25, 4), (0.5, 2))]
+    apart = flow.compare(path, *steps, error_bar=False).distance
+    for given in ([path, steps], [[path, *steps]], [path, tuple(steps)]):
+        again = flow.compare(*given, error_bar=False).distance
+        np.testing.assert_array_equal(np.concatenate(again), np.concatenate(apart))
+    drawn = flow.plots.loss(path, *steps), flow.plots.loss([path, *steps])
+    for one, other in zip(*(ax.get_lines() for ax in drawn), strict=True):
+        np.testing.assert_array_equal(one.get_xydata(), other.get_xydata())
+
+
+def test_labels_of_classes(network: flow.Objective):
+    """Assert that integer labels count the outputs, as their one-hot rows say."""
+    labels = Y.argmax(axis=1)
+    expected = flow.observe.accuracy(X, Y)(network, network.params)
+    for y in (labels, labels.tolist(), labels[:, None], labels.astype(float)):
+        assert flow.observe.accuracy(X, y)(network, network.params) == expected
+    for y, met in ((labels + 1, "got 10"), (labels + 0.5, r"got \d\.5")):
+        with pytest.raises(ValueError, match=f"y must count the 10 outputs from 0, {met}"):
+            flow.observe.accuracy(X, y)(network, network.params)
+
+
+@pytest.mark.parametrize("t", [0.1, 0.3, 0.7, 1e3])
+def test_times_in_single_precision(bowl: flow.Objective, t: float):
+    """Assert that the last of them is t, be it above it or below, and that others are refused."""
+    times = np.linspace(0.0, t, 4, dtype=np.float32)
+    assert float(times[-1]) != t or t == 1e3
+    assert flow.integrate(bowl, t, save=times, method="Euler", step=t / 3).t[-1] == t
+    assert flow.descend(bowl, t / 3, 3, save=jnp.asarray(times)).t[-1] == t
+    with pytest.raises(ValueError, match="save times must lie in"):
+        flow.integrate(bowl, t, save=times * np.float32(1.00001))
+
+
+def test_data_of_another_byte_order_or_in_lists():
+    """Assert the same loss of big-endian arrays, lists, and lists of lists."""
+    rows, y = np.arange(6).reshape(3, 2), np.array([1.0, -1.0, 2.0])
+
+    def loss(w: object, batch: object) -> object:
+        A, b = batch
+        return ((A @ w["w"] - b) ** 2).mean()
+
+    params = {"w": np.array([0.5, -1.0])}
+    expected = flow.Objective(loss, params, data=(rows, y)).value(params)
+    for kind in (">i4", ">i8", ">u2", ">f4", ">f8"):
+        objective = flow.Objective(loss, params, data=(rows.astype(kind), y.astype(">f8")))
+        assert objective.value(params) == expected
+    for data in ((rows.tolist(), y.tolist()), [rows.tolist(), y.tolist()], (rows, y.tolist())):
+        assert flow.Objective(loss, params, data=data).value(params) == expected
+    big = {"w": params["w"].astype(">f8")}
+    assert flow.Objective(loss, big, data=(rows, y)).value(params) == expected
+    alone = flow.Objective(lambda w, A: (A @ w["w"]).mean(), params, data=rows.tolist())
+    assert alone.value(params) == np.mean(rows @ params["w"])
+    with pytest.raises(ValueError, match=r"two examples or a pair: give np.array\(data\), or"):
+        flow.Objective(loss, params, data=[[1.0, 2.0], [3.0, 4.0]])
+    with pytest.raises(TypeError) as met:
+        flow.Objective(lambda w: w @ w, [1.0, 2.0])
+    assert any("np.array([1.0, 2.0])" in note for note in met.value.__notes__)
+
+
+def test_keys_in_data():
+    """Assert that each example may have a key, and that one key is told from examples."""
+
+    def loss(w: object, batch: object) -> object:
+        x, keys = batch
+        noise = jax.vmap(lambda key: jax.random.normal(key, (), np.float64))(keys)
+        return ((x * w - noise) ** 2).mean()
+
+    x = np.arange(6.0)
+    for make in (jax.random.key, jax.random.PRNGKey):
+        keys = jax.random.split(make(0), 6)
+        whole = flow.Objective(loss, np.ones(()), data=(x, keys))
+        with jax.enable_x64(True):
+            assert whole.value(1.0) == pytest.approx(float(loss(1.0, (x, keys))), rel=1e-14)
+        parts = flow.Objective(loss, np.ones(()), data=(x, keys), batch_chunk=2)
+        assert parts.value(1.0) == pytest.approx(whole.value(1.0), rel=1e-14)
+        assert np.isfinite(flow.descend(whole, 0.01, 2, batch_size=2).loss).all()
+    with pytest.raises(ValueError, match=r"data\[1\] is one PRNG key.*jax.random.split\(key, N\)"):
+        flow.Objective(loss, np.ones(()), data=(x, jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"rows are examples; data\[1\] may be a PRNG key"):
+        flow.Objective(loss, np.ones(()), data=(x, jax.random.PRNGKey(0)))
+
+
+def test_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bowl: flow.Objective):
+    """Assert that ~ is the user's folder in every path that is typed."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = flow.integrate(bowl, 1.0, save=3, checkpoint="~/kept")
+    assert path.save("~/run.nc") == tmp_path / "run.nc"
+    assert flow.load("~/run.nc").loss[-1] == path.loss[-1]
+    assert flow.resume("~/kept", bowl).loss[-1] == path.loss[-1]
+    often = flow.Checkpoint("~/steps", gradients=10)
+    flow.descend(bowl, 0.1, 3, checkpoint=often)
+    flow.sweep(lambda a: a, {"a": [1.0]}, folder="~/cells", progress=False)
+    flow.plots.animate(flow.plots.loss(path), "~/loss.gif", frames=2, progress=False)
+    assert new_run_folder("script", "", "~/results").is_relative_to(tmp_path / "results")
+    found = {p.name for p in tmp_path.iterdir()}
+    assert found >= {"run.nc", "kept", "steps", "cells", "loss.gif", "results"}
+    with pytest.raises(FileNotFoundError, match="folder ~nobody-of-that-name does not exist"):
+        path.save("~nobody-of-that-name/run.nc")
+
+
+def test_lists_of_initialisations(bowl: flow.Objective, network: flow.Objective):
+    """Assert that several θ₀ in a list are those of their leading axis, on the engine for them."""
+    starts = [np.array([1.0, 2.0]), np.array([3.0, -1.0])]
+    runs = flow.integrate(bowl, 0.5, ensemble=starts, save=2)
+    assert (
+        runs.theta.tobytes()
+        == flow.integrate(
+            bowl, 0.5, engine="jax", ensemble=np.stack(starts), save=2
+        ).theta.tobytes()
+    )
+    thetas = [flow.MLP([64, 2, 10]).objective(X, Y, seed=s) for s in (1, 2)]
+    for given in ([o.params for o in thetas], [o.theta for o in thetas]):
+        runs = flow.descend(network, 0.1, 1, ensemble=given)
+        np.testing.assert_array_equal(runs.theta[:, 0], [o.theta for o in thetas])
+    with pytest.raises(ValueError, match="ensemble must be an array"):
+        flow.integrate(bowl, 0.5, ensemble=[np.ones(2), np.ones(3)])
+
+
+def test_rows_that_are_orthogonal_in_single_precision():
+    """Assert that the flow starts at the nearest point of the manifold, and that this is told."""
+    W = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 2)))[0].T.astype(np.float32)
+    objective = flow.Objective(lambda W: -0.5 * (W @ jnp.diag(jnp.arange(3.0)) * W).sum(), W)
+    assert np.abs(W.astype(float) @ W.T.astype(float) - np.eye(2)).max() > 1e-9
+    with pytest.warns(flow.PrecisionWarning, match="orthogonal as float32 has them"):
+        dynamics = flow.StiefelFlow(objective)
+    start = dynamics.objective.theta.reshape(2, 3)
+    np.testing.assert_allclose(
+        start @ start.T, np.trace(start @ start.T) / 2 * np.eye(2), atol=1e-15
+    )
+    np.testing.assert_allclose(start, W, atol=1e-7)
+    with pytest.raises(ValueError, match="is not on the Stiefel manifold"):
+        flow.StiefelFlow(objective.starting_at(W * np.array([[1.0], [1.0001]])))
+
+
+@pytest.mark.parametrize("more", [(3.0,), (), ({"accuracy": 1.0},)])
+def test_a_loss_with_what_else_it_knows(more: tuple):
+    """Assert that (loss, aux) is met by name."""
+    with pytest.raises(
+        ValueError, match=r"has_aux\); give the loss alone, lambda \*a: loss\(\*a\)\[0\]"
+    ):
+        flow.Objective(lambda x: (x @ x, *more), np.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("loss", "start", "met"),
+    [
+        (
+            lambda x: jnp.where(x > 0, x * jnp.log(x), 0.0).sum(),
+            [1.0, 0.0],
+            r"\[1\], by (log|div), .*\.py:",
+        ),
+        (lambda x: jnp.sqrt(x @ x), [0.0, 0.0], r"\[0\], by div, .*\.py:"),
+    ],
+)
+def test_gradients_that_are_not_finite(loss: object, start: list, met: str):
+    """Assert that the entry is told, the operation and its line, and the way round."""
+    objective = flow.Objective(loss, np.array(start))
+    message = rf"∇J is not finite in params{met}\d+\. A where\(x > 0, log\(x\), 0\) has"
+    for run in (flow.integrate, flow.descend):
+        with pytest.raises(ValueError, match=message):
+            run(objective, 0.1, **({"steps": 3} if run is flow.descend else {}))
+    safe = flow.Objective(lambda x: jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1.0)), 0.0).sum(),
+                          np.array([1.0, 0.0]))  # fmt: skip
+    assert np.array_equal(safe.gradient(safe.params), [1.0, 0.0])
+
+
+def test_losses_without_second_derivatives():
+    """Assert that what needs them says so, and that what the message advises runs."""
+
+    @jax.custom_vjp
+    def loss(x: object) -> object:
+        return 0.5 * x @ x
+
+    def slope(x: object, g: object) -> tuple:
+        return (g * jax.pure_callback(np.asarray, jax.ShapeDtypeStruct(x.shape, x.dtype), x),)
+
+    loss.defvjp(lambda x: (loss(x), x), slope)
+    objective = flow.Objective(loss, np.ones(2))
+    message = r"this needs ∇²J·v, .*study\(\.\.\., learning_rates=\[\.\.\.\], observe=\{\}\)"
+    for call in (
+        lambda: flow.study(objective, t=1.0),
+        lambda: flow.study(objective, [0.1], t=1.0),
+        lambda: objective.hvp(objective.params, np.ones(2)),
+        lambda: flow.sharpness(objective, objective.params),
+        lambda: flow.spectral_density(objective, objective.params),
+        lambda: flow.integrate(objective, 1.0, method="Radau"),
+        lambda: flow.integrate(flow.ModifiedFlow(objective, 0.1), 1.0),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+    study = flow.study(objective, [0.1], t=1.0, save=3, observe={}, progress=False)
+    assert study.flow.theta[-1, 0] == pytest.approx(np.exp(-1.0), rel=1e-5)
+
+
+def test_parameters_that_are_complex():
+    """Assert that their parts are asked for, in place of a conversion that loses one."""
+    with pytest.raises(TypeError, match=r"params must .* complex128: .*'re': w.real, 'im': w.im"):
+        flow.Objective(lambda w: abs(w @ w), np.ones(2, complex))
+
+
+def test_learning_rates_that_coincide(bowl: flow.Objective):
+    """Assert that a study to a t so short says which are one, and runs each once."""
+    with pytest.raises(ValueError, match=r"0.5 and 0.51 are both 2 steps to t=1; leave one out"):
+        flow.study(bowl, [0.5, 0.51], t=1.0)
+    with pytest.raises(ValueError, match=r"t=0.1 is less than .* 0.2 to 2.2 .* or learning_rates="):
+        flow.study(bowl, t=0.1)
+    study = flow.study(bowl, t=1.0, save=3, observe={}, progress=False)
+    assert [run.config["steps"] for run in study.runs] == [5, 1]

@@ -362,7 +362,10 @@ def test_an_ensemble_is_no_single_run(well: flow.Objective):
         ({"x": np.ones((0, 2))}, "ensemble has no members"),
         ({"x": np.ones(2)}, r"ensemble\['x'\] must have shape \(members, 2\); it has \(2,\)"),
         ({"y": np.ones((3, 2))}, "or a pytree like the objective's parameters"),
-        ([{"x": np.ones(2)}] * 3, r"make one of several θ₀ by jax.tree.map\(lambda \*x: np.stack"),
+        (
+            [{"x": np.ones(2)}, {"x": np.ones(3)}],
+            r"make one of several θ₀ by jax.tree.map\(lambda \*x: np.stack",
+        ),
         (np.array([[1.0, 1.0], [1.0, np.nan]]), "ensemble member 1: loss is nan at the initial"),
         (np.array([[1.0, 1.0], [1.0, -1.0]]), "ensemble member 1: loss is nan at the initial"),
     ],
@@ -378,7 +381,7 @@ def test_bad_ensembles(given: Any, message: str):
 def test_other_engines_have_no_ensembles(well: flow.Objective):
     """Assert that the error names the engine that has them."""
     with pytest.raises(ValueError, match="ensemble needs engine='jax', got engine='scipy'"):
-        flow.integrate(well, 1.0, ensemble=np.ones((2, 1)))
+        flow.integrate(well, 1.0, engine="scipy", ensemble=np.ones((2, 1)))
 
 
 def test_a_member_without_a_gradient():

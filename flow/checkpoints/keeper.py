@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -132,7 +131,7 @@ def keeper(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
     if writes:
-        refuse_used(Path(checkpoint.folder))
+        refuse_used(file_path("checkpoint", checkpoint.folder))
     asked = {k: plain(v) for k, v in asked.items()}
     kept = Keeper(checkpoint, {"kind": kind, "asked": asked, "again": again})
     kept.writes = writes
@@ -202,7 +201,7 @@ class Keeper:
         rows: list[dict[str, Any]] | None = None,
     ) -> None:
         self._lock = None  # where a run goes on, `resume` holds the folder
-        self.folder = Path(checkpoint.folder)
+        self.folder = file_path("checkpoint", checkpoint.folder)
         self.facts, self.resumed, self.rows = facts, resumed, rows or []
         self._every = checkpoint
         self._seconds, self._gradients = checkpoint.interval

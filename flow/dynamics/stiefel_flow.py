@@ -14,10 +14,12 @@ from flow.dynamics.base import Dynamics, squared_speed
 from flow.dynamics.leaves import by_name, chosen, map_by_name
 from flow.keywords import own_keywords
 from flow.objective import Objective
+from flow.precision import PrecisionWarning
 from flow.pytrees import PyTree, as_parameters
+from flow.warn import warn
 
-# Of ‖WWᵀ − mI‖/m at θ₀: float64's orthogonal matrices are within 1e-14, float32's are not.
-TOLERANCE = 1e-10
+# Of ‖WWᵀ − mI‖/m at θ₀: what is orthogonal in float64 is within the first, in float32 the second.
+TOLERANCE, SINGLE = 1e-10, 1e-5
 
 
 @own_keywords
@@ -45,6 +47,11 @@ class StiefelFlow(Dynamics):
         key where θ is a dict. It may be left out where θ is one matrix. With more there is no
         default: every row vector, the output layer of one unit for instance, is on the manifold
         and would be caught unawares.
+
+    Warns
+    -----
+    PrecisionWarning
+        If a leaf was orthogonalised in float32: it starts from the nearest point of the manifold.
 
     Raises
     ------
@@ -83,15 +90,26 @@ class StiefelFlow(Dynamics):
     def __post_init__(self) -> None:
         leaves = _matrices(self.objective, self.leaves)
         object.__setattr__(self, "leaves", tuple(leaves))
+        rounded = {}
         for name, W in leaves.items():
             m = _scale(W)
             off = np.linalg.norm(W @ W.T - m * np.eye(len(W)))
-            if not off <= TOLERANCE * m or m == 0:
+            if TOLERANCE * m < off <= SINGLE * m:
+                rounded[name] = off
+            elif not off <= TOLERANCE * m or m == 0:
                 raise ValueError(
                     f"{name} is not on the Stiefel manifold at θ₀: ‖WWᵀ − mI‖ = {off:.3g} with "
                     f"m = ‖W‖²/n = {m:.3g}; start from flow.dynamics.orthogonal(objective, "
                     f"{list(leaves)})"
                 )
+        if rounded:
+            warn(
+                f"{', '.join(rounded)} has rows that are orthogonal as float32 has them, "
+                f"‖WWᵀ − mI‖ = {max(rounded.values()):.1e}: the flow starts at the nearest point "
+                "of the manifold, dynamics.objective.params; start other runs from there too",
+                PrecisionWarning,
+            )
+            object.__setattr__(self, "objective", orthogonal(self.objective, self.leaves))
 
     @property
     def label(self) -> str:

@@ -1,5 +1,6 @@
 """Figures: each function takes and returns matplotlib axes. Flows are lines, discrete runs points.
 
+Runs are given one by one or in a list.
 The first run is black, on dark axes white, the others in colours that colour-blind readers tell
 apart; t is in units of learning rate × steps. A flow's line joins its saved times. Without ``ax=``
 a function draws a figure of its own, with a legend: the current one while it is empty, else a new

@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flow.checks import file_path
 from flow.records.provenance import FORMAT, FORMAT_VERSION
 from flow.records.record import CONFIGURATION, METADATA, RECORD, digest
 from flow.study import load_study
@@ -99,7 +100,7 @@ def read_run(path: str | os.PathLike) -> Run:
         It is no run of flow's, of a newer flow, or a record that can't be read; the message says
         what can be done.
     """
-    path = Path(path)
+    path = file_path("path", path)
     if path.is_dir():
         return _read_folder(path)
     if path.suffix.lower() == ".png" and path.is_file():

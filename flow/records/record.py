@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from flow.checks import file_path
 from flow.files import write_new
 from flow.records.provenance import provenance
 from flow.trajectory import Trajectory, uninterrupted
@@ -24,7 +25,7 @@ TIMING = re.compile(r"^seconds|\bseconds$|^µs ")
 def new_run_folder(script: str, slug: str, root: str | os.PathLike = "results") -> Path:
     """Make ``root/<script>/<time>-<slug>/`` and return it; a number is added if it exists."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{file_name(slug)}".strip("-")
-    parent = Path(root) / script
+    parent = file_path("root", root) / script
     parent.mkdir(parents=True, exist_ok=True)
     for i in range(1, 1000):
         folder = parent / (name if i == 1 else f"{name}-{i}")
@@ -62,7 +63,7 @@ class Record:
     """
 
     def __init__(self, folder: Path, experiment: str, configuration: Any) -> None:
-        self.folder = folder
+        self.folder = file_path("folder", folder)
         self._began = time.perf_counter()
         self._facts = provenance(experiment, configuration)
         self._runs: dict[str, dict[str, Any]] = {}
