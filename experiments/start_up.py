@@ -1,9 +1,10 @@
-"""What a newcomer waits for: imports, --help, the surface figure, a study and its file.
+"""What a newcomer waits for: imports, --help, the surface figure, a study and its file, long runs.
 
 Seconds of `import flow` over `import jax`, and of the slowest experiments' --help, each in a fresh
 process, interleaved, medians of the rounds; the loss surface of a 64-32-10 network on digits with
-its five runs; and `flow.study` of that network at four learning rates, to a file. Prints a table
-and writes it with the study's figure.
+its five runs; `flow.study` of that network at four learning rates, to a file; and the comparison
+and the plane of a flow and a descent with 10,000 saves. Prints a table and writes it with the
+study's figure.
 """
 
 import os
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -37,6 +39,8 @@ class Configuration(Options):
     """Flow time of the study, learning rate × steps."""
     resolution: int = 101
     """Points of the surface along each axis."""
+    saves: int = 10_000
+    """Saved times of a flow and of a descent that are compared and drawn in their plane."""
     seed: int = 0
     """Seed of the initial weights."""
 
@@ -89,6 +93,13 @@ def experiment(config: Configuration, record: Record) -> None:
 
     points = config.resolution**2
     rows[f"surface of {points:,} points, compiled and drawn"] = seconds(draw)
+    many = {"save": config.saves, "progress": show}
+    path = flow.integrate(objective, t=config.t / 10, **many)
+    steps = flow.descend(objective, config.t / 10 / config.saves, config.saves, **many)
+    compare = partial(flow.compare, path, steps, progress=show)
+    rows[f"compare, {config.saves:,} saves each"] = seconds(compare)
+    ax = plt.figure().add_subplot()
+    rows["their plane"] = seconds(lambda: flow.plots.plane(path, steps, ax=ax))
     table = pd.DataFrame({"seconds": rows}).rename_axis("what")
     record.table("table", table)
     record.figure("surface", figure)

@@ -306,14 +306,17 @@ def _match(
         if not _repeatable(reference):
             index, t = index[shared], t[shared]
         if not np.any(t > 0):
-            told = f"{reference.label!r} and {run.label!r} share no saved time after t = 0"
             if _repeatable(reference):
-                raise ValueError(f"{told} up to the end of the first, t = {end:g}; save earlier")
+                raise ValueError(
+                    f"{reference.label!r}, which ends at t = {end:g}, and {run.label!r} share no "
+                    "saved time after t = 0; save earlier, integrate(..., save=times)"
+                )
             again = "; or give the first back what it was a run of, dataclasses.replace(path, "
             again += "dynamics=flow.GradientFlow(objective))"
             raise ValueError(
-                f"{told}, and the first can't be repeated here; save one at the other's, "
-                f"integrate(..., save=run.t){'' if reference.noisy else again}"
+                f"{reference.label!r}, which can't be repeated here, and {run.label!r} share no "
+                "saved time after t = 0; save one at the other's, integrate(..., save=run.t)"
+                + ("" if reference.noisy else again)
             )
         matched.append((t, index))
     return matched
