@@ -67,7 +67,8 @@ class Curve:
                 i, some = nearest[part], points[part]
                 squares = np.sum((self.theta[i] - some) ** 2, axis=1)
                 for a in (i - 1, i):
-                    inside = (a >= 0) & (a < self.pieces)
+                    if not np.any(inside := (a >= 0) & (a < self.pieces)):
+                        continue
                     least = self._least_squares(a[inside], some[inside])
                     squares[inside] = np.minimum(squares[inside], least)
                 found[part] = np.sqrt(squares)
