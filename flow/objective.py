@@ -829,9 +829,9 @@ class Objective(Travels):
         shape, dtype = getattr(J, "shape", None), getattr(J, "dtype", None)
         if isinstance(J, tuple | list) and J and getattr(J[0], "shape", None) == ():
             raise ValueError(
-                f"loss must return a scalar, got a tuple of {len(J)}, the loss and what else it knows "
-                "(has_aux); give the loss alone, lambda *a: loss(*a)[0], and watch the rest by "
-                "observe={'name': lambda objective, params: ...}"
+                f"loss must return a scalar, got a tuple of {len(J)}, the loss and what else it "
+                "knows (has_aux); give the loss alone, lambda *a: loss(*a)[0], and watch the rest "
+                "by observe={'name': lambda objective, params: ...}"
             )
         if shape != ():
             met = "a pytree" if shape is None else f"an array of shape {shape}"

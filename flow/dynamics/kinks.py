@@ -97,7 +97,8 @@ def _jumps(of: Callable[[float], np.ndarray], floor: float) -> bool:
     values = [of(x) for x in s]
     i = 1 + int(np.argmax([bend(*values[i - 1 : i + 2]) for i in range(1, _POINTS - 1)]))
     at, around = float(s[i]), values[i - 1 : i + 2]
-    least = floor * max(np.linalg.norm(v) for v in values if np.all(np.isfinite(v)))
+    finite = (np.linalg.norm(v) for v in values if np.all(np.isfinite(v)))
+    least = floor * max(finite, default=0.0)
     bends = []
     for _ in range(_HALVINGS):
         h /= 2.0
