@@ -20,7 +20,15 @@ from flow.host_batches import HostBatches
 from flow.jaxprs import first_not_finite, jumping, place, second_derivatives
 from flow.keywords import own_keywords
 from flow.placement import address, find_device, placed, resident
-from flow.precision import PrecisionWarning, coarsest_float, double_precision, rounding_noise
+from flow.precision import (
+    PrecisionWarning,
+    coarsest_float,
+    double_precision,
+    one_precision,
+    rounding_noise,
+    strict_promotion,
+    told_of_nans,
+)
 from flow.processes import Travels
 from flow.progress import compiling
 from flow.pytrees import (
@@ -165,8 +173,10 @@ class Objective(Travels):
         params64 = as_parameters(params)
         self._params = owned(params)
         loss = _loss_of(loss, outputs, output_loss, data)
+        loss = strict_promotion(loss)
         self._loss = loss if data is not None else (lambda p, _: loss(p))
-        self._network, self._output_loss = outputs, output_loss
+        self._network = outputs and strict_promotion(outputs)
+        self._output_loss = output_loss and strict_promotion(output_loss)
         self.conserved = (
             {} if conserved is None else mapping("conserved", conserved, "{name: function}")
         )
@@ -175,6 +185,7 @@ class Objective(Travels):
         self.smooth = flag("smooth", smooth)
         if gradient is not None:
             function("gradient", gradient)
+            gradient = strict_promotion(gradient)
         self.tally = Tally()
         with double_precision():
             self.data, self._reduction = self._split(data, batch_chunk, mesh)
@@ -336,7 +347,7 @@ class Objective(Travels):
         self.tally.values += 1
         with double_precision():
             batch = self.data if data is None else self._other_data(data)
-            with self.reading():
+            with self.reading(), told_of_nans():
                 return float(self.compiled("value", self._build_value)(theta, batch))
 
     def gradient(self, params: PyTree) -> PyTree:
@@ -474,7 +485,7 @@ class Objective(Travels):
     def flat_value_and_gradient(self, theta: Theta) -> tuple[float, Theta]:
         """J and ∇J at a flat θ (n,); the gradient is (n,)."""
         self.tally.gradients += 1
-        with double_precision(), self.reading():
+        with double_precision(), self.reading(), told_of_nans():
             function = self.compiled("value_and_gradient", self._build_value_and_gradient)
             value, gradient = function(theta, self.data)
             return float(value), np.array(gradient)
@@ -482,7 +493,8 @@ class Objective(Travels):
     def flat_hvp(self, theta: Theta, v: Theta) -> Theta:
         """∇²J(θ)·v for flat θ and v (n,)."""
         self.tally.hvps += 1
-        with double_precision(), self.reading(), self.compiling("hvp", "∇²J·v"):
+        told = self.compiling("hvp", "∇²J·v")
+        with double_precision(), self.reading(), told_of_nans(), told:
             return np.array(self.compiled("hvp", self._build_hvp)(theta, v, self.data))
 
     @contextmanager
@@ -657,7 +669,7 @@ class Objective(Travels):
         new = key not in self._compiled
         return compiling(label, show=True) if new else nullcontext()
 
-    def tree(self, theta: Float[Array, "n"]) -> PyTree:
+    def tree(self, theta: Float[Any, "n"]) -> PyTree:
         """The pytree of a traced flat vector, to be called under `jax.jit`."""
         return self._unravel(theta)
 
@@ -665,14 +677,14 @@ class Objective(Travels):
         return jax.jit(lambda theta, data: self.traced_value(self.tree(theta), data))
 
     def _build_value_and_gradient(self) -> Callable:
-        def value_and_gradient(theta: Array, data: PyTree) -> tuple[Array, Array]:
+        def value_and_gradient(theta: Any, data: PyTree) -> tuple[Array, Array]:
             value, gradient = self.traced_value_and_gradient(self.tree(theta), data)
             return value, ravel_pytree(gradient)[0]
 
         return jax.jit(value_and_gradient)
 
     def _build_hvp(self) -> Callable:
-        def hvp(theta: Array, v: Array, data: PyTree) -> Array:
+        def hvp(theta: Any, v: Any, data: PyTree) -> Array:
             return ravel_pytree(self.traced_hvp(self.tree(theta), self.tree(v), data))[0]
 
         return jax.jit(hvp)
@@ -820,11 +832,9 @@ class Objective(Travels):
         return self.data if self._reduction.source is None else self._reduction.source.like
 
     def _check_loss(self, params: PyTree) -> None:
-        with (
-            double_precision(),
-            lists_told(self._params),
-            users("loss, called with the initial parameters"),
-        ):
+        theirs = users("loss, called with the initial parameters")
+        lists = lists_told(self._params)
+        with double_precision(), lists, theirs, one_precision(self._dtype):
             J = jax.eval_shape(lambda p, d: self._loss(self._inside(p), d), params, self._example)
         shape, dtype = getattr(J, "shape", None), getattr(J, "dtype", None)
         if isinstance(J, tuple | list) and J and getattr(J[0], "shape", None) == ():
@@ -852,7 +862,8 @@ class Objective(Travels):
     def _check_hand_gradient(self, gradient: Callable | None, params: PyTree) -> None:
         if gradient is None:
             return
-        with double_precision(), users("gradient, called with the initial parameters"):
+        theirs = users("gradient, called with the initial parameters")
+        with double_precision(), theirs, one_precision(self._dtype):
             try:
                 g = jax.eval_shape(
                     lambda p, d: self._hand_gradient(self._inside(p), d), params, self._example

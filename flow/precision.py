@@ -1,9 +1,12 @@
 """Double precision, scoped to the package's own calls, and the search for less inside a loss."""
 
+import re
 import warnings
 import weakref
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import partial
 from inspect import signature
 from math import comb
 from typing import Any
@@ -19,9 +22,86 @@ class PrecisionWarning(UserWarning):
     """A loss computes in less than the precision that was asked for."""
 
 
-def double_precision() -> AbstractContextManager:
-    """Scope in which JAX computes in float64, without touching its global setting."""
-    return jax.enable_x64(True)
+# JAX's strict switches, as flow's own code needs them.
+_LENIENT = {
+    "numpy_dtype_promotion": "standard",
+    "numpy_rank_promotion": "allow",
+    "debug_nans": False,
+    "debug_infs": False,
+    "transfer_guard_host_to_device": "allow",
+    "transfer_guard_device_to_device": "allow",
+    "transfer_guard_device_to_host": "allow",
+}
+# Those that were otherwise where the scope began, as the user had set them.
+_STRICT: ContextVar[dict[str, Any]] = ContextVar("strict", default={})  # noqa: B039
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Scope in which JAX computes in float64, without touching its global setting.
+
+    Within it JAX's strict switches are off, which an inf that pads an array or a number of numpy's
+    would set off; `strict_promotion` and `told_of_nans` have them as the user does.
+    """
+    with ExitStack() as scopes:
+        scopes.enter_context(jax.enable_x64(True))
+        met = {name: getattr(jax.config, f"jax_{name}") for name in _LENIENT}
+        strict = {k: v for k, v in met.items() if v not in (_LENIENT[k], None)}
+        if strict:
+            token = _STRICT.set(_STRICT.get() | strict)
+            scopes.callback(_STRICT.reset, token)
+            _set(scopes, {name: _LENIENT[name] for name in strict})
+        yield
+
+
+def _set(scopes: ExitStack, switches: Mapping[str, Any]) -> None:
+    for name, value in switches.items():
+        scopes.enter_context(getattr(jax, name)(value))
+
+
+def strict_promotion(function: Callable) -> Callable:
+    """Return a user's function, to be traced under the rules for types and shapes of the user's."""
+    return partial(_strictly, function)  # which can be pickled where the function can
+
+
+def _strictly(function: Callable, *arguments: Any) -> Any:
+    with ExitStack() as scopes:
+        _set(scopes, {k: v for k, v in _STRICT.get().items() if k.startswith("numpy")})
+        return function(*arguments)
+
+
+@contextmanager
+def told_of_nans() -> Iterator[None]:
+    """Scope of a call that returns what the user's functions do: NaN is an error if they say so."""
+    with ExitStack() as scopes:
+        _set(scopes, {k: v for k, v in _STRICT.get().items() if k.startswith("debug")})
+        yield
+
+
+@contextmanager
+def one_precision(dtype: np.dtype) -> Iterator[None]:
+    """Say of JAX's error what to type, where a user's loop or branch is in two precisions.
+
+    Raises
+    ------
+    TypeError
+        JAX's own of a carry (`scan`, `while_loop`) or of branches (`cond`), with what to type.
+    """
+    try:
+        yield
+    except TypeError as error:
+        told = str(error)
+        met = re.search(r"[^\n*]*float(32.*float64|64.*float32).*", told)
+        if met is None or not re.search("carry|branch", told):
+            raise
+        other = "float32" if dtype == np.float64 else "float64"
+        raise TypeError(
+            "the loss has a loop or branch (scan, while_loop, cond, a recurrent cell) in two "
+            f"precisions: {met[0].strip(' .;')}. θ and data are {dtype} here; let what a loop "
+            f"starts from be so too, jnp.zeros(shape, x.dtype), and a cell of flax by "
+            f"dtype=jnp.{dtype}, param_dtype=jnp.{dtype}. Or compute in the other precision, "
+            f'flow.Objective(..., dtype="{other}")'
+        ) from error
 
 
 def keep_precisions_apart() -> None:
@@ -78,7 +158,7 @@ def keep_callbacks_precise() -> None:
 
     def add_host_callback(context: Any, callback: Callable[..., Any]) -> None:
         def precise(*arguments: Any) -> Any:
-            with double_precision():
+            with jax.enable_x64(True):
                 return callback(*arguments)
 
         add(context, precise if jax.config.jax_enable_x64 else callback)

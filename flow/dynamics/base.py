@@ -11,7 +11,7 @@ from jaxtyping import Float
 from flow.checks import function, instance, users
 from flow.keywords import own_keywords
 from flow.objective import Objective
-from flow.precision import double_precision
+from flow.precision import double_precision, strict_promotion
 from flow.processes import Travels
 from flow.pytrees import PyTree, as_parameters
 from flow.shown import Shown
@@ -98,7 +98,7 @@ class Dynamics(Shown, Travels):
         objective: Objective | None = None,
     ) -> None:
         function("rhs", rhs)
-        self._rhs, self._state = rhs, as_parameters(state, "state")
+        self._rhs, self._state = strict_promotion(rhs), as_parameters(state, "state")
         self._params = (lambda s: s) if params is None else params
         self.autonomous = False  # nobody knows
         _check_rhs(rhs, self._state)
