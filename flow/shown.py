@@ -28,6 +28,9 @@ class _Short(reprlib.Repr):
 
     repr_PjitFunction = repr_function  # noqa: N815
 
+    def repr_partial(self, x: Any, level: int) -> str:
+        return self.repr1(next(filter(callable, x.args), x.func), level)
+
     def repr_Objective(self, x: Any, level: int) -> str:  # noqa: N802
         return f"<Objective of {x.size:,} parameters>"
 

@@ -99,7 +99,8 @@ def sweep(
     if not callable(function):
         raise TypeError(f"function must be a function of a cell, got {function!r:.80}")
     axes = _axes(grid)
-    positive_integer("jobs", 1 if isinstance(jobs, int) and jobs == -1 else jobs)
+    if jobs != -1:
+        jobs = positive_integer("jobs", jobs)
     truth("progress", progress)
     cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     files = None if folder is None else _files(file_path("folder", folder), function, cells)

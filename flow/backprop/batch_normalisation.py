@@ -67,7 +67,7 @@ class BatchNormalisation:
     axis: int = 0
 
     def __post_init__(self) -> None:
-        positive_integer("features", self.features)
+        object.__setattr__(self, "features", positive_integer("features", self.features))
 
     def initialise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """γ = 1 and β = 0, each (features,)."""

@@ -80,9 +80,9 @@ class Convolution:
 
     def __post_init__(self) -> None:
         flag("bias", self.bias)
-        positive_integer("inputs", self.inputs)
-        positive_integer("outputs", self.outputs)
-        _ = self.windows
+        for name in ("inputs", "outputs"):
+            object.__setattr__(self, name, positive_integer(name, getattr(self, name)))
+        object.__setattr__(self, "window", self.windows.size)
         if len(self._pads) != len(self.window) or not all(
             isinstance(n, int | np.integer) and n >= 0 for n in self._pads
         ):

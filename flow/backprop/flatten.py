@@ -42,9 +42,9 @@ class Reshape:
 
     def __post_init__(self) -> None:
         instance("shape", self.shape, tuple | list, "a tuple of lengths, (1, 8, 8)")
-        object.__setattr__(self, "shape", tuple(self.shape))
-        for i, length in enumerate(self.shape):
-            positive_integer(f"shape[{i}]", length)
+        lengths = enumerate(self.shape)
+        shape = tuple(positive_integer(f"shape[{i}]", length) for i, length in lengths)
+        object.__setattr__(self, "shape", shape)
 
     def initialise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """No parameters."""

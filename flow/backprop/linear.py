@@ -57,8 +57,8 @@ class Linear:
 
     def __post_init__(self) -> None:
         flag("bias", self.bias)
-        positive_integer("inputs", self.inputs)
-        positive_integer("outputs", self.outputs)
+        for name in ("inputs", "outputs"):
+            object.__setattr__(self, name, positive_integer(name, getattr(self, name)))
         choice("init", self.init, INITIALISATIONS)
         object.__setattr__(self, "gain", positive("gain", self.gain))
         choice("parameterisation", self.parameterisation, PARAMETERISATIONS)

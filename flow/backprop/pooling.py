@@ -21,7 +21,7 @@ class _Pooling:
     stride: Shape | None = None
 
     def __post_init__(self) -> None:
-        _ = self.windows
+        object.__setattr__(self, "window", self.windows.size)
 
     @property
     def windows(self) -> Windows:

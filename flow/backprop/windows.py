@@ -37,14 +37,15 @@ class Windows:
     stride: Shape
 
     def __post_init__(self) -> None:
-        for name, lengths in (("window", self.size), ("stride", self.stride)):
+        for name, field in (("window", "size"), ("stride", "stride")):
+            lengths = getattr(self, field)
             if not isinstance(lengths, tuple) or len(lengths) not in {1, 2}:
                 raise ValueError(
                     f"{name} must be (length,) or (height, width), for one or two spatial axes, "
                     f"got {lengths!r}"
                 )
-            for i, length in enumerate(lengths):
-                positive_integer(f"{name}[{i}]", length)
+            whole = (positive_integer(f"{name}[{i}]", n) for i, n in enumerate(lengths))
+            object.__setattr__(self, field, tuple(whole))
         if len(self.size) != len(self.stride):
             raise ValueError(f"window {self.size} and stride {self.stride} differ in their axes")
 

@@ -29,7 +29,7 @@ def chebyshev(degree: int = 3, seed: int = 0) -> Objective:
     >>> chebyshev().size
     300
     """
-    positive_integer("degree", degree)
+    degree = positive_integer("degree", degree)
     x = np.linspace(-1.0, 1.0, POINTS)
     rng = np.random.default_rng(random_seed(seed))
     spread = np.sqrt(2.0 / (WIDTH + 1))

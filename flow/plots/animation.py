@@ -74,7 +74,7 @@ def animate(
     if positive_integer("dpi", dpi) < LEAST_DPI:
         raise ValueError(f"dpi must be at least {LEAST_DPI}, for text to be drawn, got {dpi}")
     truth("progress", progress)
-    positive_integer("frames", frames)
+    frames = positive_integer("frames", frames)
     positive("seconds", seconds)
     file = refuse_existing(file)
     if file.suffix.lower() != ".gif":
