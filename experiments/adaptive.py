@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import flow
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 from flow.trajectory import uninterrupted
 
 # The flow's own error is no part of what is measured.
@@ -39,21 +39,21 @@ SHOWN = 3
 class Configuration(Options):
     """Adam, RMSProp and sign descent beside their flows."""
 
-    examples: int = 300
+    examples: Science[int] = 300
     """Number of digits to train on, of 1,797."""
-    hidden: tuple[int, ...] = (32,)
+    hidden: Science[tuple[int, ...]] = (32,)
     """Units of each hidden layer."""
-    t: float = 0.05
+    t: Science[float] = 0.05
     """Flow time, learning rate × steps; an entry of θ moves by about t."""
-    steps: tuple[int, ...] = (50, 200, 800, 3200, 12800)
+    steps: Science[tuple[int, ...]] = (50, 200, 800, 3200, 12800)
     """Numbers of steps to t, at least two, fewest first; η = t/steps."""
-    eps: float = 1e-4
+    eps: Science[float, 1.0] = 1e-4
     """The larger ε of RMSProp, in units of ∇J²."""
-    smoothing: float = 1e-2
+    smoothing: Science[float, 1.0] = 1e-2
     """δ of the smoothed sign descent, in units of ∇J."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
-    save: int = 51
+    save: Science[int] = 51
     """Number of saved times of each run."""
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 import flow
 from flow.order import whole_steps
 from flow.plots import COLOURS, TIME_LABEL
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 # Descent is saved at every so-manieth step: odd, so that both sides of an oscillation are met.
 STRIDE = 5
@@ -31,29 +31,29 @@ STRIDE = 5
 class Configuration(Options):
     """The equation that gradient descent follows at the edge of stability, and others."""
 
-    problems: tuple[Literal["chebyshev", "digits"], ...] = ("chebyshev", "digits")
+    problems: Science[tuple[Literal["chebyshev", "digits"], ...]] = ("chebyshev", "digits")
     """Networks: 1-100-1 tanh on the Chebyshev polynomial of degree 3; 64-32-10 tanh on digits."""
-    chebyshev_rate: float = 0.08
+    chebyshev_rate: Science[float] = 0.08
     """Learning rate on the polynomial."""
-    chebyshev_t: float = 3000.0
+    chebyshev_t: Science[float] = 3000.0
     """Time to which it is trained, learning rate × steps."""
-    chebyshev_k: int = 2
+    chebyshev_k: Science[int] = 2
     """Directions that may be at the edge there."""
-    digits_rate: float = 0.12
+    digits_rate: Science[float] = 0.12
     """Learning rate on digits."""
-    digits_t: float = 1000.0
+    digits_t: Science[float] = 1000.0
     """Time to which they are trained, learning rate × steps."""
-    digits_k: int = 3
+    digits_k: Science[int] = 3
     """Directions that may be at the edge there."""
-    window: float = 20.0
+    window: Science[float] = 20.0
     """Time over which gradient descent is averaged for distances, learning rate × steps."""
-    burst: float = 300.0
+    burst: Science[float] = 300.0
     """Time over which losses and variances are averaged: the oscillation comes and goes."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
-    save: int = 201
+    save: Science[int] = 201
     """Saved times of each flow."""
-    principal_seconds: float = 10.0
+    principal_seconds: Science[float] = 10.0
     """Budget of the principal flow, which stiffens without end beyond the edge, in seconds."""
 
 

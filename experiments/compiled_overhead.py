@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import flow
 from flow.precision import double_precision
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 # A network, t and rtol at which a step has ten stages or more, gradients of one timed loop.
 NETWORKS = {
@@ -35,11 +35,11 @@ NETWORKS = {
 class Configuration(Options):
     """What the compiled engine costs beyond its gradients."""
 
-    networks: tuple[str, ...] = tuple(NETWORKS)
+    networks: Science[tuple[str, ...]] = tuple(NETWORKS)
     """Which networks, by name."""
-    rounds: int = 7
+    rounds: Science[int] = 7
     """Interleaved rounds; medians are of these."""
-    t_factor: float = 1.0
+    t_factor: Science[float] = 1.0
     """Factor on the flow times, for a quick look."""
 
 

@@ -30,7 +30,7 @@ import flow
 from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.precision import double_precision
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 from flow.trajectory import uninterrupted
 
 
@@ -38,21 +38,21 @@ from flow.trajectory import uninterrupted
 class Configuration(Options):
     """Measure what each architecture conserves, and how far gradient descent drifts off it."""
 
-    examples: int = 200
+    examples: Science[int] = 200
     """Number of digits to train on."""
-    hidden: tuple[int, ...] = (16, 16)
+    hidden: Science[tuple[int, ...]] = (16, 16)
     """Units of each hidden layer."""
-    t: float = 4.0
+    t: Science[float] = 4.0
     """Flow time, learning rate × steps."""
-    learning_rate: float = 0.01
+    learning_rate: Science[float] = 0.01
     """The largest of gradient descent; rounded so that it ends at t."""
-    step: float = 0.04
+    step: Science[float] = 0.04
     """The largest of RK4, in units of t; rounded likewise."""
-    halvings: int = 4
+    halvings: Science[int] = 4
     """Number of times that both are halved."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
-    save: int = 81
+    save: Science[int] = 81
     """Number of saved times."""
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import flow
 from flow.plots import COLOURS, MARKERS
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 # Gradient units of a flow to time T where stability limits the steps, λ the largest sharpness on
 # its way. DOP853: 12 evaluations for a step of 0.97 · 6.39/λ. GD at η = 1/λ: one a step.
@@ -35,21 +35,21 @@ FORWARD, BACK = 2.0, 4.0
 class Configuration(Options):
     """Compare what a flow costs, as measured, with a model of it."""
 
-    times: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)
+    times: Science[tuple[float, ...]] = (1.0, 10.0, 100.0, 1000.0)
     """Flow times T, learning rate × steps."""
-    examples: int = 300
+    examples: Science[int] = 300
     """Digits of the flows."""
-    hidden: int = 32
+    hidden: Science[int] = 32
     """Hidden units of their network."""
-    rtol: float = 1e-3
+    rtol: Science[float, 1.0] = 1e-3
     """Relative tolerance of TSRKC3; DOP853 has its default."""
-    sizes: tuple[int, ...] = (30, 100, 300, 1000)
+    sizes: Science[tuple[int, ...]] = (30, 100, 300, 1000)
     """Hidden units h of the networks 784-h-h/5-10 whose gradients are timed."""
-    images: tuple[int, ...] = (100, 1000)
+    images: Science[tuple[int, ...]] = (100, 1000)
     """Examples of these."""
-    rounds: int = 5
+    rounds: Science[int] = 5
     """Gradients of each that are timed; the least counts."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
 
 

@@ -27,7 +27,7 @@ import flow
 from flow.circuits import Circuit, tanh, variable
 from flow.plots import COLOURS, MARKERS
 from flow.precision import double_precision
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 QUANTITIES = ("forward", "gradient", "hvp", "differences")
 LABELS = ("forward pass", "gradient, by hand", "HVP ∇²J·v", "finite differences")
@@ -37,13 +37,13 @@ LABELS = ("forward pass", "gradient, by hand", "HVP ∇²J·v", "finite differen
 class Configuration(Options):
     """Measure what a gradient costs: operations and seconds as parameters and circuit grow."""
 
-    widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
+    widths: Science[tuple[int, ...]] = (8, 16, 32, 64, 128, 256)
     """Units w of each layer of the w-w-w networks."""
-    circuit_inputs: tuple[int, ...] = (32, 320, 3200, 32000)
+    circuit_inputs: Science[tuple[int, ...]] = (32, 320, 3200, 32000)
     """Inputs l of the scalar circuits, of 3 l − 1 operations."""
-    repeats: int = 5
+    repeats: Science[int] = 5
     """Timed calls; seconds are their median."""
-    differences: int = 200
+    differences: Science[int] = 200
     """Parameters whose finite differences are timed, at most."""
 
 

@@ -26,7 +26,7 @@ import flow
 from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.plots.style import POINTS
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 # Close to the minimum DOP853 steps at its stability limit and beyond, until the error estimate
 # tells: at rtol 1e-10 strengths are wrong by 1e-6 there.
@@ -37,26 +37,26 @@ TIGHT = {"rtol": 1e-12, "atol": 1e-15}
 class Configuration(Options):
     """The modes of deep linear networks, against their closed forms."""
 
-    singular_values: tuple[float, ...] = (3.0, 2.0, 1.0, 0.5)
+    singular_values: Science[tuple[float, ...]] = (3.0, 2.0, 1.0, 0.5)
     """Singular values of the target."""
-    u0: float = 0.01
+    u0: Science[float, 1.0] = 0.01
     """Strength of the modes at t = 0; where weights are not aligned, the largest singular value of
     W₂W₁."""
-    layers: tuple[int, ...] = (2, 3)
+    layers: Science[tuple[int, ...]] = (2, 3)
     """Numbers of layers of the networks that start aligned."""
-    learning_rate: float = 0.05
+    learning_rate: Science[float] = 0.05
     """Learning rate of gradient descent; rounded so that it ends at t."""
-    t: float = 16.0
+    t: Science[float] = 16.0
     """Flow time, learning rate × steps."""
-    inputs: int = 32
+    inputs: Science[int] = 32
     """Number of inputs."""
-    outputs: int = 16
+    outputs: Science[int] = 16
     """Number of outputs."""
-    examples: int = 400
+    examples: Science[int] = 400
     """Number of examples, more than inputs."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the data and of the weights that are not aligned."""
-    save: int = 161
+    save: Science[int] = 161
     """Number of saved times of the flow."""
 
 

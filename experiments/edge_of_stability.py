@@ -21,7 +21,7 @@ from tqdm import tqdm
 import flow
 from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 from flow.trajectory import uninterrupted
 
 Name = Literal["chebyshev-3", "chebyshev-4", "chebyshev-5", "digits-tanh", "digits-relu"]
@@ -43,22 +43,22 @@ ADAM_STEPS = 10_000
 class Configuration(Options):
     """The edge of stability of gradient descent and its relatives."""
 
-    problems: tuple[Name, ...] = tuple(SETTINGS)
+    problems: Science[tuple[Name, ...]] = tuple(SETTINGS)
     """Problems that are learnt, by name."""
-    learning_rates: tuple[float, ...] = ()
+    learning_rates: Science[tuple[float, ...], 10.0] = ()
     """Learning rates of gradient descent, on every problem; by default two or three for each."""
-    t: float | None = None
+    t: Science[float | None, 30_000.0] = None
     """Time of the runs, learning rate × steps; by default 3,000 on polynomials, 600 on digits with
     tanh and 150 with ReLU."""
-    beta: float = 0.5
+    beta: Science[float] = 0.5
     """Momentum of heavy ball and Nesterov, on the polynomial of degree 3."""
-    momentum_limit: float = 25.0
+    momentum_limit: Science[float] = 25.0
     """Sharpness at which they are to meet their limits; it sets their learning rates."""
-    adam_rate: float = 1e-3
+    adam_rate: Science[float, 1.0] = 1e-3
     """Learning rate of Adam, on the polynomial of degree 3, for 10,000 steps."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Science[tuple[int, ...], 2**32 - 1] = (0,)
     """Seeds of the initial weights; the first is drawn."""
-    save: int = 300
+    save: Science[int] = 300
     """Saved times of each run."""
 
 

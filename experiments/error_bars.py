@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import flow
 from flow.audit import bars_beside, tighter
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 from flow.trajectory import uninterrupted
 
 METHODS = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA", "RKC2", "TSRKC3", "Tsit5", "auto")
@@ -34,17 +34,17 @@ LEAST = 1e-12
 class Configuration(Options):
     """Compare error bars with the true errors of runs."""
 
-    problems: tuple[str, ...] = ()
+    problems: Science[tuple[str, ...]] = ()
     """Problems, by words that their names have; all unless given."""
-    methods: tuple[str, ...] = METHODS
+    methods: Science[tuple[str, ...]] = METHODS
     """Methods; those that are not for a dynamics are left out there."""
-    rtols: tuple[float, ...] = (1e-2, 1e-4, 1e-6)
+    rtols: Science[tuple[float, ...]] = (1e-2, 1e-4, 1e-6)
     """Relative tolerances; the absolute ones are a thousandth of them."""
-    shares: tuple[float, ...] = (1.0, 0.04)
+    shares: Science[tuple[float, ...]] = (1.0, 0.04)
     """Lengths of the runs, as shares of a problem's time."""
-    save: int = 13
+    save: Science[int] = 13
     """Number of saved times."""
-    dtype: Literal["float64", "float32"] = "float64"
+    dtype: Science[Literal["float64", "float32"]] = "float64"
     """Precision of the gradients; the truth's is double."""
 
 

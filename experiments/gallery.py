@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import flow
 from flow.checks import choice
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 # Picture -> the line that makes it.
 LINES = {
@@ -42,19 +42,19 @@ ANIMATION = "study.animate('study.gif')"
 class Configuration(Options):
     """The gallery of the README."""
 
-    pictures: tuple[str, ...] = tuple(LINES)
+    pictures: Science[tuple[str, ...]] = tuple(LINES)
     """Which pictures, by name."""
-    t: float = 2400.0
+    t: Science[float] = 2400.0
     """Flow time of the study, learning rate × steps."""
-    learning_rates: tuple[float, ...] = (0.08, 0.16)
+    learning_rates: Science[tuple[float, ...]] = (0.08, 0.16)
     """Learning rates of gradient descent; the second ends at the edge of stability first."""
-    save: int = 161
+    save: Science[int] = 161
     """Number of saved times of each run."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
-    animate: bool = True
+    animate: Science[bool] = True
     """Whether to make the animation too."""
-    width: float = 3.6
+    width: Science[float] = 3.6
     """Width of a picture, in inches."""
 
 

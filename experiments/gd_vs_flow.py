@@ -13,39 +13,41 @@ import numpy as np
 import flow
 from flow.curve import unbent
 from flow.order import whole_steps
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 
 @dataclass(frozen=True)
 class Configuration(Options):
     """Gradient flow of a network on handwritten digits, and gradient descent beside it."""
 
-    examples: int = 300
+    examples: Science[int] = 300
     """Number of digits to train on, of 1,797."""
-    test: int = 500
+    test: Science[int] = 500
     """Number of other digits for the test loss and accuracy."""
-    hidden: tuple[int, ...] = (32,)
+    hidden: Science[tuple[int, ...], 512] = (32,)
     """Units of each hidden layer."""
-    activation: Literal["tanh", "sigmoid", "relu", "softplus", "gelu", "identity"] = "tanh"
+    activation: Science[Literal["tanh", "sigmoid", "relu", "softplus", "gelu", "identity"]] = "tanh"
     """Activation of the hidden layers. ReLU needs --method RK4 or Euler, and --step."""
-    loss: Literal["mse", "cross_entropy", "binary_cross_entropy"] = "mse"
+    loss: Science[Literal["mse", "cross_entropy", "binary_cross_entropy"]] = "mse"
     """Loss, a mean over examples."""
-    learning_rates: tuple[float, ...] = ()
+    learning_rates: Science[tuple[float, ...], 100.0] = ()
     """Learning rates of gradient descent; by default 0.1, 0.5, 0.9 and 1.1 of 2/λ_max(θ₀). Each
     is rounded so that all runs end at the same time."""
-    t: float = 300.0
+    t: Science[float, 1e5] = 300.0
     """Flow time to integrate to, learning rate × steps."""
-    method: Literal["RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA", "Euler", "RK4"] = "DOP853"
+    method: Science[Literal["RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA", "Euler", "RK4"]] = (
+        "DOP853"
+    )
     """Integrator of the flow."""
-    rtol: float | None = None
+    rtol: Science[float | None, 1.0] = None
     """Relative tolerance of the flow, 1e-6 if not given; not for RK4 and Euler."""
-    atol: float | None = None
+    atol: Science[float | None, 1.0] = None
     """Absolute tolerance of the flow, 1e-9 if not given; not for RK4 and Euler."""
-    step: float | None = None
+    step: Science[float | None, 100.0] = None
     """Step of RK4 and Euler, in units of t; not for the others."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
-    save: int = 100
+    save: Science[int] = 100
     """Number of saved times of each run."""
 
 

@@ -21,7 +21,7 @@ import pandas as pd
 
 import flow
 from flow.checks import positive_integer
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 # Seconds in which a worker must have started.
 PATIENCE = 120
@@ -33,17 +33,17 @@ WRITING = 0.5
 class Configuration(Options):
     """Killed at random moments, and gone on with."""
 
-    kills: int = 24
+    kills: Science[int] = 24
     """Kills at most; the runs may end before."""
-    window: float = 0.6
+    window: Science[float] = 0.6
     """A kill comes so many seconds, at most, after all runs have gone on."""
-    t: float = 22000.0
+    t: Science[float] = 22000.0
     """Flow time, learning rate × steps, of the flow by scipy's loop."""
-    every: int = 30
+    every: Science[int] = 30
     """Gradients between two checkpoints."""
-    examples: int = 200
+    examples: Science[int] = 200
     """Number of digits to train on."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights, and of the moments of the kills."""
 
 

@@ -28,7 +28,7 @@ from flow.checks import choice
 from flow.methods.stepping import Fixed, Limits, Tolerance
 from flow.order import whole_steps
 from flow.precision import double_precision
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 MODELS = ("MLP", "flax CNN")
 TASKS = ("gradient", "flow", "descent", "lockstep", "sharpness")
@@ -41,23 +41,23 @@ VECTORS = "vectors beyond a gradient"
 class Configuration(Options):
     """Large models, and the memory that they take."""
 
-    examples: int = 10_000
+    examples: Science[int] = 10_000
     """Images that the MLP learns."""
-    images: int = 500
+    images: Science[int] = 500
     """Images that the convolutional network learns."""
-    hidden: tuple[int, ...] = (1000, 200)
+    hidden: Science[tuple[int, ...]] = (1000, 200)
     """Hidden units of the MLP."""
-    channels: tuple[int, ...] = (16, 32)
+    channels: Science[tuple[int, ...]] = (16, 32)
     """Channels of the convolutional network's layers."""
-    t: float = 1.0
+    t: Science[float] = 1.0
     """Flow time, learning rate × steps."""
-    learning_rate: float = 0.05
+    learning_rate: Science[float] = 0.05
     """Of gradient descent."""
-    rtol: float = 1e-3
+    rtol: Science[float, 1.0] = 1e-3
     """Of the flow."""
-    dtype: str = "float64"
+    dtype: Science[str] = "float64"
     """float64 or float32."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights and of the images."""
 
 

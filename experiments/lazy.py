@@ -17,7 +17,7 @@ from tqdm import tqdm
 import flow
 from flow.dynamics import tangent_kernel
 from flow.plots import COLOURS
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 from flow.trajectory import uninterrupted
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -27,13 +27,13 @@ WIDTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 class Configuration(Options):
     """How near a network of growing width stays to its linearisation."""
 
-    widths: tuple[int, ...] = WIDTHS
+    widths: Science[tuple[int, ...]] = WIDTHS
     """Numbers m of hidden units, at least two."""
-    seeds: int = 20
+    seeds: Science[int] = 20
     """Initialisations of each width."""
-    examples: int = 20
+    examples: Science[int] = 20
     """Digits to learn."""
-    t: float = 10.0
+    t: Science[float] = 10.0
     """Flow time, learning rate × steps."""
 
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 import flow
 from flow.checks import choice
 from flow.plots import COLOURS, MARKERS
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 TIGHT = {"rtol": 1e-8, "atol": 1e-11}
 # Of 2/λ_max(θ₀), for gradient descent: the curvature of both losses falls along the way.
@@ -39,13 +39,13 @@ LOSSES = {
 class Configuration(Options):
     """Separable data to t = e⁶⁰: the weights turn to the direction of largest margin."""
 
-    data: tuple[str, ...] = ("points", "iris", "digits")
+    data: Science[tuple[str, ...]] = ("points", "iris", "digits")
     """Data sets, of "points", "iris" and "digits"."""
-    log_t: float = 60.0
+    log_t: Science[float] = 60.0
     """ln of the flow time to integrate to, learning rate × steps; at least 10."""
-    steps: int = 30_000
+    steps: Science[int] = 30_000
     """Steps of gradient descent."""
-    save: int = 121
+    save: Science[int] = 121
     """Number of saved times of each run."""
 
 

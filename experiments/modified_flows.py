@@ -18,30 +18,30 @@ from tqdm import tqdm
 import flow
 from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 
 @dataclass(frozen=True)
 class Configuration(Options):
     """Flows that gradient descent follows to higher order."""
 
-    examples: int = 200
+    examples: Science[int] = 200
     """Digits to train on."""
-    hidden: int = 16
+    hidden: Science[int] = 16
     """Units of the hidden layer."""
-    t: float = 2.0
+    t: Science[float] = 2.0
     """The fixed time of the left panel, learning rate × steps."""
-    shares: tuple[float, ...] = (0.2, 0.1, 0.05, 0.025)
+    shares: Science[tuple[float, ...]] = (0.2, 0.1, 0.05, 0.025)
     """Learning rates of the left panel, as shares of 2/λ_max(θ₀); at least two."""
-    t_along: float = 20.0
+    t_along: Science[float] = 20.0
     """Flow time of the right panel."""
-    share: float = 0.5
+    share: Science[float] = 0.5
     """Learning rate of the right panel, as a share of 2/λ_max(θ₀)."""
-    k: int = 5
+    k: Science[int] = 5
     """Eigenpairs that the principal flow tracks."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
-    save: int = 60
+    save: Science[int] = 60
     """Number of saved times along the right panel."""
 
 

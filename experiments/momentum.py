@@ -19,7 +19,7 @@ from tqdm import tqdm
 import flow
 from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 from flow.trajectory import uninterrupted
 
 
@@ -29,27 +29,27 @@ class Configuration(Options):
 
     may_be_zero = ("frictions",)
 
-    examples: int = 200
+    examples: Science[int] = 200
     """Digits to train on."""
-    hidden: int = 16
+    hidden: Science[int] = 16
     """Units of the hidden layer."""
-    t: float = 20.0
+    t: Science[float] = 20.0
     """Time of the runs, √(learning rate) × steps."""
-    frictions: tuple[float, ...] = (0.1, 0.5, 2.0, 8.0)
+    frictions: Science[tuple[float, ...]] = (0.1, 0.5, 2.0, 8.0)
     """Frictions γ of the heavy ball."""
-    learning_rate: float = 2.5e-3
+    learning_rate: Science[float] = 2.5e-3
     """Of the discrete runs that are drawn."""
-    rates: tuple[float, ...] = (1e-2, 2.5e-3, 6.25e-4, 1.5625e-4)
+    rates: Science[tuple[float, ...]] = (1e-2, 2.5e-3, 6.25e-4, 1.5625e-4)
     """Learning rates of the slopes, at least two."""
-    t_order: float = 3.0
+    t_order: Science[float] = 3.0
     """Time at which the slopes are taken."""
-    periods: int = 10_000
+    periods: Science[int] = 10_000
     """Periods of the quadratic's fastest mode."""
-    steps: tuple[int, ...] = (20, 40)
+    steps: Science[tuple[int, ...]] = (20, 40)
     """Steps of Verlet in such a period, the second twice the first."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
-    save: int = 200
+    save: Science[int] = 200
     """Number of saved times of each motion and of each discrete run."""
 
 

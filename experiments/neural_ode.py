@@ -26,7 +26,7 @@ from tqdm import tqdm
 import flow
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.precision import double_precision
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 # Of the residual networks' distances to the continuous one, at most a millionth is RK4's.
 TIGHT = {"rtol": 1e-9, "atol": 1e-12}
@@ -38,21 +38,21 @@ class Configuration(Options):
 
     may_be_zero = ("noise",)
 
-    depths: tuple[int, ...] = (8, 16, 32, 64, 128)
+    depths: Science[tuple[int, ...]] = (8, 16, 32, 64, 128)
     """Numbers of layers of the residual networks."""
-    depth_steps: int = 32
+    depth_steps: Science[int] = 32
     """Steps of RK4 through the continuous depth."""
-    hidden: int = 16
+    hidden: Science[int] = 16
     """Units of tanh in the field f."""
-    examples: int = 200
+    examples: Science[int] = 200
     """Number of points of the two half-moons."""
-    noise: float = 0.1
+    noise: Science[float] = 0.1
     """Standard deviation of the points about the half-moons."""
-    t: float = 60.0
+    t: Science[float] = 60.0
     """Flow time, learning rate × steps."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the points and of the initial weights."""
-    save: int = 101
+    save: Science[int] = 101
     """Number of saved times."""
 
 

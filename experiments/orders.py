@@ -19,7 +19,7 @@ from tqdm import tqdm
 import flow
 from flow.checks import choice
 from flow.plots import COLOURS, MARKERS
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 LADDER = (0.1, 0.05, 0.025, 0.0125)  # of 2/λ_max(θ₀)
 RATES = (1e-2, 5e-3, 2.5e-3, 1.25e-3)  # where an entry's step is η
@@ -29,13 +29,13 @@ RATES = (1e-2, 5e-3, 2.5e-3, 1.25e-3)  # where an entry's step is η
 class Configuration(Options):
     """The order at which every dynamics models its discrete counterpart."""
 
-    only: tuple[str, ...] = ()
+    only: Science[tuple[str, ...]] = ()
     """Rows to measure, by name; all of them if none is given."""
-    examples: int = 100
+    examples: Science[int] = 100
     """Digits that the network 64-8-10 learns."""
-    paths: int = 2000
+    paths: Science[int] = 2000
     """Paths of the stochastic flow."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights and of the noise."""
 
 

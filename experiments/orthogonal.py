@@ -21,7 +21,7 @@ from tqdm import tqdm
 import flow
 from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 from flow.trajectory import uninterrupted
 
 # The distance to the principal subspace falls by this factor, in e-foldings of the slowest mode;
@@ -36,25 +36,25 @@ TIGHT = {"rtol": 1e-10, "atol": 1e-13}
 class Configuration(Options):
     """Orthogonal weights, principal subspaces and weights of constant norm."""
 
-    examples: int = 500
+    examples: Science[int] = 500
     """Number of digits to train on, of 1,797."""
-    test: int = 500
+    test: Science[int] = 500
     """Number of other digits for the test accuracy."""
-    hidden: tuple[int, ...] = (32, 16)
+    hidden: Science[tuple[int, ...]] = (32, 16)
     """Units of each hidden layer, never more than in the layer before."""
-    t: float = 200.0
+    t: Science[float] = 200.0
     """Flow time of (a), learning rate × steps."""
-    t_norms: float = 1000.0
+    t_norms: Science[float] = 1000.0
     """Flow time of (c), which is slower by ‖w‖²."""
-    learning_rate: float = 0.05
+    learning_rate: Science[float] = 0.05
     """Of Riemannian gradient descent; rounded, as those of (c), to a whole number of steps."""
-    norm_rates: tuple[float, ...] = (4.0, 2.0, 1.0, 0.5, 0.25)
+    norm_rates: Science[tuple[float, ...]] = (4.0, 2.0, 1.0, 0.5, 0.25)
     """Learning rates of (c), at least two."""
-    components: tuple[int, ...] = (1, 2, 5, 10)
+    components: Science[tuple[int, ...]] = (1, 2, 5, 10)
     """Numbers k of principal components."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
-    save: int = 100
+    save: Science[int] = 100
     """Number of saved times of each run."""
 
 

@@ -28,7 +28,7 @@ from flow.backprop import (
     Reshape,
 )
 from flow.precision import double_precision
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 CONVOLUTIONAL = flow.Network(
     [
@@ -55,15 +55,15 @@ NETWORKS = {
 class Configuration(Options):
     """Sizes of the measurement of what the driver and the hand-written backward pass cost."""
 
-    rounds: int = 7
+    rounds: Science[int] = 7
     """Interleaved rounds; medians are of these."""
-    method: str = "DOP853"
+    method: Science[str] = "DOP853"
     """scipy method of the flow and of solve_ivp."""
-    t_factor: float = 1.0
+    t_factor: Science[float] = 1.0
     """Factor on the flow times, for a quick look."""
-    repeats: int = 20
+    repeats: Science[int] = 20
     """Bare gradients that a round times, at least."""
-    save: int = 200
+    save: Science[int] = 200
     """Number of saved times of each run."""
 
 

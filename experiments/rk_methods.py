@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import flow
 from flow.plots import work_precision
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 from flow.trajectory import uninterrupted
 
 METHODS = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
@@ -29,15 +29,15 @@ COUNTS = ("cost", "gradients", "products", "steps", "rejected")
 class Configuration(Options):
     """Error against cost for scipy's methods, on gradient flow of a network on digits."""
 
-    examples: int = 300
+    examples: Science[int] = 300
     """Number of digits to train on."""
-    hidden: tuple[int, ...] = (32, 16)
+    hidden: Science[tuple[int, ...]] = (32, 16)
     """Hidden units of each network, 64-hidden-10 with tanh: one panel each."""
-    t: float = 50.0
+    t: Science[float] = 50.0
     """Flow time, learning rate × steps."""
-    rtols: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
+    rtols: Science[tuple[float, ...]] = (1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
     """Relative tolerances; the absolute ones are a thousandth of them."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
 
 

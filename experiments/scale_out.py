@@ -27,7 +27,7 @@ import tyro
 import flow
 from flow.order import whole_steps
 from flow.precision import double_precision
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 # Seconds after which a process that hears nothing of another gives up, and after which all do.
 SILENCE, PATIENCE = 30, 600
@@ -43,17 +43,17 @@ class Configuration(Options):
     """Numbers of processes on loopback, one device each."""
     devices: int = 8
     """Virtual devices of one process."""
-    examples: int = 1792
+    examples: Science[int] = 1792
     """Number of digits; divides over the devices."""
-    hidden: int = 32
+    hidden: Science[int] = 32
     """Hidden units of the network."""
-    t: float = 10.0
+    t: Science[float] = 10.0
     """Flow time, learning rate × steps."""
-    learning_rate: float = 0.02
+    learning_rate: Science[float] = 0.02
     """Of gradient descent."""
     kill: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Then kill one of two processes half-way, the first and the second, and go on alone."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
 
 

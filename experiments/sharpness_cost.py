@@ -18,7 +18,7 @@ from tqdm import trange
 
 import flow
 from flow.plots import COLOURS, TIME_LABEL
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 from flow.spectrum import eigenpairs
 from flow.trajectory import uninterrupted
 
@@ -27,17 +27,17 @@ from flow.trajectory import uninterrupted
 class Configuration(Options):
     """What it costs to watch the sharpness along a flow."""
 
-    t: float = 1000.0
+    t: Science[float] = 1000.0
     """Time of the flow, learning rate × steps."""
-    rtol: float = 1e-6
+    rtol: Science[float, 1.0] = 1e-6
     """Relative tolerance of the flow."""
-    save: int = 200
+    save: Science[int] = 200
     """Saved times, at which the spectrum is observed."""
-    tol: float = 1e-3
+    tol: Science[float] = 1e-3
     """Relative residual of the eigenpairs."""
-    rounds: int = 5
+    rounds: Science[int] = 5
     """Rounds, of which the median counts; one more compiles."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
 
 

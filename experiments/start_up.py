@@ -22,26 +22,26 @@ import pandas as pd
 from tqdm import trange
 
 import flow
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 
 @dataclass(frozen=True)
 class Configuration(Options):
     """What a newcomer waits for."""
 
-    rounds: int = 5
+    rounds: Science[int] = 5
     """Interleaved rounds of the imports and of --help; medians are of these."""
-    examples: int = 300
+    examples: Science[int] = 300
     """Number of digits that the network learns."""
-    hidden: int = 32
+    hidden: Science[int] = 32
     """Units of its hidden layer."""
-    t: float = 300.0
+    t: Science[float] = 300.0
     """Flow time of the study, learning rate × steps."""
-    resolution: int = 101
+    resolution: Science[int] = 101
     """Points of the surface along each axis."""
-    saves: int = 10_000
+    saves: Science[int] = 10_000
     """Saved times of a flow and of a descent that are compared and drawn in their plane."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
 
 

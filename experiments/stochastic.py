@@ -22,7 +22,7 @@ from tqdm import tqdm
 import flow
 from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 from flow.trajectory import uninterrupted
 from flow.weak import sgd_ensemble
 
@@ -38,31 +38,31 @@ SUBSTEPS = 8
 class Configuration(Options):
     """Stochastic gradient descent beside the SDE that models it."""
 
-    examples: int = 60
+    examples: Science[int] = 60
     """Number of examples, of (a) and (b) alike."""
-    batch_size: int = 6
+    batch_size: Science[int] = 6
     """Examples in a mini-batch; divides their number."""
-    learning_rates: tuple[float, ...] = (1.0, 0.5, 0.2)
+    learning_rates: Science[tuple[float, ...]] = (1.0, 0.5, 0.2)
     """Learning rates of (a), below 2."""
-    t: float = 12.0
+    t: Science[float] = 12.0
     """Flow time of (a), learning rate × steps."""
-    paths: int = 1000
+    paths: Science[int] = 1000
     """Paths of each ensemble of (a) and (c)."""
-    hidden: int = 8
+    hidden: Science[int] = 8
     """Hidden units of the network."""
-    network_rates: tuple[float, ...] = (0.4, 0.1)
+    network_rates: Science[tuple[float, ...]] = (0.4, 0.1)
     """Learning rates of (b)."""
-    t_network: float = 20.0
+    t_network: Science[float] = 20.0
     """Flow time of (b)."""
-    network_paths: int = 200
+    network_paths: Science[int] = 200
     """Paths of each ensemble of (b)."""
-    order_rates: tuple[float, ...] = (0.2, 0.1, 0.05)
+    order_rates: Science[tuple[float, ...]] = (0.2, 0.1, 0.05)
     """Learning rates of (c)."""
-    t_order: float = 1.0
+    t_order: Science[float] = 1.0
     """Flow time of (c)."""
-    save: int = 21
+    save: Science[int] = 21
     """Number of saved times of each run."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of data, initial weights and noise."""
 
 

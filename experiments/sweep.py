@@ -26,26 +26,26 @@ import pandas as pd
 import flow
 from flow.plots import COLOURS, MARKERS
 from flow.plots.style import label_log
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 
 @dataclass(frozen=True)
 class Configuration(Options):
     """Widths and integrators over a grid."""
 
-    widths: tuple[int, ...] = (4, 8, 16, 32, 64)
+    widths: Science[tuple[int, ...]] = (4, 8, 16, 32, 64)
     """Hidden units of the networks."""
-    methods: tuple[str, ...] = ("DOP853", "TSRKC3", "RKC2", "Radau")
+    methods: Science[tuple[str, ...]] = ("DOP853", "TSRKC3", "RKC2", "Radau")
     """Integrators; Radau is refused above 2,000 parameters, which the table tells."""
-    examples: int = 200
+    examples: Science[int] = 200
     """Number of digits to train on."""
-    t: float = 100.0
+    t: Science[float] = 100.0
     """Flow time, learning rate × steps."""
-    rtol: float = 1e-5
+    rtol: Science[float, 1.0] = 1e-5
     """Relative tolerance; the absolute one is a thousandth of it."""
-    rates: int = 16
+    rates: Science[int] = 16
     """Learning rates, from 0.01 to 0.1, of the descents in one call and one by one."""
-    rounds: int = 3
+    rounds: Science[int] = 3
     """Interleaved rounds of these; the least seconds count."""
     jobs: int = 1
     """Processes of this machine, where there is no cluster."""
@@ -55,7 +55,7 @@ class Configuration(Options):
     """Address of a Dask cluster that runs already, instead."""
     cells: Path | None = None
     """Folder that keeps the cells; by default one in the run folder."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
 
 

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import flow
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 from flow.trajectory import uninterrupted
 
 # Times are saved evenly in log t over so many decades, as networks move at very different paces.
@@ -39,25 +39,33 @@ RESIDUAL, ATTEMPTS = 0.05, 6
 class Configuration(Options):
     """The norm of ∂J/∂W_l in each layer, at θ₀ and along the flow."""
 
-    depths: tuple[int, ...] = (2, 5, 10, 20, 50)
+    depths: Science[tuple[int, ...]] = (2, 5, 10, 20, 50)
     """Numbers of layers."""
-    activations: tuple[Literal["sigmoid", "tanh", "relu"], ...] = ("sigmoid", "tanh", "relu")
+    activations: Science[tuple[Literal["sigmoid", "tanh", "relu"], ...]] = (
+        "sigmoid",
+        "tanh",
+        "relu",
+    )
     """Activations of the hidden layers: a row of panels each."""
-    inits: tuple[Literal["normal", "lecun", "xavier", "he"], ...] = ("normal", "xavier", "he")
+    inits: Science[tuple[Literal["normal", "lecun", "xavier", "he"], ...]] = (
+        "normal",
+        "xavier",
+        "he",
+    )
     """Initialisations, see flow.MLP: a column of panels each."""
-    width: int = 16
+    width: Science[int] = 16
     """Units of each hidden layer."""
-    examples: int = 100
+    examples: Science[int] = 100
     """Number of digits to train on."""
-    t: float = 10.0
+    t: Science[float] = 10.0
     """Flow time, learning rate × steps."""
-    gradients: int = 3000
+    gradients: Science[int] = 3000
     """Budget of a smooth network's flow."""
-    steps: int = 200
+    steps: Science[int] = 200
     """Steps of a ReLU network's flow."""
-    seed: int = 0
+    seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
-    save: int = 52
+    save: Science[int] = 52
     """Number of saved times, t = 0 and then evenly in log t."""
 
 

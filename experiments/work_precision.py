@@ -28,7 +28,7 @@ import flow
 from flow.checks import choice
 from flow.plots import COLOURS
 from flow.precision import double_precision
-from flow.records import Options, Record, run_experiment
+from flow.records import Options, Record, Science, run_experiment
 
 RTOLS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 PEER_RTOLS = (1e-3, 1e-6)
@@ -45,15 +45,15 @@ LARGE, LARGE_RTOL, EXPLICIT_RTOL = 10_000, 1e-6, 1e-4
 class Configuration(Options):
     """Error against cost of gradient flow's integrators."""
 
-    problems: tuple[str, ...] = tuple(PROBLEMS)
+    problems: Science[tuple[str, ...]] = tuple(PROBLEMS)
     """Which problems, by name."""
-    rtols: tuple[float, ...] = RTOLS
+    rtols: Science[tuple[float, ...]] = RTOLS
     """Relative tolerances of flow's own methods; the absolute ones are a thousandth."""
-    peers: bool = True
+    peers: Science[bool] = True
     """Whether the peers run too; those that are not installed are named and left out."""
-    repeats: int = 3
+    repeats: Science[int] = 3
     """Runs of each, of which the least seconds count."""
-    growth: bool = True
+    growth: Science[bool] = True
     """Whether to measure how cost grows from T = 100 to 10,000 on digits, and to convergence."""
 
 

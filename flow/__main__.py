@@ -6,6 +6,7 @@ python -m flow compare RUN RUN   runs of several folders side by side
 python -m flow reproduce RUN     an experiment again, from its run folder or its figure
 """
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -117,12 +118,16 @@ def reproduce(
     run: tyro.conf.Positional[Path],
     out: Path = Path("results"),
     rtol: float = 1e-6,
+    yes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    max_seconds: float = 3600.0,
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
     """Rerun the experiment of a run folder or a figure, and say whether the numbers agree.
 
-    Only experiments that ship with this checkout are run, with a configuration that is valid there.
-    Exit codes: 0 where all numbers agree, 1 where some differ, 2 where it can't be rerun.
+    Only experiments that ship with this checkout are run, with what decides the numbers, as far as
+    it is valid there and within their limits; folders, schedulers and workers are never read from a
+    record. The command line is shown, and run once you say so. Exit codes: 0 where all numbers
+    agree, 1 where some differ, 2 where it can't be rerun, was not to be, or took too long.
 
     Parameters
     ----------
@@ -132,20 +137,40 @@ def reproduce(
         Where the run folder of the rerun is made.
     rtol
         Relative difference up to which numbers agree.
+    yes
+        Run it without asking; needed where there is no terminal.
+    max_seconds
+        Seconds after which it is stopped, as by Ctrl-C.
     quiet
         Show no progress bars, and nothing of what the experiment prints.
     """
     from flow.checks import file_path, positive
     from flow.records.reading import read_run
-    from flow.records.reproduce import reproduce, verdict
+    from flow.records.reproduce import command, elsewhere, reproduce, verdict
 
     positive("--rtol", rtol)
-    old = read_run(run)
-    new = reproduce(old, file_path("--out", out), quiet=quiet)
+    positive("--max-seconds", max_seconds)
+    old, out = read_run(run), file_path("--out", out)
+    _say(shlex.join(command(old, out, quiet=quiet)))
+    if left := elsewhere(old):
+        _say(f"not taken from the record, as they are this machine's: {', '.join(left)}")
+    if not yes and not _agreed():
+        return WRONG
+    new = reproduce(old, out, quiet=quiet, max_seconds=max_seconds)
     text, agree = verdict(old, new, rtol)
     _say(f"\n{old.source} and {new.source}\n{text}")
     _say("the numbers agree" if agree else "the numbers differ")
     return DONE if agree else FELL_SHORT
+
+
+def _agreed() -> bool:
+    """Whether the user says yes; without a terminal nobody can."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise ValueError("nothing was run, as there is no terminal to ask at; --yes runs it")
+    try:
+        return input("run it? [y/N] ").strip().lower() in {"y", "yes"}
+    except EOFError:
+        return False
 
 
 def _tell(run: Any) -> None:
@@ -204,7 +229,7 @@ def _check_figure(file: Path | None) -> None:
 
 
 def _say(line: str) -> None:
-    print(line)  # noqa: T201 - a command line
+    print(line, flush=True)  # noqa: T201 - a command line
 
 
 def main() -> None:

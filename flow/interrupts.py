@@ -46,6 +46,22 @@ def ignored() -> bool:
     return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
+@contextmanager
+def heard_by_others() -> Iterator[None]:
+    """Let processes that are started in the block hear Ctrl-C, also where this one ignores it.
+
+    Only the main thread can see to it.
+    """
+    if not ignored() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @cache
 def tell_if_ignored() -> None:
     """Say on stderr, once in a process that ignores Ctrl-C, what ends a run there."""

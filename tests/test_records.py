@@ -1,12 +1,15 @@
 """Run folders and figures: what they know of themselves, and what is made of them later."""
 
 import json
+import shlex
 import shutil
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from types import NoneType, SimpleNamespace
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -18,9 +21,20 @@ import flow
 from flow.__main__ import main
 from flow.records import Options, Record, new_run_folder, read_run
 from flow.records.agreement import agreement
-from flow.records.reproduce import CannotReproduce, command_line, experiment, reproduce, verdict
+from flow.records.experiment import science
+from flow.records.provenance import plain
+from flow.records.reproduce import (
+    WORDS,
+    CannotReproduce,
+    command,
+    command_line,
+    experiment,
+    reproduce,
+    verdict,
+)
 
 ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted(p for p in ROOT.glob("experiments/*.py") if "Configuration" in p.read_text())
 SMALL = ["--examples", "30", "--test", "20", "--hidden", "3", "--t", "1", "--save", "5"]
 
 
@@ -92,8 +106,9 @@ def rewritten(figure: Path, file: Path, change: Any) -> Path:
 
 def test_reproduce(folder: Path, tmp_path: Path, cli: Any):
     """Assert that numbers agree with a rerun, and that another checkout's differences are told."""
-    code, told = cli("reproduce", folder / "figure.png", "--out", tmp_path, "--quiet")
+    code, told = cli("reproduce", folder / "figure.png", "--out", tmp_path, "--quiet", "--yes")
     assert code == 0, told
+    assert "gd_vs_flow.py --examples 30 --test 20" in told
     assert "nothing changed" in told
     assert "the numbers agree" in told
     (made,) = (tmp_path / "gd_vs_flow").iterdir()
@@ -220,7 +235,20 @@ def test_agreement_of_tables():
         ({"experiment": "../../evil"}, "is unknown"),
         ({"experiment": "problems"}, "is unknown"),
         ({"configuration": {"no_such": 1}}, "has no option 'no_such'"),
-        ({"configuration": {"method": "--out"}}, "is an option and no value"),
+        ({"configuration": {"method": "--out"}}, "is no name of anything"),
+        ({"configuration": {"method": "tcp://a"}}, "is no name of anything"),
+        ({"configuration": {"method": "RK45\n"}}, "is no name of anything"),
+        ({"configuration": {"t": 1e12}}, r"--t 1000000000000.0 is beyond 100000, the most"),
+        ({"configuration": {"hidden": [3] * 10**6}}, "1000000 entries; at most 20 are rerun"),
+        ({"configuration": {"save": 10**12}}, "is beyond 1000"),
+        ({"configuration": {"t": float("nan")}}, "--t must be positive and finite, got nan"),
+        ({"configuration": {"t": float("inf")}}, "is beyond 100000"),
+        ({"configuration": {"examples": -1}}, "--examples must be a positive integer"),
+        ({"configuration": {"examples": 30.5}}, "not valid for gd_vs_flow"),
+        ({"configuration": {"examples": True}}, "not valid for gd_vs_flow"),
+        ({"configuration": {"t": "5"}}, "--t|t='5' is not valid for gd_vs_flow"),
+        ({"configuration": {"t": [5.0]}}, "is not valid for gd_vs_flow"),
+        ({"configuration": {"hidden": 3}}, "is not valid for gd_vs_flow"),
         ({"configuration": {"t": {"a": 1}}}, "is no option's value"),
         ({"configuration": {"t": "soon"}}, "not valid for gd_vs_flow"),
         ({"configuration": {"method": "Euler5"}}, "not valid for gd_vs_flow"),
@@ -240,16 +268,117 @@ def test_nothing_of_a_record_is_run_unchecked(
 
 def test_every_experiment_reads_its_own_record():
     """Assert that options of every kind come back from a record as the command line of a rerun."""
-    names = sorted(
-        p.stem for p in (ROOT / "experiments").glob("*.py") if "Configuration" in p.read_text()
-    )
-    for name in names:
+    for name in (p.stem for p in SCRIPTS):
         module = experiment(name)
-        assert command_line(module, {}) == []
+        usual = {k: plain(v) for k, v in vars(module.Configuration()).items()}
+        assert command_line(module, usual) == []
     kept = {"hidden": [3, 4], "t": 2.0, "rtol": None, "seed": 7, "activation": "sigmoid"}
     found = command_line(experiment("gd_vs_flow"), kept | {"out": "elsewhere", "quiet": True})
     assert found == "--hidden 3 4 --t 2.0 --seed 7 --activation sigmoid".split()  # noqa: SIM905
     assert command_line(experiment("work_precision"), {"peers": False}) == ["--no-peers"]
+
+
+ENVIRONMENT = {
+    "sweep": {"jobs", "workers", "scheduler", "cells"},
+    "scale_out": {"processes", "devices", "kill"},
+}
+
+
+def parts_of(kind: Any) -> set[Any]:
+    """The types, and the words, that a type is made of."""
+    parts = get_args(kind)
+    return set().union(*map(parts_of, parts)) if parts else {kind}
+
+
+@pytest.mark.quick
+def test_every_option_is_science_or_environment():
+    """Assert that science is numbers within a limit, names and switches, and what is not is known.
+
+    A new option is environment until it is marked; one that is to be either is entered here.
+    """
+    for name in (p.stem for p in SCRIPTS):
+        configuration = experiment(name).Configuration
+        most = science(configuration)
+        kinds = {field.name: field.type for field in fields(configuration)}
+        assert kinds.keys() - most.keys() == {"out", "quiet"} | ENVIRONMENT.get(name, set())
+        for option, limit in most.items():
+            parts = parts_of(get_args(kinds[option])[0]) - {NoneType, ...}
+            words = {part for part in parts if isinstance(part, str)}
+            assert parts - words <= {bool, int, float, str}
+            assert all(WORDS.fullmatch(word) for word in words)
+            assert limit > 0 or not parts & {int, float}
+        usual = configuration()
+        words = [w for v in vars(usual).values() if isinstance(v, tuple) for w in v]
+        assert all(WORDS.fullmatch(word) for word in words if isinstance(word, str))
+
+
+def test_the_environment_of_a_record_is_not_read(folder: Path, tmp_path: Path, cli: Any):
+    """Assert that a stranger's scheduler and folders reach no command line, and are told."""
+
+    def hostile(facts: dict) -> None:
+        facts["experiment"] = "sweep"
+        facts["configuration"] = {"widths": [4], "scheduler": "tcp://10.0.0.1:1", "workers": 99,
+                                  "cells": "/anywhere", "jobs": 10**6, "out": "/anywhere",
+                                  "quiet": {"a": 1}}  # fmt: skip
+
+    figure = rewritten(folder / "figure.png", tmp_path / "x.png", hostile)
+    line = command(read_run(figure), tmp_path / "out")
+    assert line[2:] == ["--widths", "4", "--out", str(tmp_path / "out")]
+    code, told = cli("reproduce", figure, "--out", tmp_path / "out")
+    assert code == 2
+    assert shlex.join(line) in told
+    assert "not taken from the record" in told
+    assert told.count("--scheduler") == told.count("--cells") == 1
+    assert "tcp" not in told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("answer", ["n", "", None])
+def test_nothing_is_rerun_without_a_yes(
+    folder: Path, tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch, answer: str | None
+):
+    """Assert that the command line is shown and nothing run, at a terminal and without one."""
+    code, told = cli("reproduce", folder, "--out", tmp_path / "out")
+    assert code == 2
+    assert "no terminal to ask at; --yes runs it" in told
+
+    def asked(prompt: str) -> str:
+        assert prompt == "run it? [y/N] "
+        if answer is None:
+            raise EOFError
+        return answer
+
+    monkeypatch.setattr("builtins.input", asked)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    code, told = cli("reproduce", folder, "--out", tmp_path / "out")
+    assert code == 2
+    assert "gd_vs_flow.py --examples 30 --test 20" in told
+    assert not (tmp_path / "out").exists()
+
+
+# A process that starts another; both note that they were interrupted.
+PATIENT = """
+import subprocess, sys, time
+child = sys.argv[2:] or subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[1], "x"])
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    child == ["x"] or child.wait()
+    sys.exit(130)
+"""
+
+
+@pytest.mark.usefixtures("ctrl_c_ignored")
+def test_a_rerun_is_stopped_as_by_ctrl_c(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+):
+    """Assert that all processes of a rerun hear it, also where this one ignores Ctrl-C."""
+    line = [sys.executable, "-c", PATIENT, PATIENT]
+    monkeypatch.setattr("flow.records.reproduce.command", lambda *_, **__: line)
+    with pytest.raises(CannotReproduce, match=r"stopped after 2 s; --max-seconds gives it longer"):
+        reproduce(read_run(folder), tmp_path, max_seconds=2.0)
+    assert capfd.readouterr().out == "interrupted\n" * 2
 
 
 def test_a_folder_that_was_left_half_way(copy: Path, cli: Any):

@@ -17,6 +17,40 @@ from flow.interrupts import ignored, tell_if_ignored
 from flow.records.record import Record, new_run_folder
 
 DONE, FELL_SHORT, WRONG, INTERRUPTED = 0, 1, 2, 130
+# How many times the largest of an option's usual numbers a record may ask for, unless it says more.
+TIMES = 10
+
+
+@dataclass(frozen=True)
+class Science:
+    """Marks an option as one that decides the numbers, which a rerun may take from a record.
+
+    What is not marked is where a run happens, folders, schedulers, workers and whatever else is
+    opened, connected to or written to: that is never read from a record.
+
+    Parameters
+    ----------
+    most
+        Largest number that a record may ask for; by default ten times the largest of the usual.
+
+    Examples
+    --------
+    >>> Science[int, 1797]
+    typing.Annotated[int, Science(most=1797)]
+    >>> @dataclass(frozen=True)
+    ... class Configuration(Options):
+    ...     t: Science[float] = 100.0
+    ...     cells: Path | None = None
+    >>> science(Configuration)
+    {'t': 1000.0}
+    """
+
+    most: float | None = None
+
+    def __class_getitem__(cls, of: Any) -> Any:
+        """Return the type of an option that is marked."""
+        kind, most = of if isinstance(of, tuple) else (of, None)
+        return Annotated[kind, cls(most)]
 
 
 @dataclass(frozen=True)
@@ -32,6 +66,18 @@ class Options:
     """Folder in which run folders are made."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show no progress bars."""
+
+
+def science(configuration: type[Options]) -> dict[str, float]:
+    """Name -> largest number that a record may ask for, of the options that `Science` marks."""
+    found = {}
+    for field in fields(configuration):
+        for mark in getattr(field.type, "__metadata__", ()):
+            if isinstance(mark, Science):
+                usual = [x for x in _several(field.default) if isinstance(x, int | float)]
+                most = TIMES * max(usual, default=0)
+                found[field.name] = most if mark.most is None else mark.most
+    return found
 
 
 def run_experiment(
