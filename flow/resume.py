@@ -70,7 +70,9 @@ def resume(
     ValueError
         No checkpoint in it can be read; or θ₀, the data, the dynamics or its settings are not
         those of the run; or it is going on, here or in another process. A single file that can't be
-        read is a `flow.CheckpointWarning`, and the checkpoint before it is gone on from.
+        read, cut off or damaged, is a `flow.CheckpointWarning`, and the checkpoint before it is
+        gone on from; one that is whole and was changed is an error that names it, and so is a
+        checkpoint of another format.
     TypeError
         The folder holds a descent and a dynamics was given, or an argument goes with the other
         kind of run.
@@ -89,7 +91,7 @@ def resume(
     facts = header(folder)
     mesh = getattr(getattr(dynamics, "objective", dynamics), "mesh", None)
     with held(folder, by_this_process=is_first(mesh)):
-        state, rows = latest(folder)
+        state, rows = latest(folder, facts["run"])
         keeper = Keeper(Checkpoint(folder, **facts["every"]), facts, state, rows)
         given = {"observe": observe, "stop": stop, "max_seconds": max_seconds, "progress": progress}
         asked = facts["asked"]

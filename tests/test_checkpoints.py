@@ -1,6 +1,7 @@
 """A run that is gone on with from any of its checkpoints ends with the bits of the undisturbed."""
 
 import json
+import re
 import resource
 import shutil
 import warnings
@@ -279,8 +280,82 @@ def test_a_newer_format_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patch:
         patch.setattr("flow.checkpoints.file.FORMAT_VERSION", 7)
         write(tmp_path / "new.npz", {"t": 1.0})
-    with pytest.raises(Unreadable, match="format 7, newer than this flow's 1; upgrade"):
+    with pytest.raises(Unreadable, match="format 7, newer than this flow's 2; upgrade"):
         read(tmp_path / "new.npz")
+
+
+def edited(file: Path, change: Callable[[dict, dict], object]) -> None:
+    """Rewrite a file as numpy reads and writes it, its facts and arrays changed."""
+    with np.load(file) as archive:
+        arrays = dict(archive)
+    facts = json.loads(arrays["tree"].tobytes())
+    change(facts, arrays)
+    arrays["tree"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    np.savez(file, **arrays)
+
+
+def larger(_: dict, arrays: dict) -> None:
+    """Every vector × 1.5."""
+    arrays |= {name: 1.5 * a for name, a in arrays.items() if a.dtype == float and a.ndim}
+
+
+def later(facts: dict, _: dict) -> None:
+    """Ask for ten times as long."""
+    facts["tree"]["dict"]["asked"]["dict"]["t"] *= 10
+
+
+def of_format_1(facts: dict, arrays: dict) -> None:
+    """Make it a file of the format that had no digest."""
+    facts["version"] = 1
+    del arrays["digest"]
+
+
+CHANGED, OLDER = (
+    "was changed since it was written",
+    "format 1, older than .* the gradient-flow that",
+)
+EDITS = {
+    "a state × 1.5": ("state-*", larger, CHANGED),
+    "rows × 1.5": ("rows-*", larger, CHANGED),
+    "t × 10": ("run.npz", later, CHANGED),
+    "a state without its digest": ("state-*", lambda _, arrays: arrays.pop("digest"), CHANGED),
+    "a state with an array more": ("state-*", lambda _, arrays: arrays.update(a=1.0), CHANGED),
+    "an older header": ("run.npz", of_format_1, OLDER),
+    "an older state": ("state-*", of_format_1, OLDER),
+}
+
+
+@pytest.mark.quick
+def test_a_changed_file_is_refused_by_name(kept: Path, tmp_path: Path):
+    """Assert it of states, rows and header, with nothing changed on the disk."""
+    for name, (pattern, change, message) in EDITS.items():
+        folder = shutil.copytree(kept, tmp_path / name)
+        file = max(folder.glob(pattern))
+        edited(file, change)
+        before = {f: f.read_bytes() for f in folder.iterdir()}
+        with pytest.raises(ValueError, match=f"{re.escape(str(file))} .*{message}"):
+            flow.resume(folder, OBJECTIVE)
+        assert {f: f.read_bytes() for f in folder.iterdir()} == before
+    unchanged = shutil.copytree(kept, tmp_path / "unchanged")
+    edited(_states(unchanged)[-1], lambda facts, arrays: None)
+    whole = flow.resume(unchanged, OBJECTIVE, progress=False)
+    changed = tmp_path / "a state × 1.5"
+    _states(changed)[-1].unlink()
+    assert_same(flow.resume(changed, OBJECTIVE, progress=False), whole)
+
+
+def test_a_file_of_another_run_is_refused_by_name(kept: Path, tmp_path: Path):
+    """Assert it of a state, and of rows, that are whole."""
+    often = flow.Checkpoint(tmp_path / "other", gradients=50)
+    flow.integrate(OBJECTIVE, 5.0, rtol=1e-5, save=5, checkpoint=often, progress=False)
+    for pattern in ("state-*", "rows-*"):
+        folder = shutil.copytree(kept, tmp_path / pattern[:5])
+        mine, other = (min(f.glob(pattern)) for f in (folder, tmp_path / "other"))
+        for state in _states(folder)[1:]:
+            state.unlink()
+        shutil.copy(other, mine)
+        with pytest.raises(ValueError, match=f"{re.escape(str(mine))} is of another run than"):
+            flow.resume(folder, OBJECTIVE)
 
 
 def test_another_run_is_refused(kept: Path):

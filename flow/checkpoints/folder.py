@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from flow.checkpoints.file import Unreadable, read
+from flow.checkpoints.file import Refused, Unreadable, read
 from flow.files import UNFINISHED
 from flow.warn import warn
 
 HEADER = "run.npz"
-FACTS = {"kind", "asked", "again", "start", "every", "resolution"}
+FACTS = {"run", "kind", "asked", "again", "start", "every", "resolution"}
 _NAMES = re.compile(r"(state|rows)-(\d{12})(?:-(\d{12}))?\.npz")
 
 
@@ -41,19 +41,21 @@ def header(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def latest(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """The last state that can be read, None where none was written, and the rows that it has.
+def latest(folder: Path, run: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """The last state of a run that can be read, None where none was written, and its rows.
 
     Raises
     ------
     ValueError
-        There are some, and none can be read.
+        There are some, and none can be read; or one was changed.
     """
     kept = states(folder)
     for file in kept:
         try:
-            state = read(file)
+            state = _of_run(run, file)
             return state, _rows(folder, state)
+        except Refused:
+            raise
         except (ValueError, FileNotFoundError, KeyError, TypeError) as error:
             failed = error
             warn(f"{error}; the one before is tried", CheckpointWarning)
@@ -125,11 +127,20 @@ def columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _of_run(run: str, file: Path) -> dict[str, Any]:
+    """What a file of the run holds."""
+    found = read(file)
+    if found["run"] != run:
+        raise Refused(f"{file} is of another run than {HEADER} beside it; put its own file there")
+    return found
+
+
 def _rows(folder: Path, state: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows that a state names, from their files."""
     wanted, found = set(state["rows"]), []
     for first, end in state["segments"]:
-        columns = read(rows_file(folder, int(first), int(end)))
+        columns = _of_run(state["run"], rows_file(folder, int(first), int(end)))
+        del columns["run"]
         for i, serial in enumerate(columns["serial"].tolist()):
             if serial in wanted:
                 found.append(_row(columns, i))

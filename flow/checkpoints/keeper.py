@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import jax
 import numpy as np
@@ -203,6 +204,7 @@ class Keeper:
         self._lock = None  # where a run goes on, `resume` holds the folder
         self.folder = file_path("checkpoint", checkpoint.folder)
         self.facts, self.resumed, self.rows = facts, resumed, rows or []
+        self._run = facts.get("run", uuid4().hex)  # what tells its files from another's
         self._every = checkpoint
         self._seconds, self._gradients = checkpoint.interval
         self._written = 0 if resumed is None else resumed["written"]
@@ -256,7 +258,7 @@ class Keeper:
             self.folder.mkdir(exist_ok=True)
             self._lock = take(self.folder)
             every = {"seconds": self._every.seconds, "gradients": self._every.gradients}
-            known = {"start": start, "every": every, "resolution": resolution}
+            known = {"run": self._run, "start": start, "every": every, "resolution": resolution}
             write(self.folder / HEADER, self.facts | known)
 
     def release(self) -> None:
@@ -311,10 +313,11 @@ class Keeper:
         new = [row for row in rows if row["serial"] >= known]
         if new:
             segment = [known, new[-1]["serial"] + 1]
-            write(rows_file(self.folder, *segment), columns(new))
+            write(rows_file(self.folder, *segment), {"run": self._run} | columns(new))
             self._segments.append(segment)
         seconds = self._before + time.perf_counter() - self._began
-        kept = {"rows": [row["serial"] for row in rows], "segments": self._segments}
+        serials = [row["serial"] for row in rows]
+        kept = {"run": self._run, "rows": serials, "segments": self._segments}
         number = self._written + 1
         file = state_file(self.folder, number)
         write(file, state | kept | {"written": number, "seconds": seconds})
