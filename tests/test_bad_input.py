@@ -678,29 +678,6 @@ def test_data_of_another_byte_order_or_in_lists():
     assert any("np.array([1.0, 2.0])" in note for note in met.value.__notes__)
 
 
-def test_keys_in_data():
-    """Assert that each example may have a key, and that one key is told from examples."""
-
-    def loss(w: object, batch: object) -> object:
-        x, keys = batch
-        noise = jax.vmap(lambda key: jax.random.normal(key, (), np.float64))(keys)
-        return ((x * w - noise) ** 2).mean()
-
-    x = np.arange(6.0)
-    for make in (jax.random.key, jax.random.PRNGKey):
-        keys = jax.random.split(make(0), 6)
-        whole = flow.Objective(loss, np.ones(()), data=(x, keys))
-        with jax.enable_x64(True):
-            assert whole.value(1.0) == pytest.approx(float(loss(1.0, (x, keys))), rel=1e-14)
-        parts = flow.Objective(loss, np.ones(()), data=(x, keys), batch_chunk=2)
-        assert parts.value(1.0) == pytest.approx(whole.value(1.0), rel=1e-14)
-        assert np.isfinite(flow.descend(whole, 0.01, 2, batch_size=2).loss).all()
-    with pytest.raises(ValueError, match=r"data\[1\] is one PRNG key.*jax.random.split\(key, N\)"):
-        flow.Objective(loss, np.ones(()), data=(x, jax.random.key(0)))
-    with pytest.raises(ValueError, match=r"rows are examples; data\[1\] may be a PRNG key"):
-        flow.Objective(loss, np.ones(()), data=(x, jax.random.PRNGKey(0)))
-
-
 def test_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bowl: flow.Objective):
     """Assert that ~ is the user's folder in every path that is typed."""
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -717,24 +694,6 @@ def test_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bowl:
     assert found >= {"run.nc", "kept", "steps", "cells", "loss.gif", "results"}
     with pytest.raises(FileNotFoundError, match="folder ~nobody-of-that-name does not exist"):
         path.save("~nobody-of-that-name/run.nc")
-
-
-def test_lists_of_initialisations(bowl: flow.Objective, network: flow.Objective):
-    """Assert that several θ₀ in a list are those of their leading axis, on the engine for them."""
-    starts = [np.array([1.0, 2.0]), np.array([3.0, -1.0])]
-    runs = flow.integrate(bowl, 0.5, ensemble=starts, save=2)
-    assert (
-        runs.theta.tobytes()
-        == flow.integrate(
-            bowl, 0.5, engine="jax", ensemble=np.stack(starts), save=2
-        ).theta.tobytes()
-    )
-    thetas = [flow.MLP([64, 2, 10]).objective(X, Y, seed=s) for s in (1, 2)]
-    for given in ([o.params for o in thetas], [o.theta for o in thetas]):
-        runs = flow.descend(network, 0.1, 1, ensemble=given)
-        np.testing.assert_array_equal(runs.theta[:, 0], [o.theta for o in thetas])
-    with pytest.raises(ValueError, match="ensemble must be an array"):
-        flow.integrate(bowl, 0.5, ensemble=[np.ones(2), np.ones(3)])
 
 
 def test_rows_that_are_orthogonal_in_single_precision():

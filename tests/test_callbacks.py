@@ -70,8 +70,10 @@ FLOWS = {
 }
 
 
-@pytest.mark.quick
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(k, marks=[pytest.mark.quick] * (k in {"DOP853", "TSRKC3"})) for k in FLOWS],
+)
 def test_flows(objective: flow.Objective, name: str):
     """Assert e^{−Ht}θ₀, and a slope called back for each gradient told of, time after time."""
     settings, more = FLOWS[name]

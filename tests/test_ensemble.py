@@ -403,3 +403,23 @@ def test_starting_at(network: tuple):
     assert (view.tally.gradients, objective.tally.gradients) == (1, 0)
     with pytest.raises(ValueError, match="has the structure"):
         objective.starting_at([np.ones(17)])
+
+
+def test_lists_of_initialisations():
+    """Assert that several θ₀ in a list are those of their leading axis, on the engine for them."""
+    X, Y = np.eye(2), np.ones((2, 1))
+    bowl = flow.Objective(lambda x: 0.5 * x @ x, np.array([1.0, 2.0]))
+    network, *thetas = (flow.MLP([2, 2, 1]).objective(X, Y, seed=s) for s in range(3))
+    starts = [np.array([1.0, 2.0]), np.array([3.0, -1.0])]
+    runs = flow.integrate(bowl, 0.5, ensemble=starts, save=2)
+    assert (
+        runs.theta.tobytes()
+        == flow.integrate(
+            bowl, 0.5, engine="jax", ensemble=np.stack(starts), save=2
+        ).theta.tobytes()
+    )
+    for given in ([o.params for o in thetas], [o.theta for o in thetas]):
+        runs = flow.descend(network, 0.1, 1, ensemble=given)
+        np.testing.assert_array_equal(runs.theta[:, 0], [o.theta for o in thetas])
+    with pytest.raises(ValueError, match="ensemble must be an array"):
+        flow.integrate(bowl, 0.5, ensemble=[np.ones(2), np.ones(3)])

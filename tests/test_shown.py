@@ -71,7 +71,6 @@ def test_a_cells_last_line_is_short(leaves: flow.Objective):
         assert len(repr(thing).splitlines()) <= 24, what
 
 
-@pytest.mark.quick
 def test_a_study_shows_what_is_observed(monkeypatch: pytest.MonkeyPatch):
     """Assert columns and panels of scalars and vectors, and the distance at 80 columns."""
     objective = flow.Objective(lambda x: 0.5 * jnp.sum(x**2), np.ones(6))

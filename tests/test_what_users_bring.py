@@ -332,3 +332,26 @@ def test_a_loss_that_reads_a_setting_is_one_loss(
             run(objective, progress=False)
     monkeypatch.setitem(globals(), "SETTING", 1.0)
     assert run(objective, progress=False).loss[..., 0].tolist() in (2.0, [2.0, 2.0])
+
+
+def test_keys_in_data():
+    """Assert that each example may have a key, and that one key is told from examples."""
+
+    def loss(w: object, batch: object) -> object:
+        x, keys = batch
+        noise = jax.vmap(lambda key: jax.random.normal(key, (), np.float64))(keys)
+        return ((x * w - noise) ** 2).mean()
+
+    x = np.arange(6.0)
+    for make in (jax.random.key, jax.random.PRNGKey):
+        keys = jax.random.split(make(0), 6)
+        whole = flow.Objective(loss, np.ones(()), data=(x, keys))
+        with jax.enable_x64(True):
+            assert whole.value(1.0) == pytest.approx(float(loss(1.0, (x, keys))), rel=1e-14)
+        parts = flow.Objective(loss, np.ones(()), data=(x, keys), batch_chunk=2)
+        assert parts.value(1.0) == pytest.approx(whole.value(1.0), rel=1e-14)
+        assert np.isfinite(flow.descend(whole, 0.01, 2, batch_size=2).loss).all()
+    with pytest.raises(ValueError, match=r"data\[1\] is one PRNG key.*jax.random.split\(key, N\)"):
+        flow.Objective(loss, np.ones(()), data=(x, jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"rows are examples; data\[1\] may be a PRNG key"):
+        flow.Objective(loss, np.ones(()), data=(x, jax.random.PRNGKey(0)))
