@@ -72,6 +72,7 @@ def index(name: str, value: Any, length: int, of: str) -> int:
 
 def random_seed(value: Any) -> int:
     """Return the seed of a run as an int: the room that it travels in has 32 bits."""
+    value = scalar(value)
     if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < 2**32:
         raise ValueError(f"seed must be an integer from 0 to 2³² − 1, got {value!r:.80}")
     return int(value)
@@ -79,8 +80,7 @@ def random_seed(value: Any) -> int:
 
 def flag(name: str, value: Any) -> bool:
     """Return `value` as a bool if it is one: "no" and None are not False."""
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        value = value.item()
+    value = scalar(value)
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r:.80}")
     return value
@@ -98,8 +98,10 @@ def real(name: str, value: Any) -> float:
 
 
 def scalar(value: Any) -> Any:
-    """Return an array of no dimensions, numpy's or JAX's, as Python's own."""
-    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+    """Return an array of no dimensions, numpy's or JAX's, as Python's own; a PRNG key stays one."""
+    if getattr(value, "shape", None) != () or not hasattr(value, "item"):
+        return value
+    return value if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value.item()
 
 
 def truth(name: str, value: Any) -> bool:

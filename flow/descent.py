@@ -23,7 +23,7 @@ from flow.evaluation import Evaluate, evaluation, name_of
 from flow.initialisations import named
 from flow.keywords import own_keywords
 from flow.naming import optimizer_name
-from flow.objective import Objective
+from flow.objective import Objective, how_made
 from flow.observe import Observer
 from flow.optimizers import taken, told
 from flow.precision import double_precision
@@ -162,9 +162,7 @@ def descend(
     ([1.0, 1.0, 1.0], [0.25, 0.316, 0.349])
     """
     if not isinstance(objective, Objective):
-        raise TypeError(
-            f"descend needs an objective, flow.Objective(loss, params); got {objective!r:.80}"
-        )
+        raise TypeError(f"descend needs an objective, {how_made(objective)}; got {objective!r:.80}")
     ascent = flag("ascent", ascent)
     choice("spacing", spacing, SPACINGS)
     if hasattr(learning_rate, "update"):
@@ -187,8 +185,8 @@ def descend(
         name = optimizer_name(optimizer) or kept
     read, read_key = evaluation(objective, made(0.0), evaluate)
     told = None if read is None else name_of(read)
-    drawn = batches(objective, batch_size, sampling)
-    stops = conditions(stop, ascent=ascent)
+    drawn, stops = batches(objective, batch_size, sampling), conditions(stop, ascent=ascent)
+    batch_size = drawn and drawn.size
 
     def loop(
         make: type[DescentLoop], objective: Objective, learning_rate: Any, steps: Any, seed: Any

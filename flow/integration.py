@@ -17,7 +17,7 @@ from flow.dynamics.log_clock import LogClock
 from flow.initialisations import initialisations
 from flow.keywords import own_keywords
 from flow.noise import at_steps, noise_settings
-from flow.objective import Objective
+from flow.objective import Objective, how_made
 from flow.observe import Observer
 from flow.precision import double_precision
 from flow.processes import explained
@@ -218,7 +218,7 @@ def integrate(
         dynamics = GradientFlow(dynamics)
     if not isinstance(dynamics, Dynamics):
         raise TypeError(
-            "integrate needs a dynamics or an objective, flow.Objective(loss, params); got "
+            f"integrate needs a dynamics or an objective, {how_made(dynamics)}; got "
             f"{dynamics!r:.80}"
         )
     engine = check_engine(engine, dynamics, ensemble, paths)

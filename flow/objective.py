@@ -763,9 +763,12 @@ class Objective(Travels):
 
     def _check_structure(self, params: PyTree, name: str = "params", examples: int = 0) -> None:
         if jax.tree.structure(params) != self._structure:
+            flat = getattr(params, "shape", None) == (self.size,)
+            remedy = "; objective.unflatten(theta) makes them of a vector" if flat else ""
+            remedy = "; is a return missing?" if params is None else remedy
             raise ValueError(
                 f"{name} has the structure {jax.tree.structure(params)}, "
-                f"but the objective's parameters have {self._structure}"
+                f"but the objective's parameters have {self._structure}{remedy}"
             )
         own = jax.tree.leaves(self._shapes)
         for (path, leaf), mine in zip(jax.tree.leaves_with_path(params), own, strict=True):
@@ -831,8 +834,12 @@ class Objective(Travels):
         """Data, or what a batch of it is like."""
         return self.data if self._reduction.source is None else self._reduction.source.like
 
+    def _called(self, name: str) -> str:
+        """How a function of the parameters is called: the data is one argument."""
+        return f"{name}(params)" if self._example is None else f"{name}(params, data)"
+
     def _check_loss(self, params: PyTree) -> None:
-        theirs = users("loss, called with the initial parameters")
+        theirs = users(f"loss, called with the initial parameters, {self._called('loss')}")
         lists = lists_told(self._params)
         with double_precision(), lists, theirs, one_precision(self._dtype):
             J = jax.eval_shape(lambda p, d: self._loss(self._inside(p), d), params, self._example)
@@ -862,7 +869,7 @@ class Objective(Travels):
     def _check_hand_gradient(self, gradient: Callable | None, params: PyTree) -> None:
         if gradient is None:
             return
-        theirs = users("gradient, called with the initial parameters")
+        theirs = users(f"gradient, called with the initial parameters, {self._called('gradient')}")
         with double_precision(), theirs, one_precision(self._dtype):
             try:
                 g = jax.eval_shape(
@@ -1008,3 +1015,11 @@ def _loss_of(
     if not (isinstance(pair, tuple | list) and len(pair) == 2):  # noqa: PLR2004
         raise ValueError("outputs= and output_loss= need data=(X, y)")
     return lambda params, batch: output_loss(outputs(params, batch[0]), batch[1])
+
+
+def how_made(met: Any) -> str:
+    """What to type for an objective where something else was met: a network, a dynamics, a loss."""
+    own = getattr(met, "objective", None)
+    if isinstance(own, Objective):
+        return "dynamics.objective"
+    return "network.objective(X, y)" if callable(own) else "flow.Objective(loss, params)"

@@ -20,6 +20,9 @@ TELL = (
     "time_step="
 )
 
+# What else a schedule of learning rates is called, in optax and in what users make of its parts.
+_SCHEDULES = ("eta", "step_size", "step_size_fn", "schedule")
+
 
 def rates(name: str, given: Any, steps: int) -> np.ndarray:
     """Return a number, or what a schedule has for each step (steps,).
@@ -109,11 +112,13 @@ def holds_schedule(optimizer: Any, state: PyTree) -> bool:
         return isinstance(node, optax.ScaleByScheduleState)
 
     kept = any(map(is_schedule, jax.tree.leaves(state, is_leaf=is_schedule)))
-    return kept or any(callable(v) and _is_rate(k) for k, v in _settings(optimizer.update))
+    return kept or any(
+        callable(v) and (_is_rate(k) or k in _SCHEDULES) for k, v in _settings(optimizer.update)
+    )
 
 
 def _is_rate(name: str) -> bool:
-    return name.endswith("learning_rate") or name == "step_size_fn"
+    return name.endswith("learning_rate") or name == "lr"
 
 
 def _settings(update: Callable) -> Iterator[tuple[str, Any]]:

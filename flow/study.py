@@ -21,7 +21,7 @@ from flow.gaps import Gaps
 from flow.integration import integrate
 from flow.keywords import own_keywords
 from flow.lockstep import Lockstep, Runner
-from flow.objective import Objective
+from flow.objective import Objective, how_made
 from flow.observe import Observer
 from flow.order import ROUNDING, auto_learning_rates, whole_steps
 from flow.progress import silent
@@ -209,9 +209,7 @@ def study(
     True
     """
     if not isinstance(objective, Objective):
-        raise TypeError(
-            f"study needs an objective, flow.Objective(loss, params); got {objective!r:.80}"
-        )
+        raise TypeError(f"study needs an objective, {how_made(objective)}; got {objective!r:.80}")
     if jax.process_count() > 1:
         raise ValueError(
             f"study runs in threads, whose order differs between {jax.process_count()} processes; "
@@ -367,6 +365,7 @@ def _descents(
             raise TypeError(
                 f"optimizers[{name!r}] must be (optax optimizer, time_step), got {pair!r}"
             )
+        _refuse_schedule(f"optimizers[{name!r}]", pair[1], "optimizer=..., time_step=schedule")
         time_step = positive(f"optimizers[{name!r}] time_step", pair[1])
         whole_steps(f"optimizers[{name!r}]", t, time_step)
         steps = int(t / time_step * (1 + ROUNDING))  # which must not cost the last step
@@ -395,7 +394,20 @@ def _rates(objective: Objective, learning_rates: Sequence[float] | str, t: float
                 f"more, or learning_rates={[t / 10, t / 100]}"
             )
         learning_rates = [min(rate, t) for rate in asked]
-    return several("learning_rates", learning_rates, "several numbers or 'auto'")
+    asked = several("learning_rates", learning_rates, "several numbers or 'auto'")
+    for rate in asked:
+        _refuse_schedule("learning_rates", rate, "learning_rate=schedule")
+    return asked
+
+
+def _refuse_schedule(name: str, given: Any, way: str) -> None:
+    """Refuse a schedule, whose steps to t are not known before they are taken."""
+    if callable(given):
+        raise TypeError(
+            f"{name} has a schedule, and the runs of a study have steps of one length; run it "
+            f"beside, run = flow.descend(objective, {way}, steps=...), and "
+            "flow.compare(study.flow, *study.runs, run)"
+        )
 
 
 def _descend(

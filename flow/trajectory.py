@@ -449,9 +449,10 @@ def check_single(what: str, *runs: Trajectory) -> None:
         raise ValueError(f"{what} needs at least one run")
     for run in runs:
         if not isinstance(run, Trajectory):
+            of_study = "; of a study they are study.flow, *study.runs" * hasattr(run, "runs")
             raise TypeError(
                 f"{what} is of runs, of integrate or descend, given one by one or in a list; got "
-                f"{run!r:.80}"
+                f"a {type(run).__name__}, {run!r:.80}{of_study}"
             )
     for run in runs:
         if run.members is not None:

@@ -343,6 +343,41 @@ def test_integrate_needs_an_objective():
         flow.descend(lambda x: x, 0.1, 3)
 
 
+def test_what_is_met_for_an_objective(bowl: flow.Objective):
+    """Assert what to type for a network, and for a dynamics where it is the objective's turn."""
+    network = flow.MLP([2, 1])
+    for door in (partial(flow.study, t=1.0), flow.integrate, partial(flow.descend, steps=1)):
+        with pytest.raises(TypeError, match=r"objective, network\.objective\(X, y\); got MLP"):
+            door(network, 1.0)
+    with pytest.raises(TypeError, match=r"needs an objective, dynamics\.objective; got Gradient"):
+        flow.descend(flow.GradientFlow(bowl), 0.1, 3)
+
+
+def test_a_loss_of_other_arguments_is_told_its_own():
+    """Assert that X and y apart, or data that is not given, are answered with what is called."""
+    apart, X = (lambda p, X, y: jnp.mean((X @ p - y) ** 2)), np.ones((3, 2))
+    for loss, more, own in (
+        (apart, {"data": (X, np.ones(3))}, "params, data"),
+        (lambda p, batch: p @ p, {}, "params"),
+    ):
+        with pytest.raises(TypeError, match="missing 1 required") as raised:
+            flow.Objective(loss, np.ones(2), **more)
+        assert f"from loss, called with the initial parameters, loss({own})" in (
+            raised.value.__notes__
+        )
+
+
+def test_a_gradient_of_another_structure_is_told_the_way():
+    """Assert the remedy where nothing is returned, or a flat vector."""
+    objective = flow.Objective(lambda p: p["w"] @ p["w"], {"w": np.ones(2)})
+    with pytest.raises(ValueError, match="is a return missing"):
+        flow.check_gradient(objective, gradient=lambda p: None)
+    with pytest.raises(ValueError, match=r"objective\.unflatten\(theta\) makes them"):
+        flow.check_gradient(objective, gradient=lambda p: 2 * p["w"])
+    with pytest.raises(ValueError, match=r"objective\.unflatten\(theta\) makes them"):
+        objective.starting_at(np.zeros(2))
+
+
 def test_tolerance_below_single_precision():
     """Assert that the floor of float32 is stated, with both remedies, and that above it is fine."""
     single = flow.Objective(lambda x: 0.5 * x @ x, np.ones(2), dtype="float32")

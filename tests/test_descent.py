@@ -1,5 +1,9 @@
 """Discrete runs: optimizers, clocks, mini-batches."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -216,6 +220,15 @@ def test_a_run_ends_where_time_stands_still(valley: flow.Objective):
     np.testing.assert_allclose(runs.member(1).t, 0.05 * np.arange(5))
 
 
+def users_own(schedule: Callable) -> optax.GradientTransformation:
+    """Return gradient descent by a schedule, written by hand."""
+
+    def update(gradient: Any, k: Any, _: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(lambda g: -schedule(k) * g, gradient), k + 1
+
+    return optax.GradientTransformation(lambda _: jnp.zeros((), jnp.int32), update)
+
+
 def test_the_clock_of_an_optimizer_that_holds_its_rate(valley: flow.Objective):
     """Assert t = Σ η of the rates that are read or given beside, and what can't be told."""
     inject = optax.inject_hyperparams
@@ -244,10 +257,15 @@ def test_the_clock_of_an_optimizer_that_holds_its_rate(valley: flow.Objective):
     np.testing.assert_allclose(thirds.t, t[np.arange(10) // 3], rtol=1e-7)
     assert np.all((np.diff(thirds.t) > 0) >= np.any(np.diff(thirds.theta, axis=0), axis=1))
     halves = {"x": inject(optax.adam)(WARM_UP), "y": optax.sgd(0.1)}
+    of_parts = lambda lr: optax.chain(optax.scale_by_adam(), optax.scale(-lr))  # noqa: E731
+    np.testing.assert_allclose(run(inject(of_parts)(lr=WARM_UP)).t, t, rtol=1e-7)
     for made, more in (
         (optax.adam(WARM_UP), {"time_step": 0.1}),
         (optax.MultiSteps(optax.adam(WARM_UP), 3).gradient_transformation(), {"time_step": 0.1}),
         (inject(optax.adam)(WARM_UP), {"time_step": 0.1}),
+        (inject(of_parts)(lr=WARM_UP), {"time_step": 0.1}),
+        (inject(optax.scale)(step_size=WARM_UP), {"time_step": 0.1}),
+        (users_own(WARM_UP), {"time_step": 0.1}),
         (optax.contrib.prodigy(WARM_UP), {"time_step": 0.1}),
         (optax.apply_if_finite(inject(optax.adam)(WARM_UP), 3), {"time_step": 0.1}),
         (optax.partition(halves, "x"), {}),
@@ -502,9 +520,22 @@ def test_labels_tell_optimizers_apart(regression: flow.Objective):
     run = flow.descend(regression, optimizer=optax.yogi(0.1), time_step=0.1, steps=1, save=2)
     assert run.label == "yogi, 0.1 a step"
     assert flow.descend(regression, 0.1, steps=1, label="mine").label == "mine"
-    assert flow.descend(regression, 0.1, steps=1, batch_size=4).label == "GD, η = 0.1, batches of 4"
+    assert (
+        flow.descend(regression, 0.1, steps=1, batch_size=4.0).label == "GD, η = 0.1, batches of 4"
+    )
     with pytest.raises(TypeError, match="label must be a string, got 3"):
         flow.descend(regression, 0.1, steps=1, label=3)
+
+
+def test_a_seed_is_an_integer(regression: flow.Objective):
+    """Assert that a scalar of JAX's is one, and a key none."""
+    once = partial(flow.descend, regression, 0.1, steps=1, batch_size=4)
+    assert once(seed=jnp.int32(3)).config["seed"] == 3
+    for seed in (jax.random.key(3), 3.5):
+        with pytest.raises(ValueError, match="seed must be an integer from 0 to"):
+            once(seed=seed)
+    with pytest.raises(TypeError, match="learning_rate must be a number, got Array"):
+        flow.descend(regression, jax.random.key(3), steps=1)
 
 
 def test_every_run_of_a_table_has_a_name(regression: flow.Objective):

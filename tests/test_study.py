@@ -206,6 +206,16 @@ def test_none_gets_further_ahead_than_a_window():
         ({"t": 1.0, "learning_rates": "all"}, ValueError, "learning_rates must be numbers or"),
         ({"t": 1.0, "learning_rates": []}, ValueError, "there is nothing to run"),
         ({"t": 1.0, "learning_rates": [-0.1]}, ValueError, "learning_rates must be positive"),
+        (
+            {"t": 1.0, "learning_rates": [lambda k: 0.1 / (k + 1)]},
+            TypeError,
+            r"has a schedule, .* flow.descend\(objective, learning_rate=schedule, steps=",
+        ),
+        (
+            {"t": 1.0, "optimizers": {"a": (optax.sgd(0.1), lambda k: 0.1)}},
+            TypeError,
+            r"optimizers\['a'\] has a schedule, .* optimizer=..., time_step=schedule, steps=",
+        ),
         ({"t": 1.0, "learning_rates": 0.1}, TypeError, "learning_rates must be several numbers"),
         (
             {"t": 1.0, "learning_rates": [3.0]},
