@@ -53,6 +53,7 @@ from flow.host_batches import HostBatches
 from flow.integration import integrate
 from flow.networks import MLP, Network
 from flow.objective import Objective
+from flow.opening import Unreadable
 from flow.order import OrderStudy, auto_learning_rates, order_study
 from flow.precision import PrecisionWarning
 from flow.resume import resume
@@ -105,6 +106,7 @@ __all__ = [
     "StochasticFlow",
     "Study",
     "Trajectory",
+    "Unreadable",
     "action",
     "audit",
     "auto_learning_rates",

@@ -88,15 +88,23 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]], figure: Path | None = 
         Where to write a figure of all of them, a new PNG.
     """
     from flow.checks import file_path
-    from flow.records.overview import side_by_side
+    from flow.records.overview import side_by_side, trajectories_of
     from flow.records.provenance import differences, options
     from flow.records.reading import read_run
 
     _check_figure(figure)
     if not runs:
         raise ValueError("compare needs run folders or .nc files; `python -m flow list` finds them")
-    runs = tuple(file_path("runs", path) for path in runs)
-    folders = [read_run(path) for path in runs if path.is_dir()]
+    opened, folders, wrong = [], [], []
+    for path in (file_path("runs", path) for path in runs):
+        try:
+            folder = [read_run(path)] if path.is_dir() else []
+            opened.append((path, trajectories_of(path)))
+            folders += folder
+        except (ValueError, OSError) as error:
+            wrong.append(str(error))
+    if not opened:
+        raise ValueError("; ".join(wrong))
     for other in folders[1:]:
         own, theirs = (options(r.facts["configuration"]) for r in (folders[0], other))
         _say(f"{folders[0].source} → {other.source}")
@@ -107,11 +115,13 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]], figure: Path | None = 
         ]
         for line in [*changed, *differences(folders[0].facts, other.facts)] or ["made alike"]:
             _say(f"  {line}")
-    reference, others, table = side_by_side(runs)
+    reference, others, table = side_by_side(opened)
     _say(f"\n{table.to_string(float_format=FORMAT, na_rep='–')}")
+    for line in wrong:
+        _say(f"left out: {line}")
     if figure is not None:
         _draw([reference, *others], figure, None)
-    return DONE
+    return FELL_SHORT if wrong else DONE
 
 
 def reproduce(

@@ -1,5 +1,6 @@
 """The structure of a pytree of built-in containers as JSON, so that a file can restore it."""
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,34 @@ def describe(tree: PyTree) -> Any:
     if hasattr(tree, "dtype") or isinstance(tree, float):
         return {"shape": list(np.shape(tree))}
     return None
+
+
+def size(structure: Any) -> int:
+    """Entries of a pytree of that structure.
+
+    >>> size({"dict": {"W": {"shape": [2, 3]}, "b": {"list": [{"shape": []}]}}})
+    7
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    kind, inner = next(iter(structure.items())) if _one(structure) else (None, None)
+    if kind == "shape" and isinstance(inner, list):
+        if all(type(length) is int and length >= 0 for length in inner):
+            return prod(inner)
+    elif kind == "dict" and isinstance(inner, dict):
+        return sum(map(size, inner.values()))
+    elif kind in ("list", "tuple") and isinstance(inner, list):
+        return sum(map(size, inner))
+    raise ValueError(
+        f"structure must be made of dict, list, tuple and shape, got {structure!r:.60}"
+    )
+
+
+def _one(node: Any) -> bool:
+    return isinstance(node, dict) and len(node) == 1
 
 
 def restore(structure: Any, theta: np.ndarray) -> PyTree:

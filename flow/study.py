@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,7 @@ import numpy as np
 
 from flow.checks import choice, positive, several, truth
 from flow.clock import Clock
-from flow.comparison import Comparison, Pair, compare
+from flow.comparison import GAPS, Comparison, Pair, compare
 from flow.curve import unbent
 from flow.descent import descend
 from flow.files import refuse_existing, write_new
@@ -23,6 +24,7 @@ from flow.keywords import own_keywords
 from flow.lockstep import Lockstep, Runner
 from flow.objective import Objective, how_made
 from flow.observe import Observer
+from flow.opening import TEXT, WHOLE, NetCDF, check_fields, from_json, many, netcdf, reading
 from flow.order import ROUNDING, auto_learning_rates, whole_steps
 from flow.progress import silent
 from flow.pytrees import PyTree
@@ -30,7 +32,7 @@ from flow.recording import KEEPS
 from flow.saving import number_of_times, save_steps
 from flow.shown import cut
 from flow.spectrum import sharpness
-from flow.trajectory import ENTRIES, Trajectory, from_xarray, open_netcdf, told_apart
+from flow.trajectory import ENTRIES, Trajectory, run_of, told_apart
 
 if TYPE_CHECKING:
     import pandas
@@ -43,6 +45,7 @@ PACKED = {"zlib": True, "complevel": 4, "shuffle": True}
 FLOW = "gradient flow"
 # What the table has beside what is observed.
 COLUMNS = {"run", "distance", "relative", "± error bar", "loss gap", "gradients", "ended"}
+_GAPS = re.compile("|".join(("t", *GAPS)))
 INTEGRATOR = ("method", "rtol", "atol", "step", "engine")
 
 
@@ -246,28 +249,59 @@ def study(
 
 
 @own_keywords
-def load_study(path: str | os.PathLike, like: PyTree = None) -> Study:
-    """Read a study that `Study.save` wrote; `like` as in `flow.load`.
+def load_study(
+    path: str | os.PathLike, like: PyTree = None, *, max_bytes: int | None = None
+) -> Study:
+    """Read a study that `Study.save` wrote; `like` and `max_bytes` as in `flow.load`.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
-    ValueError
-        It is truncated, or no study of flow, or of a newer format.
+    Unreadable
+        A ValueError: it is truncated, or no study of flow, or of a newer format, or a field of it
+        is not what it must be; the message names it.
     """
-    import xarray
+    with netcdf(path, {FORMAT: FORMAT_VERSION}, max_bytes) as file:
+        return study_of(file, like)
 
-    tree = open_netcdf(path, xarray.load_datatree, FORMAT, FORMAT_VERSION)
-    facts = json.loads(tree.attrs["facts"])
+
+def study_of(file: NetCDF, like: PyTree = None) -> Study:
+    """The study in an open file; `like` as in `flow.load`.
+
+    Raises
+    ------
+    Unreadable
+        It lacks a field, or one is not what it must be.
+    """
+    what = f"{file.path} cannot be read as a study"
+    with reading(what):
+        told = check_fields(file.attributes("/", ("facts",)), {"facts": TEXT}, {})
+        facts = from_json(told["facts"], file.limit, "facts")
+        check_fields(facts, {"runs": WHOLE, "compared": many(WHOLE)}, {}, "facts")
+        inside, compared = file.groups(), facts["compared"]
+        if facts["runs"] != (there := sum(name.startswith("run-") for name in inside)):
+            raise ValueError(f"facts.runs is {facts['runs']}, and {there} are there")
+        if any(not 0 <= k < facts["runs"] for k in compared):
+            raise ValueError(f"facts.compared must be of {facts['runs']} runs, got {compared}")
     names = ["flow", *(f"run-{i}" for i in range(facts["runs"]))]
-    path, *runs = (from_xarray(tree[name].to_dataset(), like) for name in names)
-    if not facts["compared"]:
+    path, *runs = (run_of(file, name, like) for name in names)
+    if not compared:
         return Study(path, tuple(runs), None)
-    gaps = tree["comparison"].to_dataset()
-    pairs = [_saved_pair(path, runs[k], gaps.isel(run=i)) for i, k in enumerate(facts["compared"])]
-    units = int(gaps.attrs.get("units", 0))
-    return Study(path, tuple(runs), Comparison(path, tuple(pairs), units))
+    gaps = file.arrays("comparison", _GAPS)
+    units = file.attributes("comparison", ("units",)).get("units", 0)
+    with reading(f"{what}: group comparison"):
+        WHOLE.check("units", units)
+        if missing := {"t", *GAPS} - gaps.keys():
+            raise ValueError(f"{min(missing)} is missing")
+        t = gaps.pop("t")
+        if t.ndim != 1 or any(gap.shape != (len(compared), len(t)) for gap in gaps.values()):
+            raise ValueError("distances must be (runs, times)")
+        pairs = [
+            _saved_pair(path, runs[k], t, {name: gap[i] for name, gap in gaps.items()})
+            for i, k in enumerate(compared)
+        ]
+        return Study(path, tuple(runs), Comparison(path, tuple(pairs), units))
 
 
 def _compared(path: Trajectory, runs: Sequence[Trajectory], *, progress: bool) -> Comparison | None:
@@ -311,10 +345,12 @@ def _met(path: Trajectory, runs: Mapping[str, Trajectory], gaps: Gaps) -> Compar
     return Comparison(path, tuple(pairs)) if pairs else None
 
 
-def _saved_pair(reference: Trajectory, run: Trajectory, gaps: Any) -> Pair:
+def _saved_pair(
+    reference: Trajectory, run: Trajectory, t: np.ndarray, gaps: Mapping[str, np.ndarray]
+) -> Pair:
     """One run of a saved comparison; θ_ref is NaN where `compare` had repeated the reference."""
-    gaps = gaps.isel(time=np.flatnonzero(np.isfinite(gaps["distance"].to_numpy())))
-    t = gaps["t"].to_numpy()
+    kept = np.isfinite(gaps["distance"])
+    t, gaps = t[kept], {name: gap[kept] for name, gap in gaps.items()}
     at, rows = (np.abs(path.t[:, None] - t).argmin(axis=0) for path in (reference, run))
     saved = np.abs(reference.t[at] - t) <= 1e-9 * np.maximum(t, 1.0)
     nowhere = np.empty((len(rows), 0))
@@ -325,7 +361,7 @@ def _saved_pair(reference: Trajectory, run: Trajectory, gaps: Any) -> Pair:
         theta=run.theta[rows] if kept else nowhere,
         reference_theta=np.where(saved[:, None], reference.theta[at], np.nan) if kept else nowhere,
         loss=run.loss[rows],
-        **{str(name): gap.to_numpy() for name, gap in gaps.data_vars.items()},
+        **gaps,
     )
 
 

@@ -21,6 +21,7 @@ from flow.checks import file_path, mapping, positive_integer, truth
 from flow.files import write_new
 from flow.identity import identity
 from flow.keywords import own_keywords
+from flow.opening import npz, reading, text
 from flow.warn import warn
 
 if TYPE_CHECKING:
@@ -269,9 +270,9 @@ def _files(folder: Path, function: Callable[..., Any], cells: Sequence[Cell]) ->
             raise ValueError(f"folder {folder} holds other files, and no sweep; choose another")
         with suppress(FileExistsError):
             write_new(mark, told)
-    if mark.read_bytes() != told:
+    if (other := text(mark)) != told.decode():
         raise ValueError(
-            f"folder {folder} has cells of another function, {mark.read_text()[:200]}; choose "
+            f"folder {folder} has cells of another function, {other[:200]}; choose "
             "another folder, where the function has changed as well"
         )
     names = [sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:16] for cell in cells]
@@ -297,17 +298,18 @@ def _keep(file: Path, cell: Cell, outcome: Outcome) -> None:
 
 def _read(file: Path, cell: Cell) -> Outcome:
     """A cell that was done before; nothing in a file is executed."""
-    try:
-        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as kept:
-            if str(kept["cell"]) != json.dumps(cell, sort_keys=True):
-                raise ValueError(f"it is of the cell {kept['cell']}")
-            names = [k for k in kept.files if k.startswith("value:")]
-            arrays = {k.removeprefix("value:"): kept[k] for k in names}
-            return arrays, "", float(kept["seconds"])
-    except Exception as error:
-        raise ValueError(
-            f"{file} can't be read as a cell ({error}); remove it, and it is computed again"
-        ) from error
+    with reading(f"{file} can't be read as a cell", "; remove it, and it is computed again"):
+        kept = npz(file)
+        if str(kept["cell"]) != json.dumps(cell, sort_keys=True):
+            raise ValueError(f"it is of the cell {kept['cell']}")
+        arrays = {
+            name.removeprefix("value:"): array
+            for name, array in kept.items()
+            if name.startswith("value:")
+        }
+        if any(array.dtype.kind not in "fiub" for array in arrays.values()):
+            raise ValueError("its values are no numbers")
+        return arrays, "", float(kept["seconds"])
 
 
 def _dataset(axes: Mapping[str, list[Any]], outcomes: Sequence[Outcome]) -> "xarray.Dataset":

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -18,11 +19,28 @@ import numpy as np
 from jaxtyping import Float64
 
 from flow import structure
-from flow.checks import file_path, index, instance, numbers
+from flow.checks import index, instance, numbers
 from flow.counting import units
 from flow.files import refuse_existing, write_new
 from flow.keywords import own_keywords
 from flow.objective import Objective
+from flow.opening import (
+    ANY,
+    FINITE,
+    FLAG,
+    KIND,
+    NOTHING,
+    NUMBER,
+    TEXT,
+    Kind,
+    NetCDF,
+    check_fields,
+    from_json,
+    many,
+    named,
+    netcdf,
+    reading,
+)
 from flow.pytrees import PyTree, path_name
 
 if TYPE_CHECKING:
@@ -37,6 +55,31 @@ PART = 2**20
 ENTRIES = 4
 # What a run has in the process that computed it alone.
 HERE = ("dynamics", "solver", "unflatten")
+# What a file has of it.
+_JSON = ("config", "stats", "structure", "versions")
+_EACH = ("t", "theta", "loss", "gradient_norm")
+_ARRAYS = re.compile(rf"{'|'.join(_EACH)}|(state|observed|work):.*", re.DOTALL)
+PROBLEM = ("size", "loss", "gradient_norm", "norm")
+_CONFIGURATION = {
+    "ascent": FLAG,
+    "dynamics": TEXT,
+    "method": TEXT,
+    "engine": TEXT,
+    "clock": TEXT,
+    "constants": named(ANY),
+    "t": NUMBER,
+    "rtol": NUMBER | NOTHING,
+    "atol": ANY,
+    "step": NUMBER | NOTHING,
+    "learning_rate": NUMBER | NOTHING,
+}
+_COUNTS = (
+    *("gradients", "batch_gradients", "save_gradients", "observer_gradients"),
+    *("hvps", "save_hvps", "observer_hvps", "values", "observer_values", "steps"),
+)
+_MET = ("t_end", "loss_first", "loss_last", "largest_rise")
+_MEASURED = (*_MET, "energy_first", "energy_last", "seconds", "compile_seconds")
+_MAYBE_UNKNOWN = ("rejected", "dissipated")
 _PACKAGES = ["gradient-flow", "jax", "numpy", "scipy", "optax"]
 
 
@@ -307,8 +350,10 @@ class Trajectory:
 
 
 @own_keywords
-def load(path: str | os.PathLike, like: PyTree = None) -> Trajectory:
-    """Read a run that `Trajectory.save` wrote.
+def load(
+    path: str | os.PathLike, like: PyTree = None, *, max_bytes: int | None = None
+) -> Trajectory:
+    """Read a run that `Trajectory.save` wrote; nothing of a file is executed or opened beside it.
 
     Parameters
     ----------
@@ -317,13 +362,19 @@ def load(path: str | os.PathLike, like: PyTree = None) -> Trajectory:
     like
         A pytree of the parameters' structure. Needed only where they are in containers other
         than dicts, lists and tuples: equinox modules, named tuples.
+    max_bytes
+        What its arrays may take in memory; unless given 64 MiB, or twenty times the file's size
+        where that is more.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
+    Unreadable
+        A ValueError: it is truncated, or no run of flow, or of a newer format, or a field of it is
+        not what it must be; the message names it.
     ValueError
-        It is truncated, or no run of flow, or of a newer format; or `like` does not fit.
+        `like` does not fit.
 
     Examples
     --------
@@ -335,67 +386,96 @@ def load(path: str | os.PathLike, like: PyTree = None) -> Trajectory:
     >>> again.params(-1)["x"] == path.params(-1)["x"]
     array([ True,  True])
     """
-    import xarray
+    with netcdf(path, {FORMAT: FORMAT_VERSION}, max_bytes) as file:
+        return run_of(file, "/", like)
 
-    return from_xarray(open_netcdf(path, xarray.load_dataset, FORMAT, FORMAT_VERSION), like)
 
-
-def open_netcdf(path: str | os.PathLike, load: Callable, kind: str, version: int) -> Any:
-    """What `load` of xarray reads of a file of that format.
+def run_of(file: NetCDF, group: str, like: PyTree = None) -> Trajectory:
+    """The run in a group of an open file; `like` as in `load`.
 
     Raises
     ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        It is truncated, or not of that format, or of a newer one.
+    Unreadable
+        It lacks a field, or one is not what it must be.
     """
-    path = file_path("path", path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file; give one that flow saved")
-    try:
-        found = load(path, engine="h5netcdf")
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as netCDF ({error}); is it truncated?") from error
-    if (met := found.attrs.get("format")) != kind:
-        readers = {FORMAT: "flow.load", "flow study": "flow.load_study"}
-        what = f"a {met}, which {readers[met]} reads" if met in readers else "nothing of flow's"
-        raise ValueError(f"{path} is netCDF, but not a {kind}; it is {what}")
-    if found.attrs["format_version"] > version:
-        raise ValueError(
-            f"{path} has format {found.attrs['format_version']}, newer than this flow's "
-            f"{version}; upgrade gradient-flow"
-        )
-    return found
-
-
-def from_xarray(dataset: "xarray.Dataset", like: PyTree = None) -> Trajectory:
-    """The run of which `Trajectory.to_xarray` made the dataset; `like` as in `load`."""
-
-    def group(name: str) -> dict[str, np.ndarray]:
-        prefix = f"{name}:"
-        return {
-            str(k).removeprefix(prefix): v.to_numpy()
-            for k, v in dataset.data_vars.items()
-            if str(k).startswith(prefix)
-        }
-
-    theta = dataset["theta"].to_numpy()
+    arrays = file.arrays(group, _ARRAYS)
+    texts = file.attributes(group, ("result", *_JSON))
+    what = f"{file.path} cannot be read as a run"
+    with reading(what if group == "/" else f"{what}: group {group}"):
+        check_fields(texts, dict.fromkeys(("result", *_JSON), TEXT), {})
+        facts = {name: from_json(texts[name], file.limit, name) for name in _JSON}
+        if missing := [name for name in _EACH if name not in arrays]:
+            raise ValueError(f"{missing[0]} is missing")
+        parts = {name: arrays.pop(name) for name in _EACH}
+        grouped = {group: _group(arrays, group) for group in ("state", "observed", "work")}
+        _check_shapes(parts, grouped)
+        _check_facts(facts, parts["t"].shape, parts["theta"].shape[-1])
     return Trajectory(
-        t=dataset["t"].to_numpy(),
-        theta=theta,
-        loss=dataset["loss"].to_numpy(),
-        gradient_norm=dataset["gradient_norm"].to_numpy(),
-        state=group("state"),
-        observed=group("observed"),
-        work=group("work"),
-        stats=json.loads(dataset.attrs["stats"]),
-        result=dataset.attrs["result"],
-        config=json.loads(dataset.attrs["config"]),
-        structure=json.loads(dataset.attrs["structure"]),
-        versions=json.loads(dataset.attrs["versions"]),
-        unflatten=None if like is None else _like(like, theta.shape[-1]),
+        **parts,
+        **grouped,
+        **facts,
+        result=texts["result"],
+        unflatten=None if like is None else _like(like, parts["theta"].shape[-1]),
     )
+
+
+def _group(arrays: Mapping[str, np.ndarray], group: str) -> dict[str, np.ndarray]:
+    prefix = f"{group}:"
+    return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+
+
+def _check_shapes(
+    parts: Mapping[str, np.ndarray], groups: Mapping[str, Mapping[str, np.ndarray]]
+) -> None:
+    """Refuse arrays that are not of the same saved times."""
+    times = parts["t"].shape
+    if len(times) not in (1, 2) or 0 in times:
+        raise ValueError(f"t must be (times,) or (members, times), got shape {times}")
+    theta = parts["theta"].shape
+    if len(theta) != len(times) + 1 or theta[:-1] not in (times, (*times[:-1], 1)):
+        raise ValueError(f"theta has shape {theta}, and t {times}")
+    named = {f"{group}:{k}": a for group, of in groups.items() for k, a in of.items()}
+    for name, array in ({k: parts[k] for k in ("loss", "gradient_norm")} | named).items():
+        whole = array.shape == times or name in named
+        if not whole or array.shape[: len(times)] != times:
+            raise ValueError(f"{name} has shape {array.shape}, and t {times}")
+
+
+def _check_facts(facts: Mapping[str, Any], times: tuple[int, ...], size: int) -> None:
+    """Refuse a configuration or costs that are not of a run, or of an ensemble of that size."""
+    members = None if len(times) == 1 else times[0]
+
+    def each(kind: Kind) -> Kind:
+        """Of every member."""
+        if members is None:
+            return kind
+        words = f"a list of {members} entries, each {kind.words}"
+        return Kind(words, lambda x: many(kind).fits(x) and len(x) == members)
+
+    def some(kind: Kind) -> Kind:
+        """Of all members, or of every one."""
+        return kind if members is None else kind | each(kind)
+
+    config, stats = facts["config"], facts["stats"]
+    needed = {"kind": KIND, "label": some(TEXT), "problem": each(named(NUMBER))}
+    own = {name: some(kind) for name, kind in _CONFIGURATION.items()}
+    check_fields(config, needed, own | {"each": many(TEXT)}, "config")
+    for one in config["problem"] if members else [config["problem"]]:
+        check_fields(one, dict.fromkeys(PROBLEM, NUMBER), {}, "config.problem")
+    costs = {name: each(ANY) for name in stats} | {name: each(FINITE) for name in _COUNTS}
+    costs |= {name: each(NUMBER | NOTHING) for name in _MAYBE_UNKNOWN}
+    costs |= {name: each(NUMBER) for name in _MEASURED}
+    needed = {name: costs[name] for name in ("gradients", "steps", "dissipated", *_MET)}
+    if members is not None:
+        needed["result"] = each(TEXT)
+        split = config.get("each", ["problem"])
+        check_fields(config, dict.fromkeys(split, each(ANY) | TEXT), {}, "config")
+        if "problem" not in split:
+            raise ValueError(f"config.each must have 'problem', got {split}")
+    check_fields(stats, needed, costs, "stats")
+    named(TEXT).check("versions", facts["versions"])
+    if facts["structure"] is not None and structure.size(facts["structure"]) != size:
+        raise ValueError(f"structure is not that of {size} parameters")
 
 
 def _like(like: PyTree, size: int) -> Callable[[np.ndarray], PyTree]:

@@ -7,6 +7,7 @@ from; one whose checksums hold and whose digest does not was rewritten, and is r
 import json
 from collections.abc import Mapping
 from hashlib import sha256
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,11 @@ import numpy as np
 
 from flow.checkpoints.values import put_together, taken_apart
 from flow.files import write_new
+from flow.opening import Unreadable, from_json, npz, reading
 
 FORMAT = "flow checkpoint"
 FORMAT_VERSION = 2
 _TREE, _DIGEST = "tree", "digest"
-
-
-class Unreadable(ValueError):  # noqa: N818
-    """A file is truncated or corrupted, or none of flow's."""
 
 
 class Refused(Unreadable):
@@ -57,18 +55,13 @@ def read(path: Path) -> Any:
     Refused
         It is whole, but was changed since it was written, or has another format.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}  # reading checks each CRC
-        facts = json.loads(found[_TREE].tobytes())
+    with reading(
+        f"{path} can't be read as a checkpoint of flow",
+        "; it is truncated, corrupted or another program's",
+    ):
+        found = npz(path)
+        facts = from_json(found[_TREE].tobytes().decode(), inf)
         kind, version = facts["format"], facts["version"]
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # zipfile and numpy raise what they meet: of a bit, anything
-        raise Unreadable(
-            f"{path} can't be read as a checkpoint of flow ({error}); it is truncated, corrupted "
-            "or another program's"
-        ) from error
     if kind != FORMAT:
         raise Unreadable(f"{path} is a {kind!r}, not a {FORMAT}")
     if version != FORMAT_VERSION:
@@ -80,10 +73,8 @@ def read(path: Path) -> Any:
             "what was written in its place (of a state, remove it, and the one before is gone on "
             "from), or begin anew in another folder"
         )
-    try:
+    with reading(f"{path} lacks a part"):
         return put_together(facts[_TREE], found)
-    except Exception as error:
-        raise Unreadable(f"{path} lacks a part ({error})") from error
 
 
 def _other(version: Any) -> str:

@@ -6,12 +6,35 @@ from typing import Any
 
 import numpy as np
 
-from flow.checkpoints.file import Refused, Unreadable, read
+from flow.checkpoints.file import Refused, read
 from flow.files import UNFINISHED
+from flow.opening import (
+    ANY,
+    KIND,
+    NUMBER,
+    TEXT,
+    WHOLE,
+    Unreadable,
+    check_fields,
+    many,
+    named,
+    reading,
+)
 from flow.warn import warn
 
 HEADER = "run.npz"
-FACTS = {"run", "kind", "asked", "again", "start", "every", "resolution"}
+_FACTS = {
+    "run": TEXT,
+    "kind": KIND,
+    "asked": named(ANY),
+    "again": named(ANY),
+    "start": named(ANY),
+    "every": named(ANY),
+    "resolution": NUMBER,
+}
+_STATE = {"run": TEXT, "written": WHOLE, "seconds": NUMBER, "rows": many(WHOLE),
+          "segments": many(many(WHOLE)), "carried": ANY, "spent": many(ANY),
+          "recorder": named(ANY)}  # fmt: skip
 _NAMES = re.compile(r"(state|rows)-(\d{12})(?:-(\d{12}))?\.npz")
 
 
@@ -35,10 +58,8 @@ def header(folder: Path) -> dict[str, Any]:
             f"{folder} holds no run: there is no {HEADER}; integrate and descend make one by "
             "checkpoint="
         )
-    facts = read(file)
-    if not (isinstance(facts, dict) and facts.keys() >= FACTS):
-        raise Unreadable(f"{file} is of flow, but does not say what the run was asked for")
-    return facts
+    with reading(f"{file} does not say what the run was asked for"):
+        return check_fields(read(file), _FACTS, {})
 
 
 def latest(folder: Path, run: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
@@ -53,6 +74,8 @@ def latest(folder: Path, run: str) -> tuple[dict[str, Any] | None, list[dict[str
     for file in kept:
         try:
             state = _of_run(run, file)
+            with reading(f"{file} is no state of a run"):
+                check_fields(state, _STATE, {})
             return state, _rows(folder, state)
         except Refused:
             raise

@@ -17,7 +17,10 @@ def take(folder: Path) -> FileLock | None:
     ValueError
         Another run holds it.
     """
-    lock = FileLock(folder / "lock", timeout=0)
+    file = folder / "lock"
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+        raise ValueError(f"{file} is no file of flow's; remove it, and go on with flow.resume")
+    lock = FileLock(file, timeout=0)
     try:
         lock.acquire()
     except Timeout:

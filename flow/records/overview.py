@@ -26,7 +26,7 @@ def find_runs(root: Path) -> tuple[list[Run], list[str]]:
     for folder in folders:
         try:
             runs.append(read_run(folder))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             wrong.append(str(error))
     return runs, wrong
 
@@ -82,8 +82,10 @@ def trajectories_of(path: Path) -> dict[str, Trajectory]:
     return trajectories(path)
 
 
-def side_by_side(paths: Sequence[Path]) -> tuple[Trajectory, list[Trajectory], "pandas.DataFrame"]:
-    """All runs of several folders or files: the reference, the others, and a table.
+def side_by_side(
+    opened: Sequence[tuple[Path, dict[str, Trajectory]]],
+) -> tuple[Trajectory, list[Trajectory], "pandas.DataFrame"]:
+    """All runs of several folders or files, as opened: the reference, the others, and a table.
 
     The reference is the first flow, or the first run where there is none. Labels carry the folder
     where several have runs of one name. Distances are of the runs of the reference's problem; runs
@@ -96,8 +98,8 @@ def side_by_side(paths: Sequence[Path]) -> tuple[Trajectory, list[Trajectory], "
             f"{path}/{name}" + (f", member {i}" if run.members else ""),
             run.member(i) if run.members else run,
         )
-        for path in paths
-        for name, run in trajectories_of(path).items()
+        for path, runs in opened
+        for name, run in runs.items()
         for i in range(run.members or 1)
     ]
     labels = [run.label for _, run in found]

@@ -1,7 +1,7 @@
 """Run folders and figures as they were left, read without the code that made them."""
 
-import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,17 +10,67 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flow.checks import file_path
+from flow.opening import (
+    ANY,
+    FLAG,
+    NAME,
+    NOTHING,
+    NUMBER,
+    TEXT,
+    WHOLE,
+    Kind,
+    Unreadable,
+    check_fields,
+    from_json,
+    many,
+    named,
+    netcdf,
+    opened,
+    reading,
+    text,
+)
 from flow.records.provenance import FORMAT, FORMAT_VERSION
-from flow.records.record import CONFIGURATION, METADATA, RECORD, digest
-from flow.study import load_study
-from flow.trajectory import Trajectory, load
+from flow.records.record import CONFIGURATION, METADATA, RECORD, file_digest
+from flow.study import FORMAT as STUDY
+from flow.study import FORMAT_VERSION as STUDY_VERSION
+from flow.study import study_of
+from flow.trajectory import FORMAT as RUN
+from flow.trajectory import FORMAT_VERSION as RUN_VERSION
+from flow.trajectory import Trajectory, run_of
 
 if TYPE_CHECKING:
     import pandas
 
-# What a record may have, and of which kind.
-_KINDS = {"started": str, "result": str, "versions": dict, "files": dict, "tables": dict,
-          "timings": dict, "source": dict}  # fmt: skip
+# What a record has, and what it may have.
+_NEEDED = {
+    "format": TEXT,
+    "format_version": WHOLE,
+    "experiment": TEXT,
+    "configuration": named(ANY),
+}
+_CHECKOUT = Kind(
+    "commit, text, and changed, true or false",
+    lambda x: isinstance(x, dict) and TEXT.fits(x.get("commit")) and FLAG.fits(x.get("changed")),
+)
+_FILES = Kind(
+    "digests by the name of a file in its folder",
+    lambda x: named(TEXT).fits(x) and all(map(NAME.fits, x)),
+)
+_OPTIONAL = {
+    "command": many(TEXT),
+    "started": TEXT,
+    "versions": named(TEXT),
+    "checkout": NOTHING | _CHECKOUT,
+    "source": named(TEXT),
+    "result": TEXT,
+    "seconds": NUMBER,
+    "runs": named(named(ANY)),
+    "timings": named(many(ANY)),
+    "files": _FILES,
+    "tables": named(TEXT),
+}
+# Columns of a table that are read.
+_WIDEST = 10_000
 UNFINISHED = "unfinished: it was killed, or is still running"
 
 
@@ -34,25 +84,22 @@ class Run:
         The folder, or the figure.
     facts
         Experiment, configuration, versions, checkout, cost and result.
-    texts
-        Name -> table, as CSV.
     """
 
     source: Path
     facts: Mapping[str, Any]
-    texts: Mapping[str, str]
 
     @cached_property
     def tables(self) -> dict[str, "pandas.DataFrame"]:
         """Its tables; one that can't be read is an error that names it."""
-        import pandas
-
         found = {}
-        for name, text in self.texts.items():
-            try:
-                found[name] = pandas.read_csv(StringIO(text))
-            except ValueError as error:
-                raise ValueError(f"table {name} of {self.source} can't be read: {error}") from error
+        names = self.facts.get("tables", {})
+        if self.source.is_dir():
+            names = [file.stem for file in sorted(self.source.glob("*.csv"))]
+        for name in names:
+            with reading(f"table {name} of {self.source} can't be read"):
+                told = text(self.source / f"{name}.csv") if self.source.is_dir() else names[name]
+                found[name] = _table(told)
         return found
 
     @cached_property
@@ -60,12 +107,15 @@ class Run:
         """Files that have changed, or gone, since they were written."""
         if not self.source.is_dir():
             return ()
-        files = {self.source / name: known for name, known in self.facts.get("files", {}).items()}
-        return tuple(
-            file.name
-            for file, known in files.items()
-            if not file.is_file() or digest(file.read_bytes()) != known
-        )
+        files = self.facts.get("files", {})
+        return tuple(name for name, known in files.items() if self._digest(name) != known)
+
+    def _digest(self, name: str) -> str | None:
+        """Of a file in the folder; None where it is gone, or no file."""
+        try:
+            return file_digest(self.source / name)
+        except (OSError, Unreadable):
+            return None
 
     @property
     def result(self) -> str:
@@ -85,7 +135,7 @@ class Run:
         return {
             name: run
             for file in sorted(self.source.glob("*.nc"))
-            for name, run in trajectories(file).items()
+            for name, run in trajectories(file, own=True).items()
         }
 
 
@@ -110,73 +160,69 @@ def read_run(path: str | os.PathLike) -> Run:
     raise ValueError(f"{path} is neither a run folder nor a PNG figure of a run")
 
 
-def trajectories(file: Path) -> dict[str, Trajectory]:
-    """The runs of a netCDF file by name: one, or those of a study.
+def trajectories(file: Path, *, own: bool = False) -> dict[str, Trajectory]:
+    """The runs of a netCDF file by name: one, or those of a study; `own` as in `opened`.
 
     Raises
     ------
     FileNotFoundError, ValueError
         It is missing, truncated, of a newer flow, or nothing of flow's.
     """
-    try:
-        return {file.stem: load(file)}
-    except ValueError as error:
-        if "load_study" not in str(error):
-            raise
-    study = load_study(file)
-    runs = (study.flow, *study.runs)
-    return {f"{file.stem}/{i}": run for i, run in enumerate(runs)}
+    with netcdf(file, {RUN: RUN_VERSION, STUDY: STUDY_VERSION}, own=own) as found:
+        if found.format == RUN:
+            return {file.stem: run_of(found, "/")}
+        study = study_of(found)
+    return {f"{file.stem}/{i}": run for i, run in enumerate((study.flow, *study.runs))}
 
 
 def _read_folder(folder: Path) -> Run:
-    finished = (folder / RECORD).is_file()
+    finished = os.path.lexists(folder / RECORD)
     file = folder / (RECORD if finished else CONFIGURATION)
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise ValueError(
             f"{folder} has no {CONFIGURATION}, so it is no run folder; `python -m flow list` finds "
             "those in a folder"
         )
-    facts = _checked(file.read_text(errors="replace"), file)
-    texts = {t.stem: t.read_text(errors="replace") for t in sorted(folder.glob("*.csv"))}
-    return Run(folder, facts, texts)
+    return Run(folder, _checked(text(file), file))
 
 
 def _read_figure(file: Path) -> Run:
     from PIL import Image
 
-    try:
-        with Image.open(file) as figure:
-            told = figure.info.get(METADATA)
-    except OSError as error:
-        raise ValueError(f"{file} can't be read as a figure: {error}") from error
+    with (
+        opened(file) as content,
+        reading(f"{file} can't be read as a figure"),
+        Image.open(content, formats=["PNG"]) as figure,
+    ):
+        told = figure.info.get(METADATA)
     if told is None:
         raise ValueError(
             f"{file} carries no record of a run; figures that experiments write do, as long as no "
             "editor has stripped their metadata"
         )
-    facts = _checked(told, file)
-    return Run(file, facts, facts.get("tables", {}))
+    return Run(file, _checked(told, file))
 
 
-def _checked(text: str, file: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(text)
-        known = facts["format"] == FORMAT and isinstance(facts["experiment"], str)
-        known = known and isinstance(facts["configuration"], dict)
-        version = int(facts["format_version"])
-        for name, kind in _KINDS.items():
-            if not isinstance(facts.get(name, kind()), kind):
-                raise TypeError(f"{name} is {facts[name]!r:.40}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"the record in {file} can't be read ({type(error).__name__}: {error}); was it edited, "
-            "or written by an earlier flow? Its .nc and .csv files can be read by themselves"
-        ) from error
-    if not known:
-        raise ValueError(f"{file} is not a record of a run of flow's")
-    if version > FORMAT_VERSION:
-        raise ValueError(
-            f"{file} has format {version}, newer than this flow's {FORMAT_VERSION}; upgrade "
-            "gradient-flow"
+def _table(told: str) -> "pandas.DataFrame":
+    import pandas
+
+    if any(line[0].count(",") > _WIDEST for line in re.finditer(r"[^\r\n]+", told)):
+        raise ValueError(f"it has more than {_WIDEST:,} columns")
+    return pandas.read_csv(StringIO(told))
+
+
+def _checked(told: str, file: Path) -> dict[str, Any]:
+    with reading(
+        f"the record in {file} can't be read",
+        "; was it edited, or written by an earlier flow? Its .nc and .csv files can be read by "
+        "themselves",
+    ):
+        facts = check_fields(from_json(told), _NEEDED, _OPTIONAL)
+    if facts["format"] != FORMAT:
+        raise Unreadable(f"{file} is not a record of a run of flow's")
+    if facts["format_version"] > FORMAT_VERSION:
+        raise Unreadable(
+            f"{file} has format {facts['format_version']}, newer than this flow's "
+            f"{FORMAT_VERSION}; upgrade gradient-flow"
         )
     return facts

@@ -12,6 +12,7 @@ from typing import Any
 
 from flow.checks import file_path
 from flow.files import write_new
+from flow.opening import opened
 from flow.records.provenance import provenance
 from flow.trajectory import Trajectory, uninterrupted
 
@@ -85,7 +86,7 @@ class Record:
         name = file_name(name)
         file = self.folder / f"{name}.nc"
         run.save(file)
-        self._digests[file.name] = digest(file.read_bytes())
+        self._digests[file.name] = file_digest(file)
         costs = [
             name
             for name in ("gradients", "batch_gradients", "hvps", "steps", "seconds")
@@ -110,7 +111,7 @@ class Record:
 
     def wrote(self, file: Path) -> None:
         """Note a file that something else has written into the folder, a study or an animation."""
-        self._digests[file.name] = digest(file.read_bytes())
+        self._digests[file.name] = file_digest(file)
 
     def close(self, result: str) -> None:
         """Write the figures, and the record itself; a figure that can't be drawn costs no other."""
@@ -151,9 +152,10 @@ class Record:
 
     def _write(self, name: str, content: bytes) -> None:
         write_new(self.folder / name, content)
-        self._digests[name] = digest(content)
+        self._digests[name] = file_digest(self.folder / name)
 
 
-def digest(content: bytes) -> str:
-    """A file's digest, by which an edit is noticed."""
-    return hashlib.sha256(content).hexdigest()[:16]
+def file_digest(file: Path) -> str:
+    """A file's digest, by which an edit is noticed; of a file in its folder, and no link."""
+    with opened(file, own=True) as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:16]
