@@ -29,6 +29,7 @@ from flow.recording import (
     Recorder,
     check_start,
     flat_record,
+    ran_away,
 )
 from flow.sampling import Batches
 from flow.stop import StopConditions
@@ -298,14 +299,16 @@ class DescentLoop:
         self.carry = self.carry._replace(k=bad - 1, params=params, state=state)
         advice = (
             "Gradient descent is stable on a quadratic for learning rates below 2/λ_max"
-            if not np.isfinite(met)
+            if ran_away(met)
             else TWO_BRANCHES
         )
-        met = f"the loss is {met:g}" if not np.isfinite(met) else "the gradient is not finite"
-        return (
-            f"diverged at step {bad:,} (t = {self.clock.at(bad):g}): {met}; the last finite loss, "
-            f"{float(self.carry.loss):.4g}, was one step before. {advice}"
+        last = f"{float(self.carry.loss):.4g}"
+        told = (
+            f"the gradient is not finite at a loss of {met:.4g}, which was {last} one step before"
+            if np.isfinite(met)
+            else f"the loss is {met:g}; the last finite loss, {last}, was one step before"
         )
+        return f"diverged at step {bad:,} (t = {self.clock.at(bad):g}): {told}. {advice}"
 
     @property
     def theta(self) -> np.ndarray:

@@ -31,6 +31,7 @@ from flow.recording import (
     Recorder,
     check_start,
     flat_record,
+    ran_away,
 )
 from flow.stop import StopConditions
 from flow.structure import describe
@@ -491,7 +492,8 @@ class Driver:
         if not np.all(np.isfinite(self.latest.measures)):
             loss, norm = np.asarray(self.latest.measures)
             if np.isfinite(loss):
-                return f"{where}: beyond it ‖∇J‖ = {norm:g} at J = {loss:g}. {TWO_BRANCHES}"
+                advice = "" if ran_away(loss) else f". {TWO_BRANCHES}"
+                return f"{where}: beyond it ‖∇J‖ = {norm:g} at J = {loss:g}{advice}"
             return (
                 f"{where}: beyond it the loss became non-finite (J = {loss:g}, ‖∇J‖ = {norm:g}); "
                 f"the last finite loss is {self.loss:.6g}"

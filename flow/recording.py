@@ -21,6 +21,8 @@ TWO_BRANCHES = (
     "argument safe first, log(where(x > 0, x, 1)); sqrt and norm have none at 0: sqrt(x² + ε), or "
     "start elsewhere"
 )
+# A loss beyond this has run away: soon after, ‖∇J‖² overflows, and before J does.
+_AWAY = 1e15
 KEEPS = ["theta", "projection", "last"]
 
 
@@ -322,6 +324,15 @@ def check_start(objective: Objective, loss: float, gradient_norm: float) -> None
     if np.isfinite(loss) and (where := objective.where_not_finite()):
         raise ValueError(f"{met}: {where}. {TWO_BRANCHES}")
     raise ValueError(f"{met}; start where both are finite")
+
+
+def ran_away(loss: float) -> bool:
+    """Whether a run has diverged by its J, whatever of J and ∇J was the first to overflow.
+
+    >>> ran_away(1e300), ran_away(np.inf), ran_away(0.3)
+    (True, True, False)
+    """
+    return not abs(loss) < _AWAY
 
 
 def flat_record(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -102,6 +102,7 @@ def test_one_diverges_and_one_stops(quadratic: flow.Objective):
     first, second, third = runs.stats["result"]
     # J overflows where 2.5·1.5^{2k} is more than 1.8e308, before which |∇J|² has.
     assert first.startswith("diverged at step 874 (t = 2185): the gradient is not finite")
+    assert first.endswith("learning rates below 2/λ_max")
     assert second.startswith("stopped at step 11 (t = 5.5): loss")  # 2.5·4^{−11} = 6e-7
     assert third == "reached t = 0.2 in 2,000 steps"
     assert runs.stats["steps"] == [873, 11, 2000]

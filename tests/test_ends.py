@@ -133,6 +133,16 @@ def test_gradient_descent_diverges(valley: flow.Objective, save: int):
     assert path.stats["steps"] == int(found[1]) - 1
 
 
+@pytest.mark.quick
+def test_what_ran_away_is_told_so():
+    """Assert that |∇J|², the first to overflow where J is |θ|²/2, is no sign of a loss at fault."""
+    bowl = flow.Objective(lambda x: 0.5 * x @ x, np.ones(2))
+    path = flow.integrate(bowl, t=2500.0, method="Euler", step=2.5, save=3)
+    assert re.fullmatch(r"ended at t = 21\d\d[.\d]*: beyond it ‖∇J‖ = inf at J = \S+", path.result)
+    steps = flow.descend(bowl, 2.5, 1000, save=3)
+    assert re.search(r"not finite at a loss of 1\.\d+e\+308, which was .* 2/λ_max", steps.result)
+
+
 @pytest.mark.parametrize("steps", [119, 120, 121, 122])
 def test_gradient_descent_that_ends_as_it_diverges(valley: flow.Objective, steps: int):
     """Assert that a non-finite loss at the last step is no arrival."""
