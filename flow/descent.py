@@ -204,7 +204,7 @@ def descend(
         own = own if told is None else f"{own}, {told}"
         again = {"optimizer": _label(learning_rate, kept, clock, batch_size, ascent)}
         again |= {"evaluate": told}
-        again |= {"time_step": f"scheduled to t = {clock.end!r}" if callable(time_step) else None}
+        again |= {"time_step": f"scheduled to t = {clock.end!r}" if clock.scheduled else None}
         asked = {"steps": steps, "time_step": given, "save": save, "spacing": spacing}
         asked |= {"batch_size": batch_size, "sampling": sampling, "seed": seed}
         asked |= {"learning_rate": learning_rate if fixed else None, "ascent": ascent}

@@ -15,9 +15,9 @@ from flow.pytrees import PyTree
 
 # How the clock of an optimizer that holds a schedule is told.
 TELL = (
-    "give the schedule as time_step= too, time_step=schedule, and t is its running sum; or let the "
-    "rate be read, optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=schedule) without "
-    "time_step="
+    "give the schedule as time_step= too, time_step=schedule, and t is its running sum; or, as of "
+    "optax.MultiSteps, whose schedule counts its updates and not its steps, let the rate be read, "
+    "optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=schedule) without time_step="
 )
 
 # What else a schedule of learning rates is called, in optax and in what users make of its parts.

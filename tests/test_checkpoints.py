@@ -156,6 +156,10 @@ def test_descents_go_on_to_the_same_bits(
     assert len(copies) >= 4
     for i in (0, 1, len(copies) // 2, len(copies) - 1):
         assert_same(flow.resume(copies[i], OBJECTIVE, **again, progress=False), whole)
+    if name == "schedule":  # the same until later than the step that is taken again
+        other = lambda k: arguments["learning_rate"](k) * (k < 390)  # noqa: E731
+        with pytest.raises(ValueError, match="holds a run with time_step 'scheduled to t = "):
+            flow.resume(copies[1], OBJECTIVE, learning_rate=other, progress=False)
 
 
 def test_noise_goes_on_along_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
