@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from flow.records.experiment import DONE, FELL_SHORT, INTERRUPTED, WRONG
+from flow.shown import visible
 
 FORMAT = "{:.4g}".format
 
@@ -34,7 +35,7 @@ def list_(root: tyro.conf.Positional[Path] = Path("results")) -> int:
         raise FileNotFoundError(f"{root} is not a folder; experiments make run folders by --out")
     runs, wrong = find_runs(root)
     if runs:
-        _say(listing(runs).to_string(index=False, float_format="{:.0f}".format, na_rep="–"))
+        _say_table(listing(runs), index=False, float_format="{:.0f}".format)
     else:
         _say(f"there is no run folder under {root}")
     for line in wrong:
@@ -116,7 +117,8 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]], figure: Path | None = 
         for line in [*changed, *differences(folders[0].facts, other.facts)] or ["made alike"]:
             _say(f"  {line}")
     reference, others, table = side_by_side(opened)
-    _say(f"\n{table.to_string(float_format=FORMAT, na_rep='–')}")
+    _say("")
+    _say_table(table, float_format=FORMAT)
     for line in wrong:
         _say(f"left out: {line}")
     if figure is not None:
@@ -167,8 +169,9 @@ def reproduce(
     if not yes and not _agreed():
         return WRONG
     new = reproduce(old, out, quiet=quiet, max_seconds=max_seconds)
-    text, agree = verdict(old, new, rtol)
-    _say(f"\n{old.source} and {new.source}\n{text}")
+    lines, agree = verdict(old, new, rtol)
+    for line in ("", f"{old.source} and {new.source}", *lines):
+        _say(line)
     _say("the numbers agree" if agree else "the numbers differ")
     return DONE if agree else FELL_SHORT
 
@@ -196,7 +199,10 @@ def _tell(run: Any) -> None:
     if run.edited:
         _say(f"edited since it was written: {', '.join(run.edited)}")
     for name, table in run.tables.items():
-        _say(f"\n{name}\n{table.to_string(index=False, float_format=FORMAT, na_rep='–')}\n")
+        _say("")
+        _say(name)
+        _say_table(table, index=False, float_format=FORMAT)
+        _say("")
 
 
 def _draw(runs: list[Any], file: Path, name: str | None) -> None:
@@ -239,7 +245,13 @@ def _check_figure(file: Path | None) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 - a command line
+    """Print a line, whatever is in it."""
+    print(visible(line), flush=True)  # noqa: T201 - a command line
+
+
+def _say_table(table: Any, **options: Any) -> None:
+    for line in table.to_string(na_rep="–", **options).split("\n"):
+        _say(line)
 
 
 def main() -> None:
@@ -250,7 +262,7 @@ def main() -> None:
             commands, prog="python -m flow", description=__doc__.split("\n", maxsplit=1)[0]
         )
     except (ValueError, OSError) as error:
-        print(f"flow: {error}", file=sys.stderr)  # noqa: T201
+        print(visible(f"flow: {error}", keep="\n"), file=sys.stderr)  # noqa: T201
         code = WRONG
     except KeyboardInterrupt:
         code = INTERRUPTED

@@ -13,7 +13,7 @@ from flow.integration import rerun, reruns
 from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.precision import double_precision
-from flow.shown import cut
+from flow.shown import cut, visible
 from flow.trajectory import Trajectory, apart, check_keeps_theta, check_single
 
 # What the run of an error bar does by tolerance; and, as a share of the run's mean step, by the
@@ -63,7 +63,7 @@ class Audit:
             lines.append(
                 f"error bar ‖θ − θ_tight‖, largest                 {self.error_bar.max(): .2e}"
             )
-        return "\n".join(lines)
+        return visible("\n".join(lines), keep="\n")
 
     def __repr__(self) -> str:
         """The findings, cut."""

@@ -16,6 +16,7 @@ from flow.objective import Objective
 from flow.precision import double_precision
 from flow.pytrees import PyTree, path_name, to_numpy
 from flow.reduction import whole as whole_array
+from flow.shown import visible
 
 if TYPE_CHECKING:
     import pandas
@@ -85,13 +86,13 @@ class GradientCheck:
         for diagnosis, leaves in told.items():
             whose = "every leaf" if 1 < len(leaves) == len(self.leaves) else ", ".join(leaves)
             lines += [fill(f"{whose}:", WIDTH), "  " + diagnosis.replace("; or ", "\n  or ")]
-        return "\n".join(lines)
+        return visible("\n".join(lines), keep="\n")
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         table = self.table().to_html(float_format=lambda x: f"{x:.4g}")
-        return f"{table}<p>{escape(self._verdict())}</p>"
+        return visible(f"{table}<p>{escape(self._verdict())}</p>", keep="\n")
 
     def _verdict(self) -> str:
         worst = self.worst

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from flow.checks import truth
 from flow.interrupts import tell_if_ignored
+from flow.shown import visible
 
 # A terminal or a notebook is redrawn at this pace; a log file gets a line every so many seconds.
 _LIVE_SECONDS, _LOG_SECONDS = 0.2, 30.0
@@ -33,7 +34,7 @@ def bar_along(total: float, label: str, *, show: Any) -> tqdm:
     endless = total == float("inf")
     return tqdm(
         total=None if endless else total,
-        desc=label,
+        desc=visible(label),
         disable=not show,
         delay=1.0,
         mininterval=0.0,
@@ -123,7 +124,7 @@ def _tell(label: str, done: threading.Event) -> None:
     if done.wait(COMPILING):
         return
     with tqdm(
-        desc=label, delay=1.0, leave=False, bar_format="{desc}: compiling [{elapsed}]"
+        desc=visible(label), delay=1.0, leave=False, bar_format="{desc}: compiling [{elapsed}]"
     ) as bar:
         bar.start_t -= COMPILING
         bar.refresh()

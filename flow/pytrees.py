@@ -11,13 +11,14 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from flow.checks import numbers, to_numpy_by
+from flow.shown import visible
 
 PyTree: TypeAlias = Any
 
 
 def path_name(root: str, path: Any) -> str:
     """The place of a leaf as one would type it: ``params[0]['W']``."""
-    return f"{root}{jax.tree_util.keystr(path)}"
+    return visible(f"{root}{jax.tree_util.keystr(path)}")
 
 
 def as_parameters(params: PyTree, root: str = "params") -> PyTree:

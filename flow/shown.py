@@ -1,4 +1,4 @@
-"""What a cell's last line shows: a few lines, however much there is."""
+"""What is shown: control characters written out, and a cell's last line cut to a few."""
 
 import reprlib
 from dataclasses import fields, is_dataclass
@@ -9,6 +9,36 @@ if TYPE_CHECKING:
 
 # Characters in all, in a line, and of a run's label in a table; lines.
 MOST, WIDE, LABEL, LINES = 2000, 160, 40, 21
+# What LaTeX reads as its own, and how it is written.
+LATEX_OWN = {c: rf"\{c}" for c in "{}%&#$_"} | {
+    "\\": r"\ensuremath{\backslash}",
+    "^": r"\ensuremath{\wedge}",
+    "~": r"\ensuremath{\sim}",
+}
+
+
+def visible(text: str, keep: str = "") -> str:
+    r"""Return text with its control characters written out, but for those to `keep`.
+
+    A terminal obeys them, wherever a name, a label or a result has come from. What else is not
+    printable is written out too: what turns the direction of writing, and lone surrogates.
+
+    >>> print(visible("a\x1b[2J\nb"))
+    a\x1b[2J\nb
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode()
+                   for c in text)  # fmt: skip
+
+
+def latex_text(text: str) -> str:
+    r"""A name in LaTeX as it was typed, in text or within ``\mathrm{}``.
+
+    >>> print(latex_text(r"50 % of my_loss"), latex_text(r"\input{x}"))
+    50 \% of my\_loss \ensuremath{\backslash}input\{x\}
+    """
+    return visible(text).translate(str.maketrans(LATEX_OWN))
 
 
 class _Short(reprlib.Repr):
@@ -74,17 +104,20 @@ def table(frame: "pandas.DataFrame") -> str:
     run
     GD GD GD GD GD GD GD GD GD GD GD GD GD …  1
     """
-    short = [k[: LABEL - 1] + "…" if len(k) > LABEL else k for k in map(str, frame.index)]
+    short = [
+        k[: LABEL - 1] + "…" if len(k) > LABEL else k for k in map(visible, map(str, frame.index))
+    ]
     named = frame.set_axis(short).rename_axis(frame.index.name)
-    return named.to_string(float_format=lambda x: f"{x:.4g}")
+    return visible(named.to_string(float_format=lambda x: f"{x:.4g}"), keep="\n")
 
 
 def cut(text: str, wide: int = WIDE) -> str:
-    r"""Return lines without those in the middle that are too many.
+    r"""Return lines, control characters shown, without those in the middle that are too many.
 
     >>> cut("\n".join(["a" * 150] * 100)).splitlines()[7]
     '… 87 more lines'
     """
+    text = visible(text, keep="\n")
     lines = [line if len(line) <= wide else line[: wide - 1] + "…" for line in text.split("\n")]
 
     def ends(kept: int) -> str:

@@ -42,6 +42,7 @@ from flow.opening import (
     reading,
 )
 from flow.pytrees import PyTree, path_name
+from flow.shown import visible
 
 if TYPE_CHECKING:
     import xarray
@@ -293,12 +294,12 @@ class Trajectory:
     def __repr__(self) -> str:
         """A line that tells runs apart."""
         if self.members is not None:
-            return (
+            return visible(
                 f"<Trajectory {self.label}: {self.members} members to t = {np.nanmax(self.t):g}, "
                 f"{self.theta.shape[-1]} parameters, {sum(self.stats['gradients']):,} gradients; "
                 f"{self.result}>"
             )
-        return (
+        return visible(
             f"<Trajectory {self.label}: {len(self.t)} times to t = {self.t[-1]:g}, "
             f"{self.theta.shape[1]} parameters, J {self.loss[0]:.4g} → {self.loss[-1]:.4g}, "
             f"{self.stats['gradients']:,} gradients; {self.result}>"

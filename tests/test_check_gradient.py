@@ -297,6 +297,20 @@ def test_html_has_a_row_a_leaf():
     assert "passed" in html
 
 
+def test_a_leafs_name_is_no_markup():
+    """Assert that what somebody called a leaf is shown, in HTML and on a terminal."""
+    name = "<img src=x onerror=alert(1)>\x1b[2J"
+    wrong = flow.Objective(
+        lambda p: jnp.sum(p[name] ** 2), {name: np.ones(2)}, gradient=lambda p: {name: p[name]}
+    )
+    check = flow.check_gradient(wrong)
+    html = check._repr_html_()
+    assert "<img" not in html
+    assert html.count("&lt;img") == 2  # its row, and the verdict
+    for told in (html, str(check)):
+        assert told.replace("\n", "").isprintable()
+
+
 def test_bad_input():
     """Assert errors at the door, which name what was met."""
     objective = problem(right)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 from xml.etree import ElementTree as ET
 
@@ -14,6 +15,7 @@ from matplotlib.mathtext import MathTextParser
 import flow
 from flow import networks
 from flow.backprop import (
+    ACTIVATIONS,
     LOSSES,
     AveragePooling,
     BatchNormalisation,
@@ -432,6 +434,49 @@ def test_a_layer_of_ones_own(factor: float):
 
 
 # ---- forms
+
+
+# What HTML, LaTeX or a terminal would obey.
+HOSTILE = "<img src=x onerror=alert(1)>\\input{/etc/passwd}%&#$^~_}\x1b[2J\ue000"
+
+
+class Hostile(Scale):
+    """A layer whose parameter has such a name."""
+
+    def initialise(self, rng: np.random.Generator) -> dict:
+        """As it was."""
+        return {HOSTILE: super().initialise(rng)["my_scale"]}
+
+    def forward(self, params: dict, A: Any) -> Any:
+        """As it was."""
+        return super().forward({"my_scale": params[HOSTILE]}, A)
+
+    def backward(self, params: dict, stored: Any, dA: Any) -> Any:
+        """As it was, and wrong."""
+        dA, gradient = super().backward({"my_scale": params[HOSTILE]}, stored, dA)
+        return dA, {HOSTILE: gradient["my_scale"]}
+
+
+def test_names_are_no_markup():
+    """Assert that what a parameter, an activation and a loss are called is shown and not obeyed."""
+    tanh = replace(ACTIVATIONS["tanh"], name=f"my {HOSTILE}")
+    loss = replace(LOSSES["mse"], name=HOSTILE)
+    network = flow.Network([Linear(2, 3), Hostile(0.5), tanh, Linear(3, 1), tanh])
+    table = flow.explain(network, None, *data((2,), 1), loss=loss)
+    text, html, tex = str(table), table._repr_html_(), table.to_latex()
+    for told in (text, html, tex, str(table.dimension_puzzle("W3"))):
+        assert told.replace("\n", "").isprintable()
+    root = ET.fromstring(f"<div>{html.replace('<br>', ' ')}</div>")  # noqa: S314
+    assert root.find(".//img") is None
+    assert f"{HOSTILE[:-5]}\\x1b[2J\\ue000" in "".join(root.itertext())
+    assert html.count("color:#b00") == 1  # the row that is wrong
+    assert "\\input" not in tex
+    for line in tex.splitlines()[2:-1]:
+        assert len(re.findall(r"(?<!\\)&", line)) == 6
+        assert not re.search(r"(?<!\\)[%#~]", line)
+        bare = re.sub(r"\\[{}$]", "", line)
+        assert bare.count("$") == 8 - 2 * (line.split(" & ")[0].count("$") == 0)
+        assert bare.count("{") == bare.count("}")
 
 
 def test_terminal_notebook_and_latex_have_every_row():

@@ -123,7 +123,8 @@ def test_reproduce(folder: Path, tmp_path: Path, cli: Any):
         facts["tables"]["table"] = facts["tables"]["table"].replace("reached", "diverged")
 
     old = read_run(rewritten(folder / "figure.png", tmp_path / "other.png", other_state))
-    text, agree = verdict(old, new, 1e-6)
+    lines, agree = verdict(old, new, 1e-6)
+    text = "\n".join(lines)
     assert not agree
     assert f"jax: 0.0.1 → {new.facts['versions']['jax']}" in text
     assert f"commit: {'0' * 40} →" in text
@@ -156,18 +157,18 @@ def test_a_rerun_that_failed_does_not_agree(folder: Path, tmp_path: Path):
         facts["result"] = "failed: RuntimeError: boom"
 
     new = read_run(rewritten(folder / "figure.png", tmp_path / "new.png", failed))
-    text, agree = verdict(old, new, 1e-6)
+    lines, agree = verdict(old, new, 1e-6)
     assert not agree
-    assert "the rerun: failed: RuntimeError: boom" in text
+    assert "the rerun: failed: RuntimeError: boom" in lines
 
     def timings(facts: dict) -> None:
         facts["tables"] = {"table": "what,seconds\nx,1.0\n"}
 
     timed = read_run(rewritten(folder / "figure.png", tmp_path / "timed.png", timings))
     timed.facts["timings"]["table"] = ["seconds"]
-    text, agree = verdict(timed, timed, 1e-6)
+    lines, agree = verdict(timed, timed, 1e-6)
     assert not agree
-    assert "no number was compared" in text
+    assert "no number was compared: all of them are timings" in lines
 
 
 def test_a_figure_that_cannot_be_drawn_costs_no_other(tmp_path: Path):
@@ -471,6 +472,51 @@ def test_show_draws_and_tabulates(copy: Path, tmp_path: Path, cli: Any):
     assert (
         cli("show", copy / "flow.nc", "--figure", tmp_path / "b.png", "--name", "test loss")[0] == 0
     )
+
+
+# What a terminal would obey.
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202e\ncommit 0000"
+
+
+def test_control_characters_of_files_reach_no_terminal(copy: Path, tmp_path: Path, cli: Any):
+    """Assert it of results, options, versions, tables, labels, folders and errors."""
+    spoilt = copy.rename(copy.parent / "a\x1b[2Jfolder")
+    record = spoilt / "record.json"
+    facts = json.loads(record.read_text())
+    facts |= {"result": HOSTILE, "started": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    facts["configuration"] |= {"method": HOSTILE, "hidden": [HOSTILE]}
+    facts["files"][HOSTILE] = "0"
+    record.write_text(json.dumps(facts))
+    (spoilt / "table.csv").write_text(f'"{HOSTILE}",x\n"{HOSTILE}",1\n')
+    objective = flow.Objective(lambda x: 0.5 * x @ x, np.ones(2))
+    run = flow.integrate(objective, 1.0, save=3).named(HOSTILE)
+    run.save(spoilt / "other.nc")
+    shutil.copytree(spoilt, spoilt.parent / "same")
+    for code, *arguments in (
+        (0, "list", spoilt.parent),
+        (0, "show", spoilt, "--figure", tmp_path / "a.png"),
+        (0, "compare", spoilt, spoilt.parent / "same", "--figure", tmp_path / "b.png"),
+        (2, "show", spoilt / "other.nc", "--name", HOSTILE, "--figure", tmp_path / "c.png"),
+        (2, "reproduce", spoilt),
+        (2, "show", tmp_path / HOSTILE),
+    ):
+        found, told = cli(*arguments)
+        assert found == code, told
+        assert told.replace("\n", "").isprintable()
+        assert "\\x1b" in told
+        assert "\ncommit 0000" not in told or code == 2
+
+
+def test_control_characters_reach_no_table(tmp_path: Path):
+    """Assert that a CSV file has them written out, in cells, columns and rows, and can be read."""
+    record = Record(new_run_folder("mine", "", tmp_path), "mine", Options())
+    word = HOSTILE.replace("\n", "\r")
+    record.table("t", pd.DataFrame({word: [word], "x": [1.0]}, index=pd.Index([word], name=word)))
+    record.close("finished")
+    assert (record.folder / "t.csv").read_text().replace("\n", "").isprintable()
+    table = read_run(record.folder).tables["t"]
+    assert table.shape == (1, 3)
+    assert table.iloc[0, 0] == table.iloc[0, 1] == ascii(word)[1:-1]
 
 
 def test_compare_folders_files_and_studies(copy: Path, tmp_path: Path, cli: Any):

@@ -7,12 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
+from matplotlib import rc_context
+from matplotlib.text import Text
 
 import flow
 from flow.comparison import GAPS, Comparison, Pair
+from flow.plots.style import readable
 from flow.study import Study
 
 MOST = 2000
+# What a terminal, matplotlib or LaTeX would obey.
+HOSTILE = "\x1b]0;owned\x07\x9b2J\u202e $\\frac{$ \\input{x}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,60 @@ def test_a_cells_last_line_is_short(leaves: flow.Objective):
         assert len(repr(thing).splitlines()) <= 24, what
 
 
+@pytest.mark.quick
+def test_control_characters_are_written_out():
+    """Assert that a name, whoever gave it, reaches no terminal and no figure as a command."""
+    objective = flow.Objective(
+        lambda p: 0.5 * jnp.sum(p[HOSTILE] ** 2),
+        {HOSTILE: np.ones(2)},
+        conserved={HOSTILE: lambda p: p[HOSTILE].sum()},
+    )
+    observe = {HOSTILE: lambda o, p: p[HOSTILE][0]}
+    quiet = {"save": 3, "observe": observe, "progress": False}
+    path = flow.integrate(objective, 1.0, **quiet).named(f"flow {HOSTILE}")
+    steps = flow.descend(objective, 0.5, 2, **quiet).named(f"{HOSTILE}{'long ' * 10_000}")
+    compared = flow.compare(path, steps, progress=False)
+    x = flow.circuits.variable(HOSTILE)
+    circuit = flow.circuits.Circuit(x * x).evaluate({HOSTILE: 2.0})
+    study = Study(path, (steps,), compared)
+    for thing in (objective, path, steps, compared, study, flow.audit(path), x, x * x, circuit):
+        for told in (repr(thing), str(thing)):
+            assert told.replace("\n", "").isprintable()
+    errors = pd.DataFrame({HOSTILE: [1.0, 2.0], "error": [1.0, 0.5], "method": [HOSTILE] * 2})
+    flow.plots.loss(path, steps)
+    flow.plots.observable(path, steps, name=HOSTILE)
+    flow.plots.layer_norms(path)
+    flow.plots.conserved(path)
+    flow.plots.plane(path, steps)
+    flow.plots.spectrum({HOSTILE: np.ones(3)})
+    flow.plots.work_precision(errors, cost=HOSTILE)
+    flow.plots.circuit(circuit)
+    shown = 0
+    for figure in map(plt.figure, plt.get_fignums()):
+        figure.draw_without_rendering()
+        for text in figure.findobj(Text):
+            assert text.get_text().replace("\n", "").isprintable()
+            shown += "x1b" in text.get_text()
+    assert shown >= 9  # each of them, somewhere
+
+
+def test_a_label_is_drawn_as_typed():
+    """Assert that what is no formula is as wide as its letters, and that a formula is one."""
+    ax = plt.figure().add_subplot()
+
+    def wide(label: str, **as_text: bool) -> float:
+        return ax.text(0, 0, label, **as_text).get_window_extent().width
+
+    for label in ("$x^$", r"$\frac{$", f"${'{' * 5000}$", "5 $", r"$$ and $\no$"):
+        assert wide(readable(label)) == wide(label, parse_math=False)
+    for label in (r"$\eta^2$ = 0.1", r"\$5 and $x$"):
+        assert readable(label) == label
+        assert wide(readable(label)) < wide(label, parse_math=False)
+    with rc_context({"text.usetex": True}):
+        assert "\\input" not in readable(r"\input{x} $\input{x}$")
+
+
+@pytest.mark.quick
 def test_a_study_shows_what_is_observed(monkeypatch: pytest.MonkeyPatch):
     """Assert columns and panels of scalars and vectors, and the distance at 80 columns."""
     objective = flow.Objective(lambda x: 0.5 * jnp.sum(x**2), np.ones(6))

@@ -23,7 +23,13 @@ def draw(evaluation: Evaluation, ax: Any = None) -> Any:
     import networkx as nx
     from matplotlib import rcParams
 
-    from flow.plots.style import axes, backdrop, colour, ink  # figures stand above circuits
+    from flow.plots.style import (
+        axes,
+        backdrop,
+        colour,
+        ink,
+        readable,
+    )  # figures stand above circuits
 
     instance("evaluation", evaluation, Evaluation, "what Circuit.evaluate returns")
     given, ax = ax, axes(ax, grid=False)
@@ -46,8 +52,9 @@ def draw(evaluation: Evaluation, ax: Any = None) -> Any:
         if graph.in_degree(label) == 0 and graph.out_degree(label) > 0:
             nearest = min(graph.nodes[child]["column"] for child in graph.successors(label))
             graph.nodes[label]["column"] = nearest - 1
+    numbers = {x: f"{evaluation[x]:.4g}\n∂ {evaluation.derivative(x):.3g}" for x in graph}
     text = {
-        label: f"{_title(node)}\n{evaluation[label]:.4g}\n∂ {evaluation.derivative(label):.3g}"
+        label: f"{readable(_title(node))}\n{numbers[label]}"
         for label, node in graph.nodes(data="node")
     }
     ax.set_axis_off()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flow.circuits.backward import Branch, UndefinedDerivativeError, pull_back
 from flow.circuits.node import Node
+from flow.shown import visible
 
 if TYPE_CHECKING:
     from flow.circuits.circuit import Circuit
@@ -91,7 +92,7 @@ class Evaluation:
         return pd.DataFrame(rows).set_index("node")
 
     def __str__(self) -> str:
-        return self.table().to_string(float_format=lambda x: f"{x:.6g}")
+        return visible(self.table().to_string(float_format=lambda x: f"{x:.6g}"), keep="\n")
 
     __repr__ = __str__
 

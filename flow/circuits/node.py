@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flow.checks import instance, real
+from flow.shown import visible
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class Node:
         return replace(self, name=name)
 
     def __repr__(self) -> str:
-        return self.name or self.expression(lambda node: node.name or node.short())
+        return visible(self.name or self.expression(lambda node: node.name or node.short()))
 
     def short(self) -> str:
         """A constant's number; # for an unnamed operation."""

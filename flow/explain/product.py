@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 
 from flow.backprop.layer import Shape
 from flow.explain.symbols import latex, shape_text
+from flow.shown import latex_text
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Factor:
     def html(self) -> str:
         """The symbol with its shape in a lower grey."""
         if self.shape == ():
-            return self.symbol
-        return f'{self.symbol}<sub style="color:#777">{shape_text(self.shape)}</sub>'
+            return escape(self.symbol)
+        return f'{escape(self.symbol)}<sub style="color:#777">{shape_text(self.shape)}</sub>'
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,11 @@ class Rule:
 
     def html(self) -> str:
         """For a notebook."""
-        return self._written(Factor.html, " ")
+        return self._written(Factor.html, " ", escape(self.of))
 
     def latex(self) -> str:
         """For a paper, in mathematics mode."""
-        of = rf"\mathrm{{{self.of}}}" if self.of.isascii() and self.of else latex(self.of)
+        of = rf"\mathrm{{{latex_text(self.of)}}}" if self.of.isascii() else latex(self.of)
         return self._written(Factor.latex, r"\, ", of, latex)
 
     def _written(

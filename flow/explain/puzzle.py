@@ -7,6 +7,7 @@ from flow.backprop import Activation, Chain, Linear
 from flow.backprop.layer import Shape
 from flow.explain.product import Factor, Product
 from flow.explain.symbols import parameter_symbol, shape_text
+from flow.shown import visible
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,7 +89,7 @@ def dimension_puzzle(
             right, left = f"({W.T.text()} · {right})", f"({left} · {W.text()})"
             met.append(W)
         else:
-            slope = Factor(f"{layer.name}′({u})", (shapes[k][0], 1))
+            slope = Factor(f"{visible(layer.name)}′({u})", (shapes[k][0], 1))
             right, left = f"({right} ⊙ {slope.text()})", f"({left} ⊙ {slope.T.text()})"
             met.append(slope)
     weights = chain.layers[l]

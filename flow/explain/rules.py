@@ -16,6 +16,7 @@ from flow.backprop import (
     Reshape,
 )
 from flow.explain.product import Factor, Product, Rule
+from flow.shown import visible
 
 # Of flow.backprop.LOSSES; A stands for the outputs.
 _RESIDUALS = {
@@ -69,14 +70,14 @@ def of_loss(loss: Loss, outputs: Factor) -> Rule:
     """∂J/∂A_L = (1/N)·residual: the mean over examples, once for the whole pass."""
     text = _RESIDUALS.get(loss.name, "residual(A, Y)").replace("A", outputs.symbol)
     factors = Factor("1/N", ()), Factor(text, outputs.shape)
-    return Rule(f"{loss.name}, batch mean", matrix_product(*factors))
+    return Rule(f"{visible(loss.name)}, batch mean", matrix_product(*factors))
 
 
 def value_of(loss: Loss, outputs: Factor) -> Rule:
     """J, the mean over examples."""
     text = _VALUES.get(loss.name, "loss(A, Y)").replace("A", outputs.symbol)
     sign = "−" if loss.name in {"cross_entropy", "binary_cross_entropy"} else ""
-    return Rule(loss.name, matrix_product(Factor(f"{sign}1/N", ()), Factor(text, ())))
+    return Rule(visible(loss.name), matrix_product(Factor(f"{sign}1/N", ()), Factor(text, ())))
 
 
 @singledispatch
@@ -94,7 +95,7 @@ def _(layer: Linear, u: Factor, params: dict[str, Factor]) -> Rule:
 
 @forward.register
 def _(layer: Activation, u: Factor, _params: dict[str, Factor]) -> Rule:
-    return Rule("elementwise", matrix_product(u), layer.name)
+    return Rule("elementwise", matrix_product(u), visible(layer.name))
 
 
 @forward.register
@@ -145,7 +146,7 @@ def _(layer: Linear, step: Step) -> Rules:
 
 @rules.register
 def _(layer: Activation, step: Step) -> Rules:
-    slope = Factor(f"{layer.name}′({step.input.symbol})", step.input.shape)
+    slope = Factor(f"{visible(layer.name)}′({step.input.symbol})", step.input.shape)
     return Rule("lemma 2", entrywise(step.output, slope)), {}
 
 

@@ -13,6 +13,7 @@ from flow.backprop import (
     Reshape,
 )
 from flow.backprop.layer import Layer, Shape
+from flow.shown import LATEX_OWN, visible
 
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 _DIGITS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -26,6 +27,8 @@ _OUTPUTS = (
     (Reshape, "F"),
     (object, "U"),
 )
+# A place for what LaTeX reads as its own, while a symbol is written.
+_HELD = {c: chr(0xE000 + i) for i, c in enumerate(LATEX_OWN)}
 _LATEX = {
     "Ẑ": r"\hat{Z}",
     "X̂": r"\hat{X}",
@@ -91,7 +94,7 @@ def parameter_symbol(key: str, output: str) -> str:
     >>> parameter_symbol("gamma", "Ẑ₁")
     'γ₁'
     """
-    return f"{_LETTERS.get(key, key)}{output[1:]}"
+    return visible(f"{_LETTERS.get(key, key)}{output[1:]}")
 
 
 def shape_text(shape: Shape) -> str:
@@ -105,10 +108,13 @@ def latex(symbol: str) -> str:
     >>> print(latex("∂J/∂W₁₂"), latex("W₂ᵀ"), latex("relu′(Z₁)"))
     \frac{\partial J}{\partial W_{12}} W_{2}^{\top} \mathrm{relu}'(Z_{1})
     """
-    symbol = re.sub(r"[A-Za-z_]{2,}", lambda m: rf"\mathrm{{{m[0]}}}", symbol)
-    symbol = re.sub(r"∂J/∂((?:X̂|\\mathrm\{\w+\}|[^\W\d])[₀-₉]*′*)", r"\\frac{∂J}{∂\1}", symbol)
+    symbol = visible(symbol).translate(str.maketrans(_HELD))
+    word = f"[A-Za-z{_HELD['_']}]{{2,}}"
+    symbol = re.sub(word, lambda m: rf"\mathrm{{{m[0]}}}", symbol)
+    named = rf"∂J/∂((?:X̂|\\mathrm\{{{word}\}}|[^\W\d])[₀-₉]*′*)"
+    symbol = re.sub(named, r"\\frac{∂J}{∂\1}", symbol)
     symbol = re.sub("[₀-₉]+", lambda m: f"_{{{m[0].translate(_DIGITS)}}}", symbol)
-    symbol = re.sub(r"(?<=\w)_(?!\{)", r"\\_", symbol)
-    for letter, command in _LATEX.items():
+    written = _LATEX | {held: LATEX_OWN[c] for c, held in _HELD.items()}
+    for letter, command in written.items():
         symbol = symbol.replace(letter, command)
     return symbol

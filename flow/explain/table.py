@@ -14,6 +14,7 @@ from flow.explain.product import Rule
 from flow.explain.puzzle import DimensionPuzzle, dimension_puzzle
 from flow.explain.symbols import latex, plain, shape_text
 from flow.leaf_check import TOLERANCE, LeafCheck
+from flow.shown import latex_text
 
 # Numbers of a node that are shown, and the columns of a terminal that they may take.
 ENTRIES, ROWS, WIDTH = 64, 12, 80
@@ -211,7 +212,7 @@ class Explanation:
             )
             for row in self.rows
         ]
-        wrong = {row.symbol for row in self.wrong}
+        wrong = {escape(row.symbol) for row in self.wrong}
         rows = "".join(
             ('<tr style="color:#b00">' if line[0] in wrong else "<tr>")
             + "".join(f'<td style="text-align:left">{cell}</td>' for cell in line)
@@ -234,7 +235,7 @@ class Explanation:
             cells = [
                 f"${latex(symbol)}$",
                 f"${latex(shape)}$",
-                rule.replace("_", r"\_"),
+                latex_text(rule),
                 f"${row.rule.latex()}$",
                 f"${row.rule.transposed().latex()}$",
                 norm,

@@ -20,6 +20,7 @@ from flow.plots.style import (
     finish,
     log_if_positive,
     look,
+    readable,
 )
 from flow.trajectory import Trajectory, check_single, told_apart
 
@@ -116,7 +117,7 @@ def observable(*runs: Trajectory, name: str, ax: Any = None) -> Any:
     """An observed number, or each entry of a vector, against t, by its name in `observe=`."""
     check_single("flow.plots.observable", *runs)
     drawn = _vectors(runs, name, axes(ax))
-    return finish(drawn, ax, xlabel=TIME_LABEL, ylabel=name)
+    return finish(drawn, ax, xlabel=TIME_LABEL, ylabel=readable(name))
 
 
 def _vectors(runs: Sequence[Trajectory], name: str, ax: Any) -> Any:
@@ -192,7 +193,7 @@ def bundle(runs: Sequence[Trajectory], curves: Sequence[dict[str, np.ndarray]], 
     for i, (run, named) in enumerate(zip(runs, curves, strict=True)):
         style = look(ax, i, run, len(run.t))
         for k, (name, values) in enumerate(named.items()):
-            own = {"color": colour(k), "label": name if i == 0 else None}
+            own = {"color": colour(k), "label": readable(name) if i == 0 else None}
             if run.config["kind"] == "flow":
                 own |= {"linestyle": LINES[(i + k // len(colours())) % len(LINES)]}
             (line,) = ax.plot(run.t, values, **style | own)

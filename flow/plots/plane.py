@@ -13,7 +13,7 @@ from flow.checks import numbers, several
 from flow.keywords import own_keywords
 from flow.plots.moving import moving
 from flow.plots.parameters import check_alike, entry_name, leaves
-from flow.plots.style import axes, backdrop, finish, ink, look
+from flow.plots.style import axes, backdrop, finish, ink, look, readable
 from flow.progress import pace
 from flow.trajectory import Trajectory, told_apart
 
@@ -71,7 +71,7 @@ def principal_plane(runs: Sequence[Trajectory]) -> Plane:
     """
     origin = start_of(runs)
     if origin.size == 2:  # noqa: PLR2004
-        names = tuple(entry_name(runs[0], i) for i in range(2))
+        names = tuple(readable(entry_name(runs[0], i)) for i in range(2))
         return Plane(np.zeros(2), np.eye(2), names, tuple(origin))
     finite = [run.theta[np.isfinite(run.theta.sum(axis=1))] for run in runs]
     moved = np.concatenate(finite) - origin

@@ -6,7 +6,7 @@ import numpy as np
 
 from flow.checks import instance
 from flow.keywords import own_keywords
-from flow.plots.style import axes, colour, finish, ink, marker
+from flow.plots.style import axes, colour, finish, in_lines, ink, marker, readable
 
 if TYPE_CHECKING:
     import pandas
@@ -76,6 +76,6 @@ def work_precision(
         if len(curve):
             ax.loglog(
                 curve[cost], curve[error], color=colour(i), marker=marker(i),
-                markersize=5, label=str(name),
+                markersize=5, label=in_lines(str(name)),
             )  # fmt: skip
-    return finish(ax, given, xlabel=cost, ylabel=error)
+    return finish(ax, given, xlabel=readable(cost), ylabel=readable(error))

@@ -1,14 +1,13 @@
 """Eigenvalues of the Hessian: each by its rank, and their density."""
 
 from collections.abc import Mapping
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flow.checks import instance, mapping, numbers, positive
 from flow.keywords import own_keywords
-from flow.plots.style import LABEL_WIDTH, axes, backdrop, colour, finish, marker
+from flow.plots.style import axes, backdrop, colour, finish, in_lines, marker
 
 if TYPE_CHECKING:
     from flow.spectrum import SpectralDensity
@@ -45,7 +44,7 @@ def spectrum(eigenvalues: Mapping[str, Any], ax: Any = None) -> Any:
         ordered = -np.sort(-np.ravel(np.asarray(values, float)))
         rank = np.arange(1, len(ordered) + 1)
         style = {"color": colour(i), "marker": marker(i), "markersize": 4}
-        label = fill(name, LABEL_WIDTH)
+        label = in_lines(name)
         ax.plot(rank, np.abs(ordered), linewidth=0.6, label=label, **style)
         below = ordered < 0
         hollow = style | {"markerfacecolor": backdrop(ax), "linestyle": "none"}

@@ -5,6 +5,7 @@ style sheet or a matplotlibrc, wins.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import lcm
 from textwrap import fill
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from flow.checks import instance
+from flow.shown import latex_text, visible
 from flow.trajectory import Trajectory
 
 # Okabe and Ito's, told apart by colour-blind readers, and six more; the reference is black.
@@ -22,8 +24,8 @@ LINES = ["-", "--", ":", "-."]
 TIME_LABEL = "flow time t = learning rate × steps"
 # So many points of a discrete run are drawn, or they would merge into a band.
 POINTS = 40
-# Longer legend entries are broken into lines.
-LABEL_WIDTH = 44
+# Longer legend entries are broken into lines, of which so many are drawn.
+LABEL_WIDTH, LABEL_LINES = 44, 8
 
 
 def setting(name: str, ours: Any) -> Any:
@@ -164,7 +166,7 @@ def fit(axis: Any, across: float = 1.1, along: float = 0.8) -> None:
         letters = max(map(len, label.get_text().split("\n")))
         width = max(int(letters * room / long), 1)
         broken = fill(label.get_text(), width, break_long_words=False, break_on_hyphens=False)
-        label.set_text(broken)
+        label.set_text(readable(broken))
 
 
 def label_log(axis: Any) -> None:
@@ -183,6 +185,44 @@ def label_log(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def in_lines(label: str) -> str:
+    """Return a label as a legend has it, in lines of its width."""
+    most = 2 * LABEL_LINES * LABEL_WIDTH
+    return readable(fill(label[:most], LABEL_WIDTH, max_lines=LABEL_LINES, placeholder="…"))
+
+
+def readable(text: str) -> str:
+    r"""Return a name or a label as matplotlib draws it: as typed, a formula where it is one.
+
+    Control characters are shown. What LaTeX would set, by ``text.usetex``, is never a formula.
+
+    >>> print(readable(r"$\eta$ = 0.1"), readable(r"$\eta^$"), readable("5 $"))
+    $\eta$ = 0.1 \$\eta^\$ 5 $
+    """
+    return "\n".join(map(_line, text.split("\n")))
+
+
+def _line(line: str) -> str:
+    import matplotlib as mpl
+
+    line = visible(line)
+    if mpl.rcParams["text.usetex"]:
+        return latex_text(line)
+    return line if "$" not in line or _drawn(line) else line.replace("$", r"\$")
+
+
+@lru_cache
+def _drawn(line: str) -> bool:
+    """Whether matplotlib can draw a line, if there is a formula in it."""
+    from matplotlib.cbook import is_math_text
+    from matplotlib.mathtext import MathTextParser
+
+    try:
+        return not is_math_text(line) or bool(MathTextParser("path").parse(line))
+    except (ValueError, RecursionError):
+        return False
+
+
 def look(ax: Any, i: int, run: Trajectory, points: int) -> dict[str, Any]:
     """Of the i-th run, the first in black; a flow is a line, a discrete run points.
 
@@ -190,7 +230,7 @@ def look(ax: Any, i: int, run: Trajectory, points: int) -> dict[str, Any]:
     so that runs on one curve stay visible.
     """
     shade = ink(ax) if i == 0 else colour(i - 1)
-    style = {"color": shade, "label": fill(run.label, LABEL_WIDTH)}
+    style = {"color": shade, "label": in_lines(run.label)}
     if run.config["kind"] == "flow":
         width = setting("lines.linewidth", 1.8)
         again = max(i - 1, 0) // len(colours())

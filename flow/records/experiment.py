@@ -15,6 +15,7 @@ import tyro
 from flow.checks import not_negative, positive, positive_integer
 from flow.interrupts import ignored, tell_if_ignored
 from flow.records.record import Record, new_run_folder
+from flow.shown import visible
 
 DONE, FELL_SHORT, WRONG, INTERRUPTED = 0, 1, 2, 130
 # How many times the largest of an option's usual numbers a record may ask for, unless it says more.
@@ -213,5 +214,5 @@ def _interrupt_noted(record: Record) -> Iterator[None]:
 
 
 def _leave(name: str, message: str, code: int) -> None:
-    print(f"{name}: {message}", file=sys.stderr)  # noqa: T201
+    print(visible(f"{name}: {message}", keep="\n"), file=sys.stderr)  # noqa: T201
     sys.exit(code)

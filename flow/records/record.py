@@ -14,6 +14,7 @@ from flow.checks import file_path
 from flow.files import write_new
 from flow.opening import opened
 from flow.records.provenance import provenance
+from flow.shown import visible
 from flow.trajectory import Trajectory, uninterrupted
 
 CONFIGURATION, RECORD = "configuration.json", "record.json"
@@ -100,7 +101,7 @@ class Record:
 
     def table(self, name: str, table: Any, timings: Sequence[str] = ()) -> None:
         """Write a pandas table to ``name.csv``; `timings` are columns that no rerun repeats."""
-        self._tables[name] = table.to_csv()
+        self._tables[name] = visible(table.to_csv(lineterminator="\n"), keep="\n")
         self._timings[name] = [c for c in table.columns if c in timings or TIMING.search(str(c))]
         self._write(f"{name}.csv", self._tables[name].encode())
         self._end_if_interrupted()

@@ -206,8 +206,8 @@ def agreements(old: Run, new: Run, rtol: float) -> dict[str, Agreement]:
     }
 
 
-def verdict(old: Run, new: Run, rtol: float) -> tuple[str, bool]:
-    """What agrees and what differs, in words, and whether all numbers agree."""
+def verdict(old: Run, new: Run, rtol: float) -> tuple[list[str], bool]:
+    """What agrees and what differs, line by line, and whether all numbers agree."""
     lines = [f"made {old.facts.get('started', 'at an unknown time')}: {old.result}"]
     if new.result != old.result:
         lines.append(f"the rerun: {new.result}")
@@ -235,4 +235,4 @@ def verdict(old: Run, new: Run, rtol: float) -> tuple[str, bool]:
     alike = not gone and not any(of.lines for of in found.values())
     if found and not compared:
         lines.append("no number was compared: all of them are timings")
-    return "\n".join(lines), alike and compared > 0 and new.result == old.result
+    return lines, alike and compared > 0 and new.result == old.result
