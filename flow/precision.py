@@ -150,7 +150,8 @@ def keep_callbacks_precise() -> None:
 
     Callbacks (`jax.pure_callback`, `io_callback`, `jax.debug`) run in threads of XLA, which do not
     see a scope of the caller's thread: arguments and results would be rounded to single precision.
-    One that is compiled in double precision gets a scope of its own; all else is as it was.
+    One that is compiled in double precision gets a scope of its own, and what returns single
+    precision there is told the way; all else is as it was.
     """
     from jax.interpreters import mlir
 
@@ -159,7 +160,16 @@ def keep_callbacks_precise() -> None:
     def add_host_callback(context: Any, callback: Callable[..., Any]) -> None:
         def precise(*arguments: Any) -> Any:
             with jax.enable_x64(True):
-                return callback(*arguments)
+                try:
+                    return callback(*arguments)
+                except RuntimeError as error:
+                    if "Expected: float64, Actual: float" not in str(error):
+                        raise
+                    raise RuntimeError(
+                        f"{error}. What a loss calls back is given double precision here, and "
+                        "returns it: np.asarray(found, x.dtype), in torch found.double(); or "
+                        "compute in single precision, flow.Objective(..., dtype='float32')"
+                    ) from None
 
         add(context, precise if jax.config.jax_enable_x64 else callback)
 

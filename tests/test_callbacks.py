@@ -168,3 +168,20 @@ def test_blas_gets_its_threads_back():
         assert blas() == {1}
         second.__exit__(None, None, None)
         assert blas() == before == {2}
+
+
+@pytest.mark.quick
+def test_a_callback_in_single_precision_is_told_the_way():
+    """Assert the remedy where J is computed in float32, as torch does, and that it is one."""
+
+    @jax.custom_vjp
+    def of(x: jax.Array) -> jax.Array:
+        single = lambda x: np.float32(0.5 * np.sum(np.asarray(x) ** 2))  # noqa: E731
+        return jax.pure_callback(single, jax.ShapeDtypeStruct((), x.dtype), x)
+
+    of.defvjp(lambda x: (of(x), x), lambda x, g: (g * x,))
+    with pytest.raises(RuntimeError, match=r"Actual: float32\. .* dtype='float32'\)"):
+        flow.Objective(of, START)
+    single = flow.Objective(of, START, dtype="float32")
+    steps = flow.descend(single, 0.5, 2, save=3, progress=False)
+    np.testing.assert_allclose(steps.theta[-1], START / 4, rtol=1e-6)
