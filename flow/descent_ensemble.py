@@ -269,6 +269,12 @@ def zipped(objective: Objective, ensemble: Any, **each: Any) -> list[tuple[Any, 
         if isinstance(value, list | tuple)
         or (isinstance(value, np.ndarray | jax.Array) and value.ndim)
     }
+    key = many.get("seed")
+    if isinstance(key, jax.Array) and (key.shape, key.dtype) == ((2,), np.uint32):
+        raise ValueError(
+            f"seed must be an integer, or one for each member, got a key, jax.random.PRNGKey("
+            f"{int(key[1])}); give the {int(key[1])}"
+        )
     for name, value in many.items():
         if len(value) == 0 or any(np.size(one) != 1 or np.shape(one) for one in value):
             raise ValueError(

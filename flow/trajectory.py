@@ -524,7 +524,7 @@ def all_units(run: Trajectory) -> int:
     return ceil(units(*(sum(map(run.total, kind)) for kind in kinds)))
 
 
-def check_single(what: str, *runs: Trajectory) -> None:
+def check_single(what: str, *runs: Any) -> None:
     """Refuse an ensemble where one run is asked for, and nothing where something is."""
     if not runs:
         raise ValueError(f"{what} needs at least one run")

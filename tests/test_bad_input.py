@@ -353,6 +353,13 @@ def test_what_is_met_for_an_objective(bowl: flow.Objective):
         flow.descend(flow.GradientFlow(bowl), 0.1, 3)
 
 
+def test_a_study_is_none_of_its_runs(bowl: flow.Objective):
+    """Assert how its runs are given to what takes runs."""
+    study = flow.study(bowl, [0.1], t=1.0, save=3, progress=False)
+    with pytest.raises(TypeError, match=r"got a Study, .*they are study.flow, \*study.runs"):
+        flow.plots.loss(study)
+
+
 def test_a_loss_of_other_arguments_is_told_its_own():
     """Assert that X and y apart, or data that is not given, are answered with what is called."""
     apart, X = (lambda p, X, y: jnp.mean((X @ p - y) ** 2)), np.ones((3, 2))

@@ -534,6 +534,8 @@ def test_a_seed_is_an_integer(regression: flow.Objective):
     for seed in (jax.random.key(3), 3.5):
         with pytest.raises(ValueError, match="seed must be an integer from 0 to"):
             once(seed=seed)
+    with pytest.raises(ValueError, match=r"got a key, jax.random.PRNGKey\(3\); give the 3"):
+        once(seed=jax.random.PRNGKey(3))
     with pytest.raises(TypeError, match="learning_rate must be a number, got Array"):
         flow.descend(regression, jax.random.key(3), steps=1)
 
