@@ -55,6 +55,9 @@ class Kind:
         return value
 
     def __or__(self, other: "Kind") -> "Kind":
+        """Either of two; of one it is that."""
+        if other is self:
+            return self
         return Kind(f"{self.words} or {other.words}", lambda x: self.fits(x) or other.fits(x))
 
 
@@ -287,11 +290,11 @@ class NetCDF:
     format
         What it holds.
     limit
-        Bytes that may still be taken.
+        Bytes that its arrays may take.
     """
 
     def __init__(self, path: Path, file: "h5py.File", limit: int, size: int) -> None:
-        self.path, self._file, self.limit, self._asked, self._size = path, file, limit, limit, size
+        self.path, self._file, self.limit, self._left, self._size = path, file, limit, limit, size
         self.format: Any = None
 
     def check_format(self, formats: Mapping[str, int]) -> None:
@@ -314,6 +317,10 @@ class NetCDF:
                 f"{self.path} has format {version}, newer than this flow's "
                 f"{formats[self.format]}; upgrade gradient-flow"
             )
+
+    def json(self, name: str, text: str) -> Any:
+        """What an attribute says, of that name."""
+        return from_json(text, max(self.limit, LEAST), name)
 
     def attributes(self, group: str, names: tuple[str, ...]) -> dict[str, Any]:
         """Those attributes of a group, texts and numbers; one that is not there is left out."""
@@ -397,9 +404,9 @@ class NetCDF:
             taken = max(taken, math.prod(array.chunks) * array.dtype.itemsize)
         if not whole:
             raise ValueError(f"{name} says that its shape is {array.shape}, and the file lacks it")
-        self.limit -= taken
-        if self.limit < 0:
+        self._left -= taken
+        if self._left < 0:
             raise ValueError(
-                f"{name} and those before ask for more than {self._asked:,} bytes, of a file of "
+                f"{name} and those before ask for more than {self.limit:,} bytes, of a file of "
                 f"{self._size:,}; max_bytes= of flow.load and flow.load_study allows more"
             )

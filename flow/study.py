@@ -24,7 +24,7 @@ from flow.keywords import own_keywords
 from flow.lockstep import Lockstep, Runner
 from flow.objective import Objective, how_made
 from flow.observe import Observer
-from flow.opening import TEXT, WHOLE, NetCDF, check_fields, from_json, many, netcdf, reading
+from flow.opening import TEXT, WHOLE, NetCDF, check_fields, many, netcdf, reading
 from flow.order import ROUNDING, auto_learning_rates, whole_steps
 from flow.progress import silent
 from flow.pytrees import PyTree
@@ -277,7 +277,7 @@ def study_of(file: NetCDF, like: PyTree = None) -> Study:
     what = f"{file.path} cannot be read as a study"
     with reading(what):
         told = check_fields(file.attributes("/", ("facts",)), {"facts": TEXT}, {})
-        facts = from_json(told["facts"], file.limit, "facts")
+        facts = file.json("facts", told["facts"])
         check_fields(facts, {"runs": WHOLE, "compared": many(WHOLE)}, {}, "facts")
         inside, compared = file.groups(), facts["compared"]
         if facts["runs"] != (there := sum(name.startswith("run-") for name in inside)):

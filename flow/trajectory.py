@@ -7,7 +7,7 @@ import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, count
 from math import ceil
@@ -35,7 +35,6 @@ from flow.opening import (
     Kind,
     NetCDF,
     check_fields,
-    from_json,
     many,
     named,
     netcdf,
@@ -404,7 +403,7 @@ def run_of(file: NetCDF, group: str, like: PyTree = None) -> Trajectory:
     what = f"{file.path} cannot be read as a run"
     with reading(what if group == "/" else f"{what}: group {group}"):
         check_fields(texts, dict.fromkeys(("result", *_JSON), TEXT), {})
-        facts = {name: from_json(texts[name], file.limit, name) for name in _JSON}
+        facts = {name: file.json(name, texts[name]) for name in _JSON}
         if missing := [name for name in _EACH if name not in arrays]:
             raise ValueError(f"{missing[0]} is missing")
         parts = {name: arrays.pop(name) for name in _EACH}
@@ -442,24 +441,21 @@ def _check_shapes(
             raise ValueError(f"{name} has shape {array.shape}, and t {times}")
 
 
+def _of_each(members: int | None, kind: Kind) -> Kind:
+    """A kind for every member; of a single run the kind itself."""
+    if members is None:
+        return kind
+    words = f"a list of {members} entries, each {kind.words}"
+    return Kind(words, lambda x: many(kind).fits(x) and len(x) == members)
+
+
 def _check_facts(facts: Mapping[str, Any], times: tuple[int, ...], size: int) -> None:
     """Refuse a configuration or costs that are not of a run, or of an ensemble of that size."""
     members = None if len(times) == 1 else times[0]
-
-    def each(kind: Kind) -> Kind:
-        """Of every member."""
-        if members is None:
-            return kind
-        words = f"a list of {members} entries, each {kind.words}"
-        return Kind(words, lambda x: many(kind).fits(x) and len(x) == members)
-
-    def some(kind: Kind) -> Kind:
-        """Of all members, or of every one."""
-        return kind if members is None else kind | each(kind)
-
+    each = partial(_of_each, members)
     config, stats = facts["config"], facts["stats"]
-    needed = {"kind": KIND, "label": some(TEXT), "problem": each(named(NUMBER))}
-    own = {name: some(kind) for name, kind in _CONFIGURATION.items()}
+    needed = {"kind": KIND, "label": TEXT | each(TEXT), "problem": each(named(NUMBER))}
+    own = {name: kind | each(kind) for name, kind in _CONFIGURATION.items()}
     check_fields(config, needed, own | {"each": many(TEXT)}, "config")
     for one in config["problem"] if members else [config["problem"]]:
         check_fields(one, dict.fromkeys(PROBLEM, NUMBER), {}, "config.problem")

@@ -1348,13 +1348,17 @@ EVIDENCE = {
                 given(None),
                 none | numbers | tries(never, pair=[1.0, 2.0], dict={"a": np.ones(3)}),
             ),
+            "max_bytes": (given(10**6), integer(10**4, 2**63 - 1) | none),
         },
         lambda run: (run.theta, flat(run.params(-1))),
         errors=(FileNotFoundError,),
     ),
     "load_study": Target(
         flow.load_study,
-        {"path": (given(saved_study), wrong(never, folder=FOLDER, run=saved))},
+        {
+            "path": (given(saved_study), wrong(never, folder=FOLDER, run=saved)),
+            "max_bytes": (given(10**6), integer(10**4, 2**63 - 1) | none),
+        },
         lambda s: s.flow.theta,
         errors=(FileNotFoundError,),
         examples=25,

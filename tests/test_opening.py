@@ -4,11 +4,15 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import sys
+import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +22,22 @@ import pytest
 
 import flow
 from flow.__main__ import main
-from flow.checkpoints.file import read
+from flow.checkpoints.file import _digest, read
+from flow.checkpoints.folder import header, latest
 from flow.opening import npz, text
 from flow.records import Options, Record, new_run_folder, read_run
+from flow.records.overview import listing, side_by_side
+from flow.records.provenance import differences
+from flow.records.reading import trajectories
 
 HUGE = 4 * 10**8  # entries, of 3.2 GB
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder and a study."""
+    """A run folder, a study, a run, its checkpoints, and an ensemble."""
     folder = tmp_path_factory.mktemp("made")
-    objective = flow.Objective(lambda x: 0.5 * x @ x, np.ones(2))
+    objective = flow.Objective(lambda p: 0.5 * (p["x"] ** 2).sum(), {"x": np.ones(2)})
     study = flow.study(objective, [0.1], t=1.0, save=5, progress=False)
     record = Record(new_run_folder("mine", "", folder), "mine", Options())
     record.keep("flow", study.flow)
@@ -37,6 +45,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record.close("finished")
     record.folder.rename(folder / "good")
     study.save(folder / "study.nc")
+    often = flow.Checkpoint(folder / "kept", gradients=10)
+    flow.integrate(objective, 1.0, save=3, checkpoint=often).save(folder / "flow.nc")
+    ensemble = {"ensemble": np.ones((2, 2)), "engine": "jax", "method": "Euler", "step": 0.1}
+    flow.integrate(objective, 1.0, save=3, **ensemble).save(folder / "ensemble.nc")
     return folder
 
 
@@ -348,3 +360,194 @@ def test_an_npz_has_what_it_says(tmp_path: Path):
     np.savez(tmp_path / "objects.npz", a=np.array([object()]), allow_pickle=True)
     with pytest.raises(ValueError, match="a is of object, and neither numbers nor text"):
         npz(tmp_path / "objects.npz")
+
+
+# ---- every field of every format by each of twenty values
+
+MISSING = object()
+TWENTY = {
+    "missing": MISSING,
+    "null": None,
+    "true": True,
+    "NaN": np.nan,
+    "infinity": np.inf,
+    "minus one": -1,
+    "fraction": 0.5,
+    "large": 10**12,
+    "empty": "",
+    "word": "abc",
+    "long": "a" * 10**6,
+    "deep": json.loads("[" * 250 + "]" * 250),
+    "list": [1, 2],
+    "nothing listed": [],
+    "nothing by name": {},
+    "other type": {"a": [1]},
+    "upwards": "../../x",
+    "absolute": "/etc/hosts",
+    "URL": "http://127.0.0.1:1/x",
+    "control": "\x1b]0;x\x07",
+    "markup": "<img src=x onerror=x>",
+}
+MADE = {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn", "exec",
+        "socket.connect", "socket.getaddrinfo", "os.remove", "os.rename"}  # fmt: skip
+watched: dict[str, Any] = {"folder": None, "met": []}
+
+
+def watch(event: str, arguments: tuple) -> None:
+    """Note what is executed, connected to, or opened outside of a folder, or to be written."""
+    if watched["folder"] is None:
+        return
+    if event == "open" and not isinstance(arguments[0], int):
+        inside = os.path.abspath(os.fsdecode(arguments[0])).startswith(watched["folder"])  # noqa: PTH100
+        if inside and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return
+    elif event not in MADE:
+        return
+    watched["met"].append((event, arguments))
+
+
+sys.addaudithook(watch)
+
+
+def places(tree: Any, at: tuple = ()) -> Iterator[tuple]:
+    """Every place in a tree, of lists the first."""
+    yield at
+    inner = (
+        tree.items()
+        if isinstance(tree, dict)
+        else enumerate(tree[:1] if isinstance(tree, list) else ())
+    )
+    for key, value in inner:
+        yield from places(value, (*at, key))
+
+
+def put(tree: Any, at: tuple, value: Any) -> Any:
+    """The tree with a value at a place."""
+    if not at:
+        return value
+    tree = tree.copy()
+    if value is MISSING and len(at) == 1:
+        del tree[at[0]]
+    else:
+        tree[at[0]] = put(tree[at[0]], at[1:], value)
+    return tree
+
+
+def cases(tree: Any) -> Iterator[tuple[str, Any]]:
+    """The tree with each of its places by each of the values, and which it is."""
+    for at in places(tree):
+        for name, value in TWENTY.items():
+            if at or value is not MISSING:
+                yield f"{at} {name}", put(tree, at, value)
+
+
+def of_records(folder: Path) -> Iterator[tuple[str, Callable, Callable]]:
+    """What spoils a record, and what is done with it."""
+    file, other = folder / "bad" / "record.json", read_run(folder / "good")
+
+    def use() -> None:
+        run = read_run(folder / "bad")
+        assert run.edited in ((), ("x",))
+        assert len(listing([run, other])) == 2
+        differences(run.facts, other.facts)
+
+    for name, facts in cases(json.loads(file.read_text())):
+        yield name, partial(file.write_text, json.dumps(facts)), use
+
+
+def used(file: Path) -> None:
+    """What is done with a run that was read, or with runs."""
+    for run in trajectories(file).values():
+        assert repr(run).startswith("<Trajectory")
+        single = run if run.members is None else run.member(0)
+        assert np.isfinite(single.units)
+        assert single.structure is None or single.params(-1) is not None
+        flow.audit(single)
+    side_by_side([(path, trajectories(path)) for path in (file.with_name("flow.nc"), file)])
+
+
+TREES = ("config", "stats", "structure", "versions", "facts")
+
+
+def of_netcdf(folder: Path, which: str) -> Iterator[tuple[str, Callable, Callable]]:
+    """What spoils a run, a study or an ensemble, and what is done with it."""
+    good, file = (folder / which).read_bytes(), folder / "bad.nc"
+    use = partial(used, file)
+    with h5py.File(folder / which) as content:
+        named = {g: dict(content[g].attrs) for g in ("/", "flow") if g in content}
+
+    def spoil(group: str, name: str, value: Any) -> None:
+        file.write_bytes(good)
+        with h5py.File(file, "r+") as content:
+            del content[group].attrs[name]
+            if value is not MISSING:
+                content[group].attrs[name] = value
+
+    for group, attributes in named.items():
+        for name, value in attributes.items():
+            if name.startswith("_"):
+                continue
+            for what, other in TWENTY.items():
+                if other is MISSING or isinstance(other, str | bool | int | float):
+                    yield f"{group} {name} {what}", partial(spoil, group, name, other), use
+            for what, tree in cases(json.loads(value)) if name in TREES else ():
+                yield f"{group} {name} {what}", partial(spoil, group, name, json.dumps(tree)), use
+
+
+def of_checkpoints(folder: Path) -> Iterator[tuple[str, Callable, Callable]]:
+    """What spoils a checkpoint, by somebody who makes its digest anew; and what reads it."""
+
+    def spoil(file: Path, arrays: dict, facts: Any) -> None:
+        arrays = arrays | {"tree": np.frombuffer(json.dumps(facts).encode(), np.uint8)}
+        digest = np.frombuffer(_digest(arrays), np.uint8)
+        np.savez(file, **arrays, digest=digest)
+
+    def use() -> None:
+        latest(folder / "kept", header(folder / "kept")["run"])
+
+    for pattern in ("run.npz", "state-*", "rows-*"):
+        file = max((folder / "kept").glob(pattern))
+        good = file.read_bytes()
+        arrays = npz(file)
+        del arrays["digest"]
+        for name, facts in cases(json.loads(arrays.pop("tree").tobytes())):
+            yield f"{pattern} {name}", partial(spoil, file, arrays, facts), use
+        file.write_bytes(good)
+
+
+CORPUS = {
+    "records": of_records,
+    "runs": partial(of_netcdf, which="flow.nc"),
+    "studies": partial(of_netcdf, which="study.nc"),
+    "ensembles": partial(of_netcdf, which="ensemble.nc"),
+    "checkpoints": of_checkpoints,
+}
+
+
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.large), 40])
+@pytest.mark.parametrize("which", CORPUS)
+@pytest.mark.filterwarnings("ignore::flow.CheckpointWarning")
+def test_any_field_may_be_anything(runs: Path, which: str, every: int):
+    """Assert a typed error or an answer, with nothing executed, written or opened elsewhere."""
+    for _, _, use in islice(CORPUS[which](runs), 1):
+        shutil.copy(runs / "flow.nc", runs / "bad.nc")
+        use()  # what is imported once
+    before, refused, tried = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0, 0
+    for name, spoil, use in islice(CORPUS[which](runs), None, None, every):
+        spoil()
+        began, watched["folder"] = time.process_time(), str(runs)
+        try:
+            use()
+        except (flow.Unreadable, FileNotFoundError):
+            refused += 1
+        except Exception as error:
+            error.add_note(name)
+            raise
+        finally:
+            watched["folder"] = None
+        tried += 1
+        assert time.process_time() - began < 1.0, name
+        assert watched["met"] == [], name
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+    assert refused > tried / 4
+    assert tried * every > 300

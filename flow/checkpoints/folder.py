@@ -79,11 +79,11 @@ def latest(folder: Path, run: str) -> tuple[dict[str, Any] | None, list[dict[str
             return state, _rows(folder, state)
         except Refused:
             raise
-        except (ValueError, FileNotFoundError, KeyError, TypeError) as error:
+        except (Unreadable, FileNotFoundError) as error:
             failed = error
             warn(f"{error}; the one before is tried", CheckpointWarning)
     if kept:
-        raise ValueError(f"no checkpoint in {folder} can be read: {failed}") from failed
+        raise Unreadable(f"no checkpoint in {folder} can be read: {failed}") from failed
     return None, []
 
 
@@ -153,7 +153,7 @@ def columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _of_run(run: str, file: Path) -> dict[str, Any]:
     """What a file of the run holds."""
     found = read(file)
-    if found["run"] != run:
+    if not isinstance(found, dict) or found.get("run") != run:
         raise Refused(f"{file} is of another run than {HEADER} beside it; put its own file there")
     return found
 
@@ -161,12 +161,13 @@ def _of_run(run: str, file: Path) -> dict[str, Any]:
 def _rows(folder: Path, state: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows that a state names, from their files."""
     wanted, found = set(state["rows"]), []
-    for first, end in state["segments"]:
-        columns = _of_run(state["run"], rows_file(folder, int(first), int(end)))
-        del columns["run"]
-        for i, serial in enumerate(columns["serial"].tolist()):
-            if serial in wanted:
-                found.append(_row(columns, i))
+    with reading(f"rows of {folder} can't be read"):
+        for first, end in state["segments"]:
+            columns = _of_run(state["run"], rows_file(folder, first, end))
+            del columns["run"]
+            for i, serial in enumerate(columns["serial"].tolist()):
+                if serial in wanted:
+                    found.append(_row(columns, i))
     if len(found) != len(wanted):
         raise Unreadable(f"{folder} has {len(found)} of {len(wanted)} saved rows")
     return found
