@@ -53,7 +53,7 @@ class Configuration(Options):
     """Seed of the initial weights."""
     save: Science[int] = 201
     """Saved times of each flow."""
-    principal_seconds: Science[float] = 10.0
+    principal_seconds: Science[float, 3600.0] = 10.0
     """Budget of the principal flow, which stiffens without end beyond the edge, in seconds."""
 
 

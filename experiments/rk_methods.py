@@ -33,7 +33,7 @@ class Configuration(Options):
     """Number of digits to train on."""
     hidden: Science[tuple[int, ...]] = (32, 16)
     """Hidden units of each network, 64-hidden-10 with tanh: one panel each."""
-    t: Science[float] = 50.0
+    t: Science[float, 10_000.0] = 50.0
     """Flow time, learning rate × steps."""
     rtols: Science[tuple[float, ...]] = (1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
     """Relative tolerances; the absolute ones are a thousandth of them."""

@@ -247,7 +247,7 @@ def test_agreement_of_tables():
         ({"configuration": {"examples": -1}}, "--examples must be a positive integer"),
         ({"configuration": {"examples": 30.5}}, "not valid for gd_vs_flow"),
         ({"configuration": {"examples": True}}, "not valid for gd_vs_flow"),
-        ({"configuration": {"t": "5"}}, "--t|t='5' is not valid for gd_vs_flow"),
+        ({"configuration": {"t": "5"}}, "record's t='5' is not valid for gd_vs_flow"),
         ({"configuration": {"t": [5.0]}}, "is not valid for gd_vs_flow"),
         ({"configuration": {"hidden": 3}}, "is not valid for gd_vs_flow"),
         ({"configuration": {"t": {"a": 1}}}, "is no option's value"),

@@ -23,13 +23,8 @@ def draw(evaluation: Evaluation, ax: Any = None) -> Any:
     import networkx as nx
     from matplotlib import rcParams
 
-    from flow.plots.style import (
-        axes,
-        backdrop,
-        colour,
-        ink,
-        readable,
-    )  # figures stand above circuits
+    # Figures stand above circuits.
+    from flow.plots.style import axes, backdrop, colour, ink, readable
 
     instance("evaluation", evaluation, Evaluation, "what Circuit.evaluate returns")
     given, ax = ax, axes(ax, grid=False)

@@ -22,8 +22,6 @@ from flow.records.reading import Run, read_run
 
 # Lines of what differs that are shown of a table.
 SHOWN = 10
-
-
 # Seconds that a rerun has to end in once it is interrupted.
 GRACE = 30.0
 # Entries that a record's option may have, and what it may say in words: names, no paths, no URLs.
@@ -189,7 +187,7 @@ def _check(flag: str, value: Any, most: float) -> None:
             raise CannotReproduce(f"{told} is no option's value")
         if isinstance(x, str) and not WORDS.fullmatch(x):
             raise CannotReproduce(f"{told} is no name of anything")
-        if isinstance(x, int | float) and x > most:
+        if isinstance(x, int | float) and x > most and not isinstance(x, bool):
             raise CannotReproduce(
                 f"{told} is beyond {most:g}, the most that is rerun; type the experiment's own "
                 "command line if you mean it"
