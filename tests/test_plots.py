@@ -1,6 +1,7 @@
 """Figures: what is drawn, by axes, labels and legend entries rather than pixels."""
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
@@ -700,7 +701,7 @@ def test_two_components_of_a_large_matrix(monkeypatch: pytest.MonkeyPatch):
     theta = np.cumsum(rng.standard_normal((40, 30)), axis=0)
     runs = [SimpleNamespace(t=np.arange(20.0), theta=part) for part in np.split(theta, 2)]
     whole = principal_plane(runs)
-    monkeypatch.setattr("flow.plots.plane.WHOLE", 8)
+    monkeypatch.setattr(sys.modules["flow.plots.plane"], "WHOLE", 8)
     found = principal_plane(runs)
     np.testing.assert_allclose(found.directions, whole.directions, rtol=0, atol=1e-12)
     assert found.names == whole.names
