@@ -176,6 +176,21 @@ def run_here(run_in: Callable, tmp_path: Path) -> Callable[..., Path | int]:
 
 
 @pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable:
+    """`python -m flow`: its exit code and what it printed."""
+    from flow.__main__ import main
+
+    def run(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["flow", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return ended.value.code, told.out + told.err
+
+    return run
+
+
+@pytest.fixture
 def refused_here(
     run_here: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> Callable[..., str]:

@@ -18,7 +18,7 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from flow.checks import file_path, positive_integer
+from flow.checks import LARGEST, file_path, positive_integer
 
 if TYPE_CHECKING:
     import h5py
@@ -75,15 +75,19 @@ def named(of: Kind) -> Kind:
     )  # fmt: skip
 
 
+def _is_whole(x: Any) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and abs(x) <= LARGEST
+
+
 def _is_number(x: Any) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool)
+    return isinstance(x, float) or _is_whole(x)
 
 
 ANY = Kind("anything", lambda _: True)
 NOTHING = Kind("null", lambda x: x is None)
 TEXT = Kind("text", lambda x: isinstance(x, str))
 FLAG = Kind("true or false", lambda x: isinstance(x, bool))
-WHOLE = Kind("a whole number", lambda x: isinstance(x, int) and not isinstance(x, bool))
+WHOLE = Kind("a whole number", _is_whole)
 NUMBER = Kind("a number", _is_number)
 FINITE = Kind("a finite number", lambda x: _is_number(x) and abs(x) < math.inf)
 # Of a run.
@@ -186,7 +190,7 @@ def from_json(text: str, limit: float = LEAST, what: str = "it") -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{what} is no JSON, {type(error).__name__}: {error}") from error
+        raise ValueError(f"{type(error).__name__} of {what}: {error}") from error
 
 
 def npz(path: Path, limit: int = LEAST) -> dict[str, np.ndarray]:

@@ -459,7 +459,9 @@ def _check_facts(facts: Mapping[str, Any], times: tuple[int, ...], size: int) ->
     check_fields(config, needed, own | {"each": many(TEXT)}, "config")
     for one in config["problem"] if members else [config["problem"]]:
         check_fields(one, dict.fromkeys(PROBLEM, NUMBER), {}, "config.problem")
-    costs = {name: each(ANY) for name in stats} | {name: each(FINITE) for name in _COUNTS}
+    costs = {name: each(ANY) for name in named(ANY).check("stats", stats)} | {
+        name: each(FINITE) for name in _COUNTS
+    }
     costs |= {name: each(NUMBER | NOTHING) for name in _MAYBE_UNKNOWN}
     costs |= {name: each(NUMBER) for name in _MEASURED}
     needed = {name: costs[name] for name in ("gradients", "steps", "dissipated", *_MET)}

@@ -4,7 +4,6 @@ import json
 import shlex
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +17,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import flow
-from flow.__main__ import main
 from flow.records import Options, Record, new_run_folder, read_run
 from flow.records.agreement import agreement
 from flow.records.experiment import science
@@ -49,20 +47,6 @@ def folder(run_in: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(folder: Path, tmp_path: Path) -> Path:
     """A copy to be spoilt."""
     return shutil.copytree(folder, tmp_path / "gd_vs_flow" / folder.name)
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    """`python -m flow`: its exit code and what it printed."""
-
-    def run(*arguments: Any) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["flow", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = capsys.readouterr()
-        return ended.value.code, told.out + told.err
-
-    return run
 
 
 def test_a_run_folder_tells_all(folder: Path):
