@@ -89,7 +89,7 @@ TEXT = Kind("text", lambda x: isinstance(x, str))
 FLAG = Kind("true or false", lambda x: isinstance(x, bool))
 WHOLE = Kind("a whole number", _is_whole)
 NUMBER = Kind("a number", _is_number)
-FINITE = Kind("a finite number", lambda x: _is_number(x) and abs(x) < math.inf)
+COUNT = Kind("a number of at most 2⁶³", lambda x: _is_number(x) and abs(x) <= LARGEST)
 # Of a run.
 KIND = Kind("'flow' or 'descent'", lambda x: isinstance(x, str) and x in ("flow", "descent"))
 # A file beside the one that names it.

@@ -26,7 +26,7 @@ from flow.keywords import own_keywords
 from flow.objective import Objective
 from flow.opening import (
     ANY,
-    FINITE,
+    COUNT,
     FLAG,
     KIND,
     NOTHING,
@@ -460,7 +460,7 @@ def _check_facts(facts: Mapping[str, Any], times: tuple[int, ...], size: int) ->
     for one in config["problem"] if members else [config["problem"]]:
         check_fields(one, dict.fromkeys(PROBLEM, NUMBER), {}, "config.problem")
     costs = {name: each(ANY) for name in named(ANY).check("stats", stats)} | {
-        name: each(FINITE) for name in _COUNTS
+        name: each(COUNT) for name in _COUNTS
     }
     costs |= {name: each(NUMBER | NOTHING) for name in _MAYBE_UNKNOWN}
     costs |= {name: each(NUMBER) for name in _MEASURED}
