@@ -72,6 +72,7 @@ def test_no_cost_where_accuracy_limits(
     assert with_cap.stats["gradients"] <= 1.03 * without.stats["gradients"]
 
 
+@pytest.mark.filterwarnings("ignore::flow.KinkWarning")
 @pytest.mark.parametrize("method", EXPLICIT)
 def test_kinks_are_not_capped(method: str, monkeypatch: pytest.MonkeyPatch):
     """Assert that rejections of another cause cost a look at most, one in ten attempts."""

@@ -265,7 +265,7 @@ def _step(bowl: flow.Objective, **options: Any) -> float:
             lambda eta: [1.0 - eta, 1.0 - 2.0 * eta],
         ),
         (
-            {"optimizer": optax.sgd(lambda k: SETTING + 0.0 * k), "time_step": 1.0},
+            {"optimizer": optax.sgd(lambda k: SETTING + 0.0 * k), "time_step": lambda k: 1.0},
             lambda eta: 1.0 - eta,
         ),
         (
