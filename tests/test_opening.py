@@ -537,3 +537,26 @@ def test_any_field_may_be_anything(runs: Path, which: str, every: int):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
     assert refused > tried / 4
     assert tried * every > 300
+
+
+def test_what_an_earlier_flow_wrote_opens(tmp_path: Path):
+    """Assert ½‖x‖²'s flow and descents in files of before, a record, and an older checkpoint."""
+    written, start = Path(__file__).with_name("written_before"), np.array([1.0, -2.0])
+    path = flow.load(written / "run.nc")
+    np.testing.assert_allclose(path.theta, np.exp(-path.t)[:, None] * start, rtol=1e-6)
+    np.testing.assert_array_equal(path.observed["first"], path.theta[:, 0])
+    np.testing.assert_array_equal(path.params(-1)["x"], path.theta[-1])
+    runs = flow.load(written / "ensemble.nc")
+    np.testing.assert_allclose(runs.theta[:, -1], np.outer([0.5**2, 0.75**4], start), rtol=1e-14)
+    study = flow.load_study(written / "study.nc")
+    gaps = [np.abs(run.theta[-1] - study.flow.theta[-1]) for run in study.runs]
+    found = [pair.distance[-1] for pair in study.comparison.pairs]
+    np.testing.assert_allclose(found, np.linalg.norm(gaps, axis=1), rtol=1e-6)
+    run = read_run(written / "record")
+    assert run.facts["experiment"] == "gd_vs_flow"
+    missing = {"configuration.json", "descent-1.nc", "figure.png", "flow.nc"}
+    assert set(run.edited) == missing
+    folder = shutil.copytree(written / "checkpoint", tmp_path / "checkpoint")
+    objective = flow.Objective(lambda p: 0.5 * (p["x"] ** 2).sum(), {"x": start})
+    with pytest.raises(ValueError, match=r"checkpoint.* format 1"):
+        flow.resume(folder, objective)
