@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
