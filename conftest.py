@@ -71,6 +71,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     if collection_path.suffix == ".ipynb":
         return asked == "quick" or collection_path.name not in LARGE_NOTEBOOKS or None
+    if collection_path.suffix != ".py":
+        return None
     return f"mark.{asked}" not in collection_path.read_text() or None
 
 

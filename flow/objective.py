@@ -772,6 +772,8 @@ class Objective(Travels):
             )
         own = jax.tree.leaves(self._shapes)
         for (path, leaf), mine in zip(jax.tree.leaves_with_path(params), own, strict=True):
+            if not isinstance(np.shape(leaf), tuple):
+                raise TypeError(f"{path_name(name, path)} must be an array, got {leaf!r:.80}")
             if np.shape(leaf) != mine.shape:
                 raise ValueError(
                     f"{path_name(name, path)} has shape {np.shape(leaf)}, but the objective's has "

@@ -100,9 +100,10 @@ def compiling(label: str, show: Any) -> Iterator[None]:
 
     Whoever is outermost says whether anything is shown. A caller's own bar tells of it itself.
     """
+    shown = not isinstance(show, Progress) and truth("progress", show)
     told, done = _TOLD.set(True), threading.Event()
     teller = threading.Thread(target=_tell, args=(label, done), daemon=True)
-    shown = bool(show) and not isinstance(show, Progress) and told.old_value is not True
+    shown = shown and told.old_value is not True
     if shown:
         teller.start()
     try:

@@ -122,7 +122,9 @@ def _with_arrays(data: PyTree) -> PyTree:
     """The same pytree with arrays in the place of lists of numbers."""
 
     def of_numbers(node: Any) -> bool:
-        return isinstance(node, list) and (_is_row(node) or (node and all(map(of_numbers, node))))
+        if not isinstance(node, list) or not node:
+            return False
+        return _is_row(node) or all(map(of_numbers, node))
 
     def array(node: Any) -> Any:
         if not of_numbers(node):

@@ -100,7 +100,7 @@ def sweep(
     if not callable(function):
         raise TypeError(f"function must be a function of a cell, got {function!r:.80}")
     axes = _axes(grid)
-    if jobs != -1:
+    if not (isinstance(jobs, int) and jobs == -1):
         jobs = positive_integer("jobs", jobs)
     truth("progress", progress)
     cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]

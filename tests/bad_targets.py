@@ -202,6 +202,15 @@ def read_objective(objective: Any) -> tuple:
     return objective.value(objective.params), objective.theta, objective.smooth
 
 
+sizes = Kind(
+    lambda v: (
+        ANY
+        if isinstance(v, list | tuple)
+        and len(v)
+        and all(integer().meaning(x) != REFUSED for x in v)
+        else REFUSED
+    )
+)
 several = Kind(lambda v: ANY if isinstance(v, np.ndarray) and v.ndim > 1 else REFUSED)
 no_names = Kind(lambda v: ANY if isinstance(v, dict) and not v else REFUSED)
 OBJECTIVES = {
@@ -493,7 +502,7 @@ OBJECTIVES = {
         {
             "inputs": (given(1), integer()),
             "outputs": (given(2), integer()),
-            "window": (given((2, 2)), tries(never, short=(2,), floats=(2.0, 2), zero=(0, 2))),
+            "window": (given((2, 2)), tries(sizes, short=(2,), floats=(2.0, 2), zero=(0, 2))),
             "bias": (given(True), flag),
         },
         lambda layer: layer.outputs,
@@ -501,13 +510,13 @@ OBJECTIVES = {
     ),
     "backprop.AveragePooling": Target(
         flow.backprop.AveragePooling,
-        {"window": (given((2, 2)), tries(never, short=(2,), floats=(2.0, 2), zero=(0, 2)))},
+        {"window": (given((2, 2)), tries(sizes, short=(2,), floats=(2.0, 2), zero=(0, 2)))},
         lambda layer: layer.window,
         examples=25,
     ),
     "backprop.Reshape": Target(
         flow.backprop.Reshape,
-        {"shape": (given((1, 2)), tries(never, floats=(2.0, 1), zero=(0, 2)))},
+        {"shape": (given((1, 2)), tries(sizes, floats=(2.0, 1), zero=(0, 2)))},
         lambda layer: layer.output_shape((2, 4)),
         examples=25,
     ),

@@ -161,6 +161,8 @@ def integer(least: int = 1, most: int = 10**6) -> Kind:
     def meaning(value: Any) -> Any:
         if isinstance(value, np.ndarray) and value.shape == ():
             value = value.item()
+        if isinstance(value, float | np.floating) and value.is_integer():
+            return ANY
         if isinstance(value, bool) or not isinstance(value, Integral):
             return REFUSED
         return int(value) if least <= value <= most else REFUSED

@@ -474,7 +474,11 @@ def of_netcdf(folder: Path, which: str) -> Iterator[tuple[str, Callable, Callabl
             if name.startswith("_"):
                 continue
             for what, other in VALUES.items():
-                if other is MISSING or isinstance(other, str | bool | int | float):
+                # HDF5 has integers of 64 bits.
+                fits = isinstance(other, str | bool | float) or (
+                    isinstance(other, int) and other < 2**63
+                )
+                if other is MISSING or fits:
                     yield f"{group} {name} {what}", partial(spoil, group, name, other), use
             for what, tree in cases(json.loads(value)) if name in TREES else ():
                 yield f"{group} {name} {what}", partial(spoil, group, name, json.dumps(tree)), use
