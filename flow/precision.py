@@ -4,7 +4,7 @@ import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from inspect import signature
@@ -36,21 +36,23 @@ _LENIENT = {
 _STRICT: ContextVar[dict[str, Any]] = ContextVar("strict", default={})  # noqa: B039
 
 
-@contextmanager
-def double_precision() -> Iterator[None]:
-    """Scope in which JAX computes in float64, without touching its global setting.
+def double_precision() -> AbstractContextManager:
+    """Return a scope in which JAX computes in float64, without touching its global setting.
 
     Within it JAX's strict switches are off, which an inf that pads an array or a number of numpy's
     would set off; `strict_promotion` and `told_of_nans` have them as the user does.
     """
+    met = ((name, getattr(jax.config, f"jax_{name}")) for name in _LENIENT)
+    strict = {name: value for name, value in met if value not in (_LENIENT[name], None)}
+    return _leniently(strict) if strict else jax.enable_x64(True)
+
+
+@contextmanager
+def _leniently(strict: Mapping[str, Any]) -> Iterator[None]:
     with ExitStack() as scopes:
         scopes.enter_context(jax.enable_x64(True))
-        met = {name: getattr(jax.config, f"jax_{name}") for name in _LENIENT}
-        strict = {k: v for k, v in met.items() if v not in (_LENIENT[k], None)}
-        if strict:
-            token = _STRICT.set(_STRICT.get() | strict)
-            scopes.callback(_STRICT.reset, token)
-            _set(scopes, {name: _LENIENT[name] for name in strict})
+        scopes.callback(_STRICT.reset, _STRICT.set(_STRICT.get() | strict))
+        _set(scopes, {name: _LENIENT[name] for name in strict})
         yield
 
 
@@ -70,12 +72,11 @@ def _strictly(function: Callable, *arguments: Any) -> Any:
         return function(*arguments)
 
 
-@contextmanager
-def told_of_nans() -> Iterator[None]:
-    """Scope of a call that returns what the user's functions do: NaN is an error if they say so."""
-    with ExitStack() as scopes:
-        _set(scopes, {k: v for k, v in _STRICT.get().items() if k.startswith("debug")})
-        yield
+def told_of_nans() -> AbstractContextManager:
+    """Return a scope for a call of users' functions: NaN is an error there if the user says so."""
+    scopes = ExitStack()
+    _set(scopes, {k: v for k, v in _STRICT.get().items() if k.startswith("debug")})
+    return scopes
 
 
 @contextmanager
