@@ -41,7 +41,10 @@ for variable, value in CACHE.items():
 
 mpl.use("Agg")
 typecheck = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a fine float
-CHECKED = "backprop differences dynamics explain.walk leaf_check objective spectrum trajectory"
+CHECKED = (
+    "backprop dynamics spectrum _explain.walk _run.trajectory _run.trajectory_file "
+    "_problem.differences _problem.leaf_check _problem.objective _problem.traced"
+)
 install_import_hook([f"flow.{name}" for name in CHECKED.split()], "conftest.typecheck")
 
 # Programs that tests start; to collect their doctests would run them.
@@ -123,7 +126,7 @@ def _ctrl_c_is_heard() -> Iterator[None]:
 @pytest.fixture
 def ctrl_c_ignored() -> Iterator[None]:
     """Ignore SIGINT, as a process does whose parent ignored it, and has not said so yet."""
-    from flow.interrupts import tell_if_ignored
+    from flow._core.signals import tell_if_ignored
 
     tell_if_ignored.cache_clear()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

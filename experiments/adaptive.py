@@ -24,8 +24,7 @@ from tqdm import tqdm
 
 import flow
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import Options, Record, Science, run_experiment
-from flow.trajectory import uninterrupted
+from flow.records import Options, Record, Science, run_experiment, uninterrupted
 
 # The flow's own error is no part of what is measured.
 TIGHT = {"rtol": 1e-7, "atol": 1e-11}

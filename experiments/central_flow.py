@@ -19,9 +19,8 @@ from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
 import flow
-from flow.order import whole_steps
 from flow.plots import COLOURS, TIME_LABEL
-from flow.records import Options, Record, Science, run_experiment
+from flow.records import Options, Record, Science, run_experiment, whole_steps
 
 # Descent is saved at every so-manieth step: odd, so that both sides of an oscillation are met.
 STRIDE = 5

@@ -20,7 +20,6 @@ from problems import all_digits, digits, small
 from tqdm import tqdm
 
 import flow
-from flow.precision import double_precision
 from flow.records import Options, Record, Science, run_experiment
 
 # A network, t and rtol at which a step has ten stages or more, gradients of one timed loop.
@@ -80,7 +79,7 @@ def measure(name: str, config: Configuration) -> dict[str, float]:
         return path.stats["seconds"] / cost, path
 
     ratios: dict[str, list[float]] = {"engine jax": [], "engine scipy": [], "float32 / float64": []}
-    with double_precision():
+    with jax.enable_x64(True):
         bare = gradients_in_a_loop(objective, count)
         bare()
         for engine in ("jax", "scipy"):

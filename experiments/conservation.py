@@ -27,11 +27,8 @@ from matplotlib.ticker import NullLocator
 from tqdm import tqdm
 
 import flow
-from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.precision import double_precision
-from flow.records import Options, Record, Science, run_experiment
-from flow.trajectory import uninterrupted
+from flow.records import Options, Record, Science, run_experiment, uninterrupted, whole_steps
 
 
 @dataclass(frozen=True)
@@ -183,7 +180,7 @@ def filled(objective: flow.Objective, quantities: Callable, t: float, step: floa
         gradient = objective.traced_gradient(state[0], objective.data)
         return jax.tree.map(jnp.negative, gradient), quantities(gradient)
 
-    with double_precision():
+    with jax.enable_x64(True):
         nothing = np.zeros_like(quantities(objective.params))
     pair = flow.Dynamics(rhs, (objective.params, nothing))
     path = flow.integrate(pair, t, method="RK4", step=step, save=[t], progress=False)
@@ -193,7 +190,7 @@ def filled(objective: flow.Objective, quantities: Callable, t: float, step: floa
 def one_step(objective: flow.Objective, quantities: Callable, rate: float) -> float:
     """Return how far the change of Q in a step is from η²Q(∇J), relative to it."""
     step = flow.descend(objective, rate, steps=1, save=2, progress=False)
-    with double_precision():
+    with jax.enable_x64(True):
         moved = quantities(step.params(1)) - quantities(step.params(0))
         expected = rate**2 * quantities(objective.gradient(objective.params))
     return float(np.linalg.norm(moved - expected) / np.linalg.norm(expected))

@@ -26,7 +26,6 @@ from tqdm import tqdm
 import flow
 from flow.circuits import Circuit, tanh, variable
 from flow.plots import COLOURS, MARKERS
-from flow.precision import double_precision
 from flow.records import Options, Record, Science, run_experiment
 
 QUANTITIES = ("forward", "gradient", "hvp", "differences")
@@ -90,7 +89,7 @@ def network(width: int, config: Configuration) -> dict[str, Any]:
         return jax.lax.map(entry, jnp.arange(timed))
 
     row: dict[str, Any] = {"l": l}
-    with double_precision():
+    with jax.enable_x64(True):
         cases = {
             "forward": (forward, (theta, data)),
             "gradient": (gradient, (theta, data)),

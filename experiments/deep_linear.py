@@ -23,10 +23,9 @@ from matplotlib.lines import Line2D
 from tqdm import tqdm
 
 import flow
-from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
 from flow.plots.style import POINTS
-from flow.records import Options, Record, Science, run_experiment
+from flow.records import Options, Record, Science, run_experiment, whole_steps
 
 # Close to the minimum DOP853 steps at its stability limit and beyond, until the error estimate
 # tells: at rtol 1e-10 strengths are wrong by 1e-6 there.

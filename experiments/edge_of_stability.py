@@ -19,10 +19,8 @@ import pandas as pd
 from tqdm import tqdm
 
 import flow
-from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import Options, Record, Science, run_experiment
-from flow.trajectory import uninterrupted
+from flow.records import Options, Record, Science, run_experiment, uninterrupted, whole_steps
 
 Name = Literal["chebyshev-3", "chebyshev-4", "chebyshev-5", "digits-tanh", "digits-relu"]
 # Of each problem: the time of the runs, and learning rates of gradient descent.

@@ -21,9 +21,7 @@ from problems import unnormalised
 from tqdm import tqdm
 
 import flow
-from flow.audit import bars_beside, tighter
-from flow.records import Options, Record, Science, run_experiment
-from flow.trajectory import uninterrupted
+from flow.records import Options, Record, Science, run_experiment, uninterrupted
 
 METHODS = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA", "RKC2", "TSRKC3", "Tsit5", "auto")
 HALF, TENTH, MOST = 0.5, 0.1, 0.05
@@ -173,11 +171,11 @@ def runs(config: Configuration) -> Iterator[dict[str, Any]]:
                     progress=False,
                 )
                 path = uninterrupted(path)
-                again = tighter(path, progress=False)
-                bar = bars_beside(path, again)
+                audit = flow.audit(path, error_bar=True, progress=False)
+                bar = audit.error_bar
                 error = np.linalg.norm(path.theta - exact, axis=1)
                 row = {"problem": name, "t": times[-1], "method": method, "rtol": rtol}
-                row["cost"] = again.units / path.units
+                row["cost"] = audit.units / path.units
                 for where, i in (("end", -1), ("worst save", int(np.argmax(error)))):
                     if error[i] > LEAST * np.linalg.norm(exact[i]):
                         row |= {f"error, {where}": error[i], f"bar, {where}": bar[i]}

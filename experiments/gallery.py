@@ -14,8 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 import flow
-from flow.checks import choice
-from flow.records import Options, Record, Science, run_experiment
+from flow.records import Options, Record, Science, choice, run_experiment
 
 # Picture -> the line that makes it.
 LINES = {

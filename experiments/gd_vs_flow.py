@@ -11,9 +11,7 @@ from typing import Literal
 import numpy as np
 
 import flow
-from flow.curve import unbent
-from flow.order import whole_steps
-from flow.records import Options, Record, Science, run_experiment
+from flow.records import Options, Record, Science, run_experiment, whole_steps
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def run(
         save=np.unique(np.minimum(np.concatenate([d.t for d in descents]), config.t)),
         **common,
     )
-    path = record.keep("flow", unbent(path, observe, progress=not config.quiet))
+    path = record.keep("flow", flow.refine(path, observe, progress=not config.quiet))
     comparison = flow.compare(path, *descents, progress=not config.quiet)
     return path, comparison, flow.audit(path)
 

@@ -20,8 +20,7 @@ import optax
 import pandas as pd
 
 import flow
-from flow.checks import positive_integer
-from flow.records import Options, Record, Science, run_experiment
+from flow.records import Options, Record, Science, positive_integer, run_experiment
 
 # Seconds in which a worker must have started.
 PATIENCE = 120

@@ -24,11 +24,8 @@ import numpy as np
 import pandas as pd
 
 import flow
-from flow.checks import choice
-from flow.methods.stepping import Fixed, Limits, Tolerance
-from flow.order import whole_steps
-from flow.precision import double_precision
-from flow.records import Options, Record, Science, run_experiment
+from flow.methods.loop_state import Fixed, Limits, Tolerance
+from flow.records import Options, Record, Science, choice, run_experiment, whole_steps
 
 MODELS = ("MLP", "flax CNN")
 TASKS = ("gradient", "flow", "descent", "lockstep", "sharpness")
@@ -89,7 +86,7 @@ def objective_of(model: str, config: Configuration) -> flow.Objective:
             return nn.Dense(CLASSES)(nn.tanh(nn.Dense(128)(x.reshape(len(x), -1))))
 
     network, (X, y) = Convolutional(), images(config.images, config.seed)
-    with double_precision():
+    with jax.enable_x64(True):
         params = network.init(jax.random.key(config.seed), X[:1])
     return flow.Objective(
         outputs=network.apply,
@@ -172,7 +169,7 @@ def allotted(objective: flow.Objective, method: str) -> dict[str, float]:
     """State vectors that XLA allots to a chunk of a compiled method, and to a gradient."""
     adaptive = method not in ("Euler", "RK4")
     objective.flat_value_and_gradient(objective.theta)
-    with double_precision():
+    with jax.enable_x64(True):
         settings = {} if adaptive else {"step": 1e-6}
         flow.integrate(
             objective, 1.0, method=method, engine="jax", max_gradients=60, save=2, progress=False,

@@ -17,8 +17,7 @@ from tqdm import tqdm
 import flow
 from flow.dynamics import tangent_kernel
 from flow.plots import COLOURS
-from flow.records import Options, Record, Science, run_experiment
-from flow.trajectory import uninterrupted
+from flow.records import Options, Record, Science, run_experiment, uninterrupted
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 

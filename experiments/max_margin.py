@@ -22,9 +22,8 @@ import pandas as pd
 from tqdm import tqdm
 
 import flow
-from flow.checks import choice
 from flow.plots import COLOURS, MARKERS
-from flow.records import Options, Record, Science, run_experiment
+from flow.records import Options, Record, Science, choice, run_experiment
 
 TIGHT = {"rtol": 1e-8, "atol": 1e-11}
 # Of 2/λ_max(θ₀), for gradient descent: the curvature of both losses falls along the way.

@@ -16,9 +16,8 @@ from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
 import flow
-from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import Options, Record, Science, run_experiment
+from flow.records import Options, Record, Science, run_experiment, whole_steps
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,8 @@ import pandas as pd
 from tqdm import tqdm
 
 import flow
-from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS
-from flow.records import Options, Record, Science, run_experiment
-from flow.trajectory import uninterrupted
+from flow.records import Options, Record, Science, run_experiment, uninterrupted, whole_steps
 
 
 @dataclass(frozen=True)

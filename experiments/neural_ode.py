@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 import flow
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.precision import double_precision
 from flow.records import Options, Record, Science, run_experiment
 
 # Of the residual networks' distances to the continuous one, at most a millionth is RK4's.
@@ -228,7 +227,7 @@ def draw(config: Configuration, result: Result, orders: pd.Series) -> Any:
 def draw_depth(ax: Any, config: Configuration, params: Any) -> None:
     """The points' way from s = 0 (small dots) to 1, and the line that parts them there."""
     X, y = moons(config)
-    with double_precision():
+    with jax.enable_x64(True):
         end, way = through_depth(rk4, config.depth_steps, params, X)
         way = np.concatenate([way, end[None]])
     for label, colour in enumerate((COLOURS[0], COLOURS[1])):

@@ -17,9 +17,8 @@ import pandas as pd
 from tqdm import tqdm
 
 import flow
-from flow.checks import choice
 from flow.plots import COLOURS, MARKERS
-from flow.records import Options, Record, Science, run_experiment
+from flow.records import Options, Record, Science, choice, run_experiment
 
 LADDER = (0.1, 0.05, 0.025, 0.0125)  # of 2/λ_max(θ₀)
 RATES = (1e-2, 5e-3, 2.5e-3, 1.25e-3)  # where an entry's step is η

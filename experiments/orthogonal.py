@@ -19,10 +19,8 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from tqdm import tqdm
 
 import flow
-from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import Options, Record, Science, run_experiment
-from flow.trajectory import uninterrupted
+from flow.records import Options, Record, Science, run_experiment, uninterrupted, whole_steps
 
 # The distance to the principal subspace falls by this factor, in e-foldings of the slowest mode;
 # the rate is fitted to the last half, where that mode is alone.

@@ -28,7 +28,6 @@ from flow.backprop import (
     MaxPooling,
     Reshape,
 )
-from flow.precision import double_precision
 from flow.records import Options, Record, Science, run_experiment
 
 CONVOLUTIONAL = flow.Network(
@@ -106,7 +105,7 @@ def measure(
         lambda theta, data: ravel_pytree(hand.traced_gradient(hand.tree(theta), data))[0]
     )
     rounds: dict[str, list[float]] = {"flow": [], "solve_ivp": [], "hand / jax.grad": []}
-    with double_precision():
+    with jax.enable_x64(True):
         by_hand, by_autodiff = bare(hand), bare(auto)
         path = run(hand)
         by_hand(), by_autodiff(), rhs(0.0, hand.theta)

@@ -17,8 +17,7 @@ from tqdm import tqdm
 
 import flow
 from flow.plots import work_precision
-from flow.records import Options, Record, Science, run_experiment
-from flow.trajectory import uninterrupted
+from flow.records import Options, Record, Science, run_experiment, uninterrupted
 
 METHODS = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
 

@@ -25,9 +25,7 @@ import pandas as pd
 import tyro
 
 import flow
-from flow.order import whole_steps
-from flow.precision import double_precision
-from flow.records import Options, Record, Science, run_experiment
+from flow.records import Options, Record, Science, run_experiment, whole_steps
 
 # Seconds after which a process that hears nothing of another gives up, and after which all do.
 SILENCE, PATIENCE = 30, 600
@@ -90,7 +88,7 @@ def collectives(objective: flow.Objective) -> tuple[int, int]:
         tree = objective.traced_gradient(objective.tree(theta), data)
         return jax.flatten_util.ravel_pytree(tree)[0]
 
-    with double_precision():
+    with jax.enable_x64(True):
         program = jax.jit(gradient).lower(objective.theta, objective.data).compile().as_text()
     sums = re.findall(r"= \w+\[([\d,]*)\]\S* (?:all-reduce|all-reduce-start)\(", program)
     others = re.findall(r"(?:all-gather|all-to-all|collective-permute)(?:-start)?\(", program)

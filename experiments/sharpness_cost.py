@@ -18,9 +18,8 @@ from tqdm import trange
 
 import flow
 from flow.plots import COLOURS, TIME_LABEL
-from flow.records import Options, Record, Science, run_experiment
+from flow.records import Options, Record, Science, run_experiment, uninterrupted
 from flow.spectrum import eigenpairs
-from flow.trajectory import uninterrupted
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,8 @@ from matplotlib.ticker import NullLocator
 from tqdm import tqdm
 
 import flow
-from flow.order import whole_steps
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import Options, Record, Science, run_experiment
-from flow.trajectory import uninterrupted
-from flow.weak import sgd_ensemble
+from flow.records import Options, Record, Science, run_experiment, uninterrupted, whole_steps
 
 # λ of (a), and where it starts; (c) starts so far out that noise is a small part of J.
 CURVATURES, START, FAR = np.array([1.0, 0.25]), np.array([1.0, 1.0]), np.array([5.0, 5.0])
@@ -123,8 +120,19 @@ def ensembles(
         raise ValueError(f"the SDE at learning rate {rate:g} diverged: {sde.result}")
     ends = np.unique(steps // per_epoch) * per_epoch
     found = {"SDE": Ensemble(sde.t[0], sde.theta, sde.loss)}
+    seeds = np.random.SeedSequence(seed).generate_state(paths).tolist()
     for name, at, sampling in (("SGD", steps, "iid"), ("epochs", ends, "epoch")):
-        found[name] = Ensemble(at * rate, *sgd_ensemble(dynamics, at, paths, seed, sampling))
+        runs = flow.descend(
+            dynamics.objective,
+            rate,
+            int(at[-1]),
+            batch_size=dynamics.batch_size,
+            sampling=sampling,
+            seed=seeds,
+            save=at * rate,
+            progress=not config.quiet,
+        )
+        found[name] = Ensemble(at * rate, uninterrupted(runs).theta, runs.loss)
     return found, sde.member(0)
 
 

@@ -26,8 +26,7 @@ from tqdm import tqdm
 
 import flow
 from flow.plots import COLOURS, MARKERS, TIME_LABEL
-from flow.records import Options, Record, Science, run_experiment
-from flow.trajectory import uninterrupted
+from flow.records import Options, Record, Science, run_experiment, uninterrupted
 
 # Times are saved evenly in log t over so many decades, as networks move at very different paces.
 DECADES = 5

@@ -16,6 +16,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -25,10 +26,8 @@ from problems import PROBLEMS, Problem, teacher
 from tqdm import tqdm
 
 import flow
-from flow.checks import choice
 from flow.plots import COLOURS
-from flow.precision import double_precision
-from flow.records import Options, Record, Science, run_experiment
+from flow.records import Options, Record, Science, choice, run_experiment
 
 RTOLS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 PEER_RTOLS = (1e-3, 1e-6)
@@ -144,7 +143,7 @@ def measure(name: str, problem: Problem, config: Configuration) -> pd.DataFrame:
     for label, rtol, make in tqdm(
         cases(name, objective, problem, config), name, disable=config.quiet
     ):
-        with double_precision():
+        with jax.enable_x64(True):
             started = time.perf_counter()
             run = make(objective, problem.t, rtol)
             ready = time.perf_counter() - started

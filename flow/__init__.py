@@ -9,26 +9,39 @@
 True
 """
 
-from typing import Any
-
 from flow import (
     backprop,
     circuits,
     datasets,
     dynamics,
     exact,
+    methods,
     networks,
     observe,
     plots,
     spectrum,
     stop,
 )
-from flow.action import Action, action
-from flow.audit import Audit, audit
-from flow.check_gradient import GradientCheck, check_gradient
-from flow.checkpoints import Checkpoint, CheckpointWarning
-from flow.comparison import Comparison, ErrorBarWarning, compare
-from flow.descent import descend
+from flow._core.opening import Unreadable
+from flow._core.precision import PrecisionWarning
+from flow._evidence.action import Action, action
+from flow._evidence.audit import Audit, audit
+from flow._evidence.compare import Comparison, ErrorBarWarning, compare
+from flow._evidence.nearest import refine
+from flow._evidence.order import OrderStudy, auto_learning_rates, order_study
+from flow._evidence.study import Study, load_study, study
+from flow._evidence.sweep import sweep
+from flow._explain import Explanation, explain
+from flow._problem.gradient_check import GradientCheck, check_gradient
+from flow._problem.host_batches import HostBatches
+from flow._problem.minibatches import BatchWarning
+from flow._problem.objective import Objective
+from flow._run.checkpoint import Checkpoint, CheckpointWarning
+from flow._run.descend import descend
+from flow._run.integrate import integrate
+from flow._run.resume import resume
+from flow._run.trajectory import Trajectory
+from flow._run.trajectory_file import load
 from flow.dynamics import (
     AdamFlow,
     CentralFlow,
@@ -48,16 +61,7 @@ from flow.dynamics import (
     StiefelFlow,
     StochasticFlow,
 )
-from flow.explain import Explanation, explain
-from flow.host_batches import HostBatches
-from flow.integration import integrate
 from flow.networks import MLP, Network
-from flow.objective import Objective
-from flow.opening import Unreadable
-from flow.order import OrderStudy, auto_learning_rates, order_study
-from flow.precision import PrecisionWarning
-from flow.resume import resume
-from flow.sampling import BatchWarning
 from flow.spectrum import (
     EigenvaluesNotConverged,
     bottom_eigenvalues,
@@ -66,9 +70,6 @@ from flow.spectrum import (
     spectral_density,
     top_eigenvalues,
 )
-from flow.study import Study, load_study, study
-from flow.sweep import sweep
-from flow.trajectory import Trajectory, load
 
 __all__ = [
     "MLP",
@@ -129,6 +130,7 @@ __all__ = [
     "order_study",
     "plots",
     "preconditioned_sharpness",
+    "refine",
     "resume",
     "sharpness",
     "spectral_density",
@@ -138,12 +140,3 @@ __all__ = [
     "sweep",
     "top_eigenvalues",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """`flow.methods`, which waits for its first use, as scipy.integrate is slow to import."""
-    if name == "methods":
-        import importlib
-
-        return importlib.import_module("flow.methods")
-    raise AttributeError(f"module 'flow' has no attribute {name!r}")

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from flow._core.display import visible
 from flow.records.experiment import DONE, FELL_SHORT, INTERRUPTED, WRONG
-from flow.shown import visible
 
 FORMAT = "{:.4g}".format
 
@@ -27,7 +27,7 @@ def list_(root: tyro.conf.Positional[Path] = Path("results")) -> int:
     root
         Where to look.
     """
-    from flow.checks import file_path
+    from flow._core.checks import file_path
     from flow.records.overview import find_runs, listing
 
     root = file_path("root", root)
@@ -88,7 +88,7 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]], figure: Path | None = 
     figure
         Where to write a figure of all of them, a new PNG.
     """
-    from flow.checks import file_path
+    from flow._core.checks import file_path
     from flow.records.overview import side_by_side, trajectories_of
     from flow.records.provenance import differences, options
     from flow.records.reading import read_run
@@ -156,7 +156,7 @@ def reproduce(
     quiet
         Show no progress bars, and nothing of what the experiment prints.
     """
-    from flow.checks import file_path, positive
+    from flow._core.checks import file_path, positive
     from flow.records.reading import read_run
     from flow.records.reproduce import command, elsewhere, reproduce, verdict
 
@@ -215,7 +215,7 @@ def _draw(runs: list[Any], file: Path, name: str | None) -> None:
     import matplotlib.pyplot as plt
 
     from flow import plots
-    from flow.files import write_new
+    from flow._core.files import write_new
 
     if not runs:
         raise ValueError("there are no single runs to draw; members of an ensemble are drawn one "
@@ -238,7 +238,7 @@ def _draw(runs: list[Any], file: Path, name: str | None) -> None:
 
 def _check_figure(file: Path | None) -> None:
     """Refuse, before all work, what can't be written."""
-    from flow.files import refuse_existing
+    from flow._core.files import refuse_existing
 
     if file is not None and refuse_existing(file).suffix.lower() != ".png":
         raise ValueError(f"--figure {file} must end in .png")

@@ -4,8 +4,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from flow.checks import positive_integer
-from flow.keywords import own_keywords
+from flow._core.checks import positive_integer
+from flow._core.keywords import own_keywords
 
 Examples: TypeAlias = tuple[np.ndarray, np.ndarray]
 

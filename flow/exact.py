@@ -8,8 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flow.checks import numbers, positive, positive_integer, real
-from flow.objective import Objective
+from flow._core.checks import numbers, positive, positive_integer, real
+from flow._problem.objective import Objective
 
 # Tolerance of the one solution here that is no formula.
 RTOL = 1e-13

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from flow import spectrum
-from flow.checks import numbers, positive, positive_integer, random_seed
-from flow.keywords import own_keywords
-from flow.objective import Objective
-from flow.processes import Travels
-from flow.shown import Shown
+from flow._core.checks import numbers, positive, positive_integer, random_seed
+from flow._core.display import Shown
+from flow._core.keywords import own_keywords
+from flow._core.pickling import Travels
+from flow._problem.objective import Objective
 from flow.spectrum.hessian import hessian
-from flow.spectrum.tracking import start_block, track
+from flow.spectrum.warm_start import start_block, track
 
 MOST_SUMS = 2**16  # two bytes
 

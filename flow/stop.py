@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from math import inf, isnan
 from typing import Any, TypeAlias
 
-from flow.checks import flag, positive, real, users
-from flow.keywords import own_keywords
-from flow.recording import ObserverFailed
+from flow._core.checks import flag, positive, real, users
+from flow._core.endings import ObserverFailed
+from flow._core.keywords import own_keywords
 
 Condition: TypeAlias = Callable[[Mapping[str, Any]], bool]
 

@@ -1195,6 +1195,15 @@ EVIDENCE = {
         lambda a: (a.energy_residual, a.largest_rise),
         aliases={"path": "flow.audit"},
     ),
+    "refine": Target(
+        flow.refine,
+        {
+            "path": (given(path), wrong(a_path, other=ball, descent=steps)),
+            "observe": (given(None), observers),
+            "progress": (given(False), anything),
+        },
+        lambda refined: (refined.t, refined.loss),
+    ),
     "action": Target(
         flow.action,
         {

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flow
+from flow._core.precision import double_precision
 from flow.backprop import (
     ACTIVATIONS,
     LOSSES,
@@ -316,7 +317,7 @@ def test_forward_pass_is_done_once(layers: int):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((11, 7)), rng.standard_normal((11, 5))
     objective = flow.MLP([7, *range(8, 7 + layers), 5]).objective(X, y)
-    with flow.precision.double_precision():
+    with double_precision():
         function = objective.compiled("value_and_gradient", objective._build_value_and_gradient)  # noqa: SLF001
         hlo = function.lower(objective.theta, objective.data).compile().as_text()
     assert hlo.count(" dot(") == 3 * layers - 1

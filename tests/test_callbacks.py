@@ -12,7 +12,7 @@ import pytest
 from threadpoolctl import ThreadpoolController
 
 import flow
-from flow import threads
+from flow._core import devices as threads
 
 H = np.array([1.0, 3.0, 10.0])
 START = np.array([1.0, -0.5, 0.25])

@@ -19,8 +19,8 @@ import pytest
 from scipy.integrate import RK45
 
 import flow
-from flow.checkpoints.file import Unreadable, read, write
-from flow.checkpoints.keeper import Keeper, keeper
+from flow._run.checkpoint.file import Unreadable, read, write
+from flow._run.checkpoint.keeper import Keeper, keeper
 
 X, Y = flow.datasets.digits(60)
 OBJECTIVE = flow.MLP([64, 4, 10]).objective(X, Y, seed=0)
@@ -60,7 +60,7 @@ def all_checkpoints(
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, "_write", copied)
         # The compiled loops are asked between their chunks.
-        patch.setattr("flow.pace.CHUNK_SECONDS", 1e-3)
+        patch.setattr("flow._core.progress.CHUNK_SECONDS", 1e-3)
         whole = run()
     return whole, copies
 
@@ -282,7 +282,7 @@ def test_nothing_in_a_file_is_executed(kept: Path):
 def test_a_newer_format_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Assert the remedy."""
     with monkeypatch.context() as patch:
-        patch.setattr("flow.checkpoints.file.FORMAT_VERSION", 7)
+        patch.setattr("flow._run.checkpoint.file.FORMAT_VERSION", 7)
         write(tmp_path / "new.npz", {"t": 1.0})
     with pytest.raises(Unreadable, match="format 7, newer than this flow's 2; upgrade"):
         read(tmp_path / "new.npz")

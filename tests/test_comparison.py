@@ -10,7 +10,7 @@ import pytest
 from scipy.interpolate import CubicSpline
 
 import flow
-from flow.curve import Curve
+from flow._evidence.nearest import Curve
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_nearest_of_many_rows():
     fine = CubicSpline(t, theta)(np.linspace(0.0, 1.0, 20_001))
     expected = [np.linalg.norm(point - fine, axis=1).min() for point in points]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flow.trajectory.PART", 1000)
+        patch.setattr("flow._run.trajectory.PART", 1000)
         found = Curve(source).distances(points)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert np.all(found < np.linalg.norm(points[:, None] - theta, axis=2).min(axis=1))

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import flow
-from flow.counting import counted, marked
+from flow._core.costs import counted, marked
 
 
 class Counts:

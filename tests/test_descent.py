@@ -12,8 +12,8 @@ import optax.contrib
 import pytest
 
 import flow
-from flow.naming import optimizer_name
-from flow.schedules import holds_schedule
+from flow._run.optimizer_names import optimizer_name
+from flow._run.schedules import holds_schedule
 
 pytestmark = pytest.mark.quick
 

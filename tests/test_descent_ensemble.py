@@ -14,8 +14,8 @@ import optax
 import pytest
 
 import flow
-from flow import descent_ensemble
-from flow.sharing import in_turn, side_by_side
+from flow._run import discrete_ensemble as descent_ensemble
+from flow.methods.many import in_turn, side_by_side
 
 SECONDS = {"seconds", "compile_seconds"}
 RATES = [0.1, 0.5, 2.5, 0.9]
@@ -192,7 +192,7 @@ def test_ctrl_c_and_seconds_end_all(quadratic: flow.Objective, monkeypatch: pyte
     def press(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flow.progress.Progress.update", press)
+    monkeypatch.setattr("flow._core.progress.Progress.update", press)
     runs = flow.descend(quadratic, [0.1, 0.2], 10**9, progress=False)
     assert runs.stats["result"] == [f"interrupted at step 1 (t = {e})" for e in (0.1, 0.2)]
     np.testing.assert_allclose(runs.theta[:, -1], np.outer([0.9, 0.8], quadratic.theta))
@@ -254,8 +254,8 @@ def test_a_gradient_that_is_not_finite():
 
 DEVICES = """
 import json, jax, numpy as np, flow
-from flow import descent_ensemble, ensemble_driver
-from flow.sharing import OnDevices, in_turn
+from flow._run import compiled, discrete_ensemble
+from flow.methods.many import OnDevices, in_turn
 
 devices, found = jax.devices(), {}
 X = np.random.default_rng(0).standard_normal((30, 2))
@@ -271,8 +271,8 @@ def split(driver, name):
         parts.append([s.data.shape[0] for s in jax.tree.leaves(self.carry)[0].addressable_shards])
         return result
     setattr(driver, name, looked_at)
-split(descent_ensemble.DescentEnsemble, "_drive")
-split(ensemble_driver.EnsembleDriver, "_drive")
+split(discrete_ensemble.DescentEnsemble, "_drive")
+split(compiled.EnsembleDriver, "_drive")
 
 rates = np.geomspace(0.01, 500, 11)
 langevin = flow.LangevinFlow(objective, 0.01)

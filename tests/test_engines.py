@@ -14,7 +14,7 @@ import pytest
 
 import flow
 from experiments import problems
-from flow import compiled_driver
+from flow._run import compiled as compiled_driver
 
 QUIET = {"progress": False}
 # The loop is compiled for each number of saved times.

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import flow
-from flow import ensemble_driver
-from flow.compiled_driver import CompiledDriver
-from flow.dynamics.flat import flatten
-from flow.precision import double_precision
-from flow.sharing import in_turn, side_by_side, way
+from flow._core.precision import double_precision
+from flow._run import compiled as ensemble_driver
+from flow._run.compiled import CompiledDriver
+from flow.dynamics.flattened import flatten
+from flow.methods.many import in_turn, side_by_side, way
 
 SECONDS = {"seconds", "compile_seconds"}
 
@@ -251,8 +251,8 @@ def test_chunks_have_no_say(well: flow.Objective, monkeypatch: pytest.MonkeyPatc
     """Assert the same bits when members are saved in many chunks of few states each."""
     starts, settings = np.array([[0.5], [3.0], [-1.0]]), {"method": "Tsit5", "save": 40}
     whole = ensemble(well, starts, 3.0, **settings)
-    monkeypatch.setattr("flow.compiled_driver.CHUNK_NUMBERS", 9)
-    monkeypatch.setattr("flow.ensemble_driver.FIRST_CHUNK", 2)
+    monkeypatch.setattr("flow._run.compiled.CHUNK_NUMBERS", 9)
+    monkeypatch.setattr("flow._run.compiled.FIRST_CHUNK", 2)
     parts = ensemble(well, starts, 3.0, **settings)
     np.testing.assert_array_equal(parts.theta, whole.theta)
     np.testing.assert_array_equal(parts.loss, whole.loss)

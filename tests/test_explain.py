@@ -14,6 +14,7 @@ from matplotlib.mathtext import MathTextParser
 
 import flow
 from flow import networks
+from flow._explain import Explanation
 from flow.backprop import (
     ACTIVATIONS,
     LOSSES,
@@ -26,8 +27,7 @@ from flow.backprop import (
     MaxPooling,
     Reshape,
 )
-from flow.explain import Explanation
-from flow.explain.symbols import latex
+from flow.backprop.symbols import latex
 
 N = 5
 

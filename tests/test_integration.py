@@ -5,6 +5,7 @@ import pytest
 import scipy.integrate
 
 import flow
+from flow._core.precision import double_precision
 
 pytestmark = pytest.mark.quick
 
@@ -132,10 +133,10 @@ def test_ceilings_on_counts(digits: flow.Objective, small: flow.Objective):
 
 def test_implicit_methods_get_the_exact_jacobian(small: flow.Objective):
     """Assert that the Jacobian is −∇²J, column by column, and that no difference is taken."""
-    from flow.dynamics.flat import flatten
+    from flow.dynamics.flattened import flatten
 
     theta = small.theta
-    with flow.precision.double_precision():
+    with double_precision():
         J = flatten(flow.GradientFlow(small)).jacobian(0.0, theta)
     for i in (0, 7, small.size - 1):
         np.testing.assert_allclose(

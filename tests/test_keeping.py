@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flow
-from flow.gaps import Gaps
+from flow._evidence.streaming_compare import Gaps
 
 OBJECTIVE = flow.MLP([64, 8, 10]).objective(*flow.datasets.digits(40), seed=0)
 WHOLE = flow.integrate(OBJECTIVE, 3.0, save=7, progress=False)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import flow
-from flow.gaps import Gaps
+from flow._evidence.streaming_compare import Gaps
 
 # State vectors beyond the gradient's own: what README and notebooks say.
 VECTORS = {"TSRKC3": 9, "RKC2": 10, "Euler": 6, "RK4": 9, "Tsit5": 20, "Dopri8": 61}

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import flow
+from flow._problem.gradient_check import _named, mistakes
+from flow._problem.leaf_check import LeafCheck
 from flow.backprop import Convolution, Flatten, Linear, MaxPooling, Reshape
-from flow.check_gradient import _named, mistakes
-from flow.leaf_check import LeafCheck
 
 ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
     "tanh": (np.tanh, lambda z: 1 / np.cosh(z) ** 2),
@@ -177,7 +177,7 @@ def test_mistakes_are_named(case: tuple, monkeypatch: pytest.MonkeyPatch):
         made.extend([] if made else mistakes(*of))
         return iter(made)
 
-    monkeypatch.setattr(sys.modules["flow.check_gradient"], "mistakes", once)
+    monkeypatch.setattr(sys.modules["flow._problem.gradient_check"], "mistakes", once)
     for wrong, (said, possible) in MISTAKES.items():
         if not possible(s=s, loss=loss, n=n):
             continue

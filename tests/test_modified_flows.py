@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import flow
-from flow.precision import double_precision
+from flow._core.precision import double_precision
 
 TIGHT = {"rtol": 1e-11, "atol": 1e-13, "progress": False}
 ROTATION = np.linalg.qr(np.random.default_rng(3).standard_normal((3, 3)))[0]

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 
 import flow
-from flow.checkpoints.file import _digest, read
-from flow.checkpoints.folder import header, latest
-from flow.opening import npz, text
+from flow._core.opening import npz, text
+from flow._run.checkpoint.file import _digest, read
+from flow._run.checkpoint.folder import header, latest
 from flow.records import Options, Record, new_run_folder, read_run
 from flow.records.overview import listing, side_by_side
 from flow.records.provenance import differences

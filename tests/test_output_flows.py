@@ -7,8 +7,8 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import flow
+from flow._core.precision import double_precision
 from flow.dynamics import tangent_kernel
-from flow.precision import double_precision
 
 TIGHT = {"rtol": 1e-11, "atol": 1e-13, "progress": False}
 

@@ -12,7 +12,7 @@ import scipy.optimize
 from PIL import Image
 
 import flow
-from flow.precision import double_precision
+from flow._core.precision import double_precision
 
 
 @pytest.fixture

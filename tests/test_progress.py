@@ -41,7 +41,7 @@ def test_compiling_is_told(
     capsys: pytest.CaptureFixture,
 ):
     """Assert it of each engine where compiling lasts, and nothing where none is to be shown."""
-    monkeypatch.setattr("flow.progress.COMPILING", 0.0)
+    monkeypatch.setattr("flow._core.progress.COMPILING", 0.0)
     RUNS[label](objective, progress=True)
     assert f"{label}: compiling [" in capsys.readouterr().err
     RUNS[label](objective, progress=False)
@@ -63,7 +63,7 @@ def test_compiling_of_spectra_is_told(
     capsys: pytest.CaptureFixture,
 ):
     """Assert it of eigenvalues by products and of their density; along a run, the run tells."""
-    monkeypatch.setattr("flow.progress.COMPILING", 0.0)
+    monkeypatch.setattr("flow._core.progress.COMPILING", 0.0)
     of((objective := quadratic()), objective.params)
     told = "DOP853" if label == "eigenvalues" else label
     assert f"{told}: compiling [" in capsys.readouterr().err

@@ -101,7 +101,7 @@ def test_what_is_to_be_typed():
 
 def test_a_cell_that_is_single_throughout():
     """Assert that it is run and told of: that of nnx has dtype=float32 unless another is given."""
-    with pytest.warns(flow.precision.PrecisionWarning, match=r"a layer's dtype=.*dtype='float32'"):
+    with pytest.warns(flow.PrecisionWarning, match=r"a layer's dtype=.*dtype='float32'"):
         of_nnx("SimpleCell")
 
 

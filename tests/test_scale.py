@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flow
-from flow.dynamics.flat import flatten
+from flow._core.precision import double_precision
+from flow.dynamics.flattened import flatten
 
 ROOT = Path(__file__).parent.parent
 X, Y = flow.datasets.digits(60)
@@ -93,7 +94,7 @@ SECOND_HAND = {
 def speed(dynamics: flow.Dynamics) -> np.ndarray:
     """θ̇ near θ₀, (n,)."""
     flat = flatten(dynamics)
-    with flow.precision.double_precision():
+    with double_precision():
         return np.asarray(flat.derivative(0.0, flat.initial + 0.01)[0])
 
 
@@ -204,7 +205,7 @@ def test_only_one_chunk_is_in_memory():
 
     def temporaries(chunk: int | None) -> int:
         objective = network.objective(*data, batch_chunk=chunk)
-        with flow.precision.double_precision():
+        with double_precision():
             function = objective.compiled("g", objective._build_value_and_gradient)  # noqa: SLF001
             program = function.lower(objective.theta, objective.data).compile()
         return program.memory_analysis().temp_size_in_bytes
@@ -273,13 +274,14 @@ def test_a_batch_that_is_no_such():
 
 SHARDED = """
 import json, jax, numpy as np, flow
-from flow.dynamics.flat import flatten
+from flow._core.precision import double_precision
+from flow.dynamics.flattened import flatten
 X, y = flow.datasets.digits(60)
 network = flow.MLP([64, 4, 10])
 whole = network.objective(X, y, seed=0)
 mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("examples",))
 place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("examples"))
-with flow.precision.double_precision():
+with double_precision():
     arrays = [jax.device_put(np.asarray(a, float), place) for a in (X, y)]
 split = {
     "mesh": network.objective(X, y, seed=0, mesh=mesh),
@@ -303,7 +305,7 @@ for devices in (mesh, alone):
     for make in (lambda o: flow.NaturalGradientFlow(o, damping=0.1), flow.LinearizedFlow,
                  lambda o: flow.ScaleFreeFlow(o, leaves=["params[0]['W']"])):
         flat = [flatten(make(x)) for x in (o, whole)]
-        with flow.precision.double_precision():
+        with double_precision():
             one, all_ = (np.asarray(f.derivative(0.0, f.initial + 0.01)[0]) for f in flat)
         moved = float(np.linalg.norm(one - all_) / np.linalg.norm(all_))
         found.setdefault("moved", []).append(moved)

@@ -12,9 +12,9 @@ from matplotlib import rc_context
 from matplotlib.text import Text
 
 import flow
-from flow.comparison import GAPS, Comparison, Pair
+from flow._evidence.compare import GAPS, Comparison, Pair
+from flow._evidence.study import Study
 from flow.plots.style import readable
-from flow.study import Study
 
 MOST = 2000
 # What a terminal, matplotlib or LaTeX would obey.

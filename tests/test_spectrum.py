@@ -14,7 +14,7 @@ import flow
 from flow.spectrum import EigenvaluesNotConverged, eigenpairs
 from flow.spectrum.eigenpairs import DENSE_SIZE
 from flow.spectrum.hessian import hessian
-from flow.spectrum.tracking import start_block, track
+from flow.spectrum.warm_start import start_block, track
 
 N = DENSE_SIZE + 50
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from numpy.polynomial import chebyshev
 
 import flow
-from flow.methods import RKC2, TSRKC3, SpectrumNotReal, radius, rkc2, stabilised, tsrkc3
+from flow._core.precision import double_precision
+from flow.methods import RKC2, TSRKC3, SpectrumNotReal, rkc2, stabilised, tsrkc3
+from flow.methods import spectral_radius as radius
 from flow.methods.backend import DEVICE, HOST
 from flow.methods.chebyshev import derivatives, last_stage
-from flow.methods.hermite import dissipated, hermite
-from flow.methods.stepping import FINISHED, Limits, Problem, Tolerance
-from flow.precision import double_precision
+from flow.methods.interpolation import dissipated, hermite
+from flow.methods.loop_state import FINISHED, Limits, Problem, Tolerance
 
 SOLVERS = [RKC2, TSRKC3]
 STAGES = [5, 10, 21, 50]

@@ -14,9 +14,8 @@ from jax.flatten_util import ravel_pytree
 from test_physics_experiments import run  # noqa: F401 - a fixture
 
 import flow
-from flow.integration import rerun
-from flow.precision import double_precision
-from flow.weak import sgd_ensemble
+from flow._core.precision import double_precision
+from flow._run.integrate import rerun
 
 integrate = partial(flow.integrate, progress=False)
 # Seeds are fixed, so that a law in so many standard errors holds or not, but never by chance.
@@ -112,7 +111,9 @@ def test_stationary_variance():
     paths = integrate(dynamics, 9.0, paths=P, step=0.02, save=[9.0])
     ratio = paths.theta[:, -1].var(axis=0, ddof=1) / (rate * sigma2 / (2 * curvature))
     assert np.all(np.abs(ratio - 1) < BARS * bar)
-    theta, losses = sgd_ensemble(dynamics, [0, 20, 60], P, seed=1)
+    sgd = {"batch_size": batch, "seed": list(range(P)), "progress": False}
+    steps = flow.descend(objective, rate, 60, save=[0.0, 10.0, 30.0], **sgd)
+    theta, losses = steps.theta, steps.loss
     ratio = theta[:, -1].var(axis=0, ddof=1) / (
         rate * sigma2 / (curvature * (2 - rate * curvature))
     )
@@ -120,7 +121,8 @@ def test_stationary_variance():
     assert losses[5, 2] == pytest.approx(objective.value(theta[5, 2]), rel=1e-12)
     np.testing.assert_array_equal(theta[:, 0], np.zeros((P, 2)))
     # Without replacement Cov(ā_k, ā_l) = S²(δ/B − 1/N), at the ends of epochs.
-    shuffled = sgd_ensemble(dynamics, [60], P, seed=1, sampling="epoch")[0][:, -1]
+    runs = flow.descend(objective, rate, 60, sampling="epoch", save=[30.0], **sgd)
+    shuffled = runs.theta[:, -1]
     kept = 1 - rate * curvature
     powers = kept ** np.arange(N // batch)[:, None]
     noise = (powers**2).sum(0) / batch - powers.sum(0) ** 2 / N
@@ -129,14 +131,14 @@ def test_stationary_variance():
     assert np.all(law < np.array([1.0, 0.5]) * rate * sigma2 / (2 * curvature))
 
 
-def test_sgd_ensemble_takes_the_steps_of_descend():
-    """Assert a run of all the data is gradient descent, whatever the order that it is in."""
+def test_sgd_of_all_the_data_is_gradient_descent():
+    """Assert it, whatever the order that the examples are in."""
     objective = bowl([1.0, 0.5], start=2.0)
-    dynamics = flow.StochasticFlow(objective, 0.3, batch_size=40)
-    theta = sgd_ensemble(dynamics, [3, 7], 2, seed=0, sampling="epoch")[0]
-    steps = flow.descend(objective, 0.3, steps=7, save=8, progress=False)
-    for member in theta:
-        np.testing.assert_allclose(member, steps.theta[[3, 7]], rtol=1e-13)
+    steps = {"steps": 7, "save": 8, "progress": False}
+    many = flow.descend(objective, 0.3, batch_size=40, sampling="epoch", seed=[0, 1], **steps)
+    one = flow.descend(objective, 0.3, **steps)
+    for member in many.theta:
+        np.testing.assert_allclose(member, one.theta, rtol=1e-13)
 
 
 @pytest.mark.quick

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import flow
-from flow.lockstep import Lockstep
+from flow._evidence.lockstep import Lockstep
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +273,7 @@ def test_ctrl_c_in_the_comparison_loses_no_run(
     def press(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flow.comparison.error_bars", press)
+    monkeypatch.setattr("flow._evidence.compare.error_bars", press)
     file = tmp_path / "s.nc"
     study = flow.study(objective, [0.05], t=1.0, save=5, file=file, progress=False)
     assert study.flow.result == "reached t = 1"

@@ -20,7 +20,7 @@ from distributed import Client
 from joblib import Parallel, delayed
 
 import flow
-from flow.sweep import sweep
+from flow._evidence.sweep import sweep
 
 GRID = {"curvature": [1.0, 3.0], "method": ["RK45", "DOP853", "none"]}
 

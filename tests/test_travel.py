@@ -17,7 +17,7 @@ import pytest
 from joblib.externals.loky import get_reusable_executor
 
 import flow
-from flow.precision import double_precision
+from flow._core.precision import double_precision
 
 X, Y = np.linspace(-1.0, 1.0, 10).reshape(5, 2), np.linspace(0.0, 1.0, 5)[:, None]
 WAYS = {

@@ -11,11 +11,11 @@ import numpy as np
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
+from flow._core.checks import positive, real
+from flow._core.display import Shown
+from flow._core.pickling import Travels
 from flow.backprop.layer import Shape
 from flow.backprop.lemmas import through_activation
-from flow.checks import positive, real
-from flow.processes import Travels
-from flow.shown import Shown
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from flow._core.checks import positive_integer
 from flow.backprop.layer import Shape
-from flow.checks import positive_integer
 
 # Added to the variance; Ioffe & Szegedy's ε, at the value that has become customary.
 EPSILON = 1e-5

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -107,3 +108,8 @@ class Chain:
         """J and ∂J/∂params in one forward and one backward pass."""
         A, stored = self.forward(params, X)
         return loss.value(A, Y), self.backward(params, stored, loss.cotangent(A, Y))
+
+
+def columns(X: Any) -> Array:
+    """Rows of data with the examples last."""
+    return jnp.moveaxis(jnp.asarray(X, jnp.float64), 0, -1)

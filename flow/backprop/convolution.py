@@ -9,11 +9,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from flow._core.checks import choice, flag, positive, positive_integer
 from flow.backprop.layer import Shape
 from flow.backprop.lemmas import linear_input
 from flow.backprop.linear import INITIALISATIONS
 from flow.backprop.windows import Windows
-from flow.checks import choice, flag, positive, positive_integer
 
 
 @dataclass(frozen=True, eq=False)  # two layers are the same, and tied, when they are one object

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Array, Float
 
+from flow._core.checks import instance, positive_integer
 from flow.backprop.layer import Shape
-from flow.checks import instance, positive_integer
 
 
 @dataclass(frozen=True)

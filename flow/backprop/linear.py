@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Array, Float
 
+from flow._core.checks import choice, flag, positive, positive_integer
 from flow.backprop.layer import Shape
 from flow.backprop.lemmas import linear_input, linear_parameters
-from flow.checks import choice, flag, positive, positive_integer
 
 # Variance of an entry of W, before gain², from fan-in m and fan-out n.
 INITIALISATIONS = {

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flow.processes import Travels
-from flow.shown import Shown
+from flow._core.display import Shown
+from flow._core.pickling import Travels
 
 
 @dataclass(frozen=True)

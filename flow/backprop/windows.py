@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from flow._core.checks import positive_integer
 from flow.backprop.layer import Shape
-from flow.checks import positive_integer
 
 
 @dataclass(frozen=True)

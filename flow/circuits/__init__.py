@@ -4,9 +4,10 @@
 counted in Python; `Circuit.objective` hands circuits of moderate size to JAX.
 """
 
+from typing import Any
+
 from flow.circuits.backward import Branch
 from flow.circuits.circuit import Circuit
-from flow.circuits.drawing import draw
 from flow.circuits.evaluation import CircuitDomainError, Evaluation
 from flow.circuits.functions import cos, exp, log, relu, sigmoid, sin, sqrt, step, tanh
 from flow.circuits.node import Node, Operation, constant, variable
@@ -35,3 +36,12 @@ __all__ = [
     "two_two_two",
     "variable",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`draw`, which waits for its first use, as it needs matplotlib."""
+    if name == "draw":
+        from flow.plots import circuit
+
+        return circuit
+    raise AttributeError(f"module 'flow.circuits' has no attribute {name!r}")

@@ -8,11 +8,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from flow.checks import instance, mapping, real
+from flow._core.checks import instance, mapping, real
+from flow._problem.objective import Objective
 from flow.circuits.backward import pull_back
 from flow.circuits.evaluation import Evaluation, undefined
 from flow.circuits.node import Node, constant
-from flow.objective import Objective
 
 
 class Circuit:

@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flow._core.display import visible
 from flow.circuits.backward import Branch, UndefinedDerivativeError, pull_back
 from flow.circuits.node import Node
-from flow.shown import visible
-
-if TYPE_CHECKING:
-    from flow.circuits.circuit import Circuit
 
 
 class CircuitDomainError(ValueError):
@@ -34,7 +31,7 @@ class Evaluation:
         Operations that were carried out, counted as they were.
     """
 
-    circuit: "Circuit"
+    circuit: Any
     inputs: Mapping[str, float]
     values: Mapping[Node, float]
     operations: int
@@ -112,7 +109,7 @@ class Evaluation:
 
 
 def undefined(
-    circuit: "Circuit", node: Node, values: Mapping[Node, float], what: str
+    circuit: Any, node: Node, values: Mapping[Node, float], what: str
 ) -> CircuitDomainError:
     """The error that names the node, its expression and its operands' values."""
     labels = circuit.labels

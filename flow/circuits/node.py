@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flow.checks import instance, real
-from flow.shown import visible
+from flow._core.checks import instance, real
+from flow._core.display import visible
 
 
 @dataclass(frozen=True, eq=False)

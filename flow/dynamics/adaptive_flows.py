@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from flow.checks import not_negative, positive, real
+from flow._core.checks import not_negative, positive, real
+from flow._core.keywords import own_keywords
+from flow._core.pytrees import PyTree
+from flow._problem.objective import Objective
 from flow.dynamics.base import Dynamics
-from flow.keywords import own_keywords
-from flow.objective import Objective
-from flow.pytrees import PyTree
 
 
 class AdamState(NamedTuple):

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from flow.checks import function, instance, users
-from flow.keywords import own_keywords
-from flow.objective import Objective
-from flow.precision import double_precision, strict_promotion
-from flow.processes import Travels
-from flow.pytrees import PyTree, as_parameters
-from flow.shown import Shown
+from flow._core.checks import function, instance, users
+from flow._core.display import Shown
+from flow._core.keywords import own_keywords
+from flow._core.pickling import Travels
+from flow._core.precision import double_precision, strict_promotion
+from flow._core.pytrees import PyTree, as_parameters
+from flow._problem.objective import Objective
 
 
 @own_keywords

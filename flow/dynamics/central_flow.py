@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from flow.checks import positive, positive_integer
+from flow._core.checks import positive, positive_integer
+from flow._core.keywords import own_keywords
+from flow._core.pytrees import PyTree
+from flow._problem.objective import Objective
 from flow.dynamics.base import Dynamics
 from flow.dynamics.complementarity import Solution, solve, vector, weights
+from flow.dynamics.eigenbasis import Tracked, oja, orthonormal, tracked
 from flow.dynamics.kinks import warn_of_kinks
-from flow.dynamics.tracked import Tracked, oja, orthonormal, tracked
-from flow.keywords import own_keywords
-from flow.objective import Objective
-from flow.pytrees import PyTree
 
 # Share of 2/η by which θ₀ may lie beyond the edge; the correction brings it back.
 BEYOND = 0.01

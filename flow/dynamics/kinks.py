@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from flow.objective import Objective
-from flow.warn import warn
+from flow._core.user_warnings import warn
+from flow._problem.objective import Objective
 
 # From so loose a relative tolerance on, error-controlled methods hardly stop at kinks; see
 # tests/test_ends.py.

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from flow.checks import instance, numbers, positive
+from flow._core.checks import instance, numbers, positive
+from flow._core.keywords import own_keywords
+from flow._core.precision import double_precision
+from flow._core.pytrees import PyTree
+from flow._problem.data import whole
+from flow._problem.objective import Objective
 from flow.dynamics.base import Dynamics, squared_speed
-from flow.keywords import own_keywords
-from flow.objective import Objective
-from flow.precision import double_precision
-from flow.pytrees import PyTree
-from flow.reduction import whole
 
 # Rows of a tangent kernel: beyond, it has 800 MB and its eigendecomposition takes minutes.
 LARGEST_KERNEL = 10_000

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flow._core.pytrees import PyTree
+from flow._problem.objective import Objective
 from flow.dynamics.base import Dynamics
-from flow.objective import Objective
-from flow.pytrees import PyTree
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
-from flow.checks import positive
+from flow._core.checks import positive
+from flow._core.keywords import own_keywords
+from flow._core.pytrees import PyTree
+from flow._problem.objective import Objective
 from flow.dynamics.base import Dynamics, squared_speed
 from flow.dynamics.kinks import warn_of_kinks
-from flow.keywords import own_keywords
-from flow.objective import Objective
-from flow.pytrees import PyTree
 
 
 @own_keywords

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flow.checks import not_negative, positive
+from flow._core.checks import not_negative, positive
+from flow._core.keywords import own_keywords
+from flow._core.pytrees import PyTree
+from flow._problem.objective import Objective
 from flow.dynamics.base import Dynamics
-from flow.keywords import own_keywords
-from flow.objective import Objective
-from flow.pytrees import PyTree
 
 # Of ‖∇J‖, to which conjugate gradients solve: a right-hand side that is smooth to what an
 # integrator at rtol 1e-8 asks of it.

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from flow.checks import positive, positive_integer
+from flow._core.checks import positive, positive_integer
+from flow._core.keywords import own_keywords
+from flow._core.pytrees import PyTree
+from flow._problem.objective import Objective
 from flow.dynamics.base import Dynamics
-from flow.dynamics.tracked import Tracked, oja, orthonormal, tracked
-from flow.keywords import own_keywords
-from flow.objective import Objective
-from flow.pytrees import PyTree
+from flow.dynamics.eigenbasis import Tracked, oja, orthonormal, tracked
 
 # Of |1 − ηλ|, whose logarithm has no value where a step lands on the minimum.
 FLOOR = 1e-3

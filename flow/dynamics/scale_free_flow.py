@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from flow.checks import positive
+from flow._core.checks import positive
+from flow._core.keywords import own_keywords
+from flow._core.pytrees import PyTree, as_parameters
+from flow._problem.objective import Objective
 from flow.dynamics.base import Dynamics, squared_speed
-from flow.dynamics.leaves import by_name, chosen, map_by_name
-from flow.keywords import own_keywords
-from flow.objective import Objective
-from flow.pytrees import PyTree, as_parameters
+from flow.dynamics.select_leaves import by_name, chosen, map_by_name
 
 
 @own_keywords

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from flow.checks import instance, positive
+from flow._core.checks import instance, positive
+from flow._core.keywords import own_keywords
+from flow._core.precision import PrecisionWarning
+from flow._core.pytrees import PyTree, as_parameters
+from flow._core.user_warnings import warn
+from flow._problem.objective import Objective
 from flow.dynamics.base import Dynamics, squared_speed
-from flow.dynamics.leaves import by_name, chosen, map_by_name
-from flow.keywords import own_keywords
-from flow.objective import Objective
-from flow.precision import PrecisionWarning
-from flow.pytrees import PyTree, as_parameters
-from flow.warn import warn
+from flow.dynamics.select_leaves import by_name, chosen, map_by_name
 
 # Of ‖WWᵀ − mI‖/m at θ₀: what is orthogonal in float64 is within the first, in float32 the second.
 TOLERANCE, SINGLE = 1e-10, 1e-5

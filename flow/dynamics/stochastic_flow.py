@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from flow.checks import not_negative, positive, positive_integer
+from flow._core.checks import not_negative, positive, positive_integer
+from flow._core.keywords import own_keywords
+from flow._core.pytrees import PyTree
+from flow._problem.minibatches import refuse_mixed
+from flow._problem.objective import Objective
 from flow.dynamics.base import Dynamics
-from flow.keywords import own_keywords
-from flow.objective import Objective
-from flow.pytrees import PyTree
-from flow.sampling import refuse_mixed
 
 
 @own_keywords

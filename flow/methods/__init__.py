@@ -1,11 +1,27 @@
-"""Integrators: scipy's by name, our own, and what flow has to know of each."""
+"""Integrators: scipy's by name, our own, and what flow has to know of each.
 
-from flow.methods.catalogue import METHODS, Method, find_method
-from flow.methods.dissipated import dissipated
-from flow.methods.fixed_step import RK4, Euler, Verlet
-from flow.methods.rkc2 import RKC2
-from flow.methods.stabilised_solver import SpectrumNotReal
-from flow.methods.tsrkc3 import TSRKC3
+Each name is imported at its first use, as scipy.integrate takes most of a second.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flow.methods.catalogue import METHODS, Method, find_method
+    from flow.methods.energy_integral import dissipated
+    from flow.methods.fixed_step import RK4, Euler, Verlet
+    from flow.methods.ode_solver import SpectrumNotReal
+    from flow.methods.rkc2 import RKC2
+    from flow.methods.tsrkc3 import TSRKC3
+
+_FILES = {
+    "catalogue": ("METHODS", "Method", "find_method"),
+    "energy_integral": ("dissipated",),
+    "fixed_step": ("RK4", "Euler", "Verlet"),
+    "ode_solver": ("SpectrumNotReal",),
+    "rkc2": ("RKC2",),
+    "tsrkc3": ("TSRKC3",),
+}
 
 __all__ = [
     "METHODS",
@@ -19,3 +35,11 @@ __all__ = [
     "dissipated",
     "find_method",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return what is asked for, from its file."""
+    for file, names in _FILES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{file}"), name)
+    raise AttributeError(f"module 'flow.methods' has no attribute {name!r}")

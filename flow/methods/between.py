@@ -7,7 +7,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from scipy.integrate import DOP853, DenseOutput, OdeSolver
 
-from flow.methods.stepping import rms
+from flow.methods.loop_state import rms
 
 # Where in the step DOP853's interpolant u is watched by its defect h(u̇ − F(u)), and by how much
 # the defect is at least larger there than the interpolant's largest error in the step: on ẏ = λy

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from scipy.integrate import BDF, DOP853, LSODA, RK23, RK45, OdeSolver, Radau
 
-from flow.checks import choice
+from flow._core.checks import choice
 from flow.methods.compiled_loop import Stepper, stabilised_stepper
-from flow.methods.fixed_loop import euler, fixed_stepper, rk4, verlet
+from flow.methods.fixed import euler, fixed_stepper, rk4, verlet
 from flow.methods.fixed_step import RK4, Euler, Verlet
-from flow.methods.noisy_loop import euler_maruyama, heun, noisy_stepper
+from flow.methods.noisy import euler_maruyama, heun, noisy_stepper
+from flow.methods.ode_solver import StabilisedSolver
 from flow.methods.rkc2 import RKC2
-from flow.methods.stabilised_solver import StabilisedSolver
 from flow.methods.tsrkc3 import TSRKC3
 
 # Dense linear algebra on n × n matrices: at n = 2,000 a factorisation takes about as long as a
@@ -93,7 +93,7 @@ def _distinct_ends(nodes: int) -> Callable[[Sequence[float], float], int]:
 def _diffrax(name: str, watched: tuple[float, float] | None = None) -> Stepper:
     import diffrax  # a second of imports
 
-    from flow.methods.runge_kutta import runge_kutta
+    from flow.methods.explicit import runge_kutta
 
     return runge_kutta(getattr(diffrax, name), watched)
 

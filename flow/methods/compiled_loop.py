@@ -12,9 +12,9 @@ from numpy.polynomial import legendre
 from flow.methods import stabilised
 from flow.methods.backend import DEVICE
 from flow.methods.chebyshev import Plan
-from flow.methods.hermite import hermite
+from flow.methods.interpolation import hermite
+from flow.methods.loop_state import RUNNING, Fixed, Limits, Problem, Tolerance
 from flow.methods.packing import Layout, pack, unpack
-from flow.methods.stepping import RUNNING, Fixed, Limits, Problem, Tolerance
 
 # Looks at the spectral radius that one chunk has room for.
 TRACE = 256

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.integrate import DenseOutput, OdeSolver
 
-from flow.methods.hermite import HermiteOutput
+from flow.methods.interpolation import HermiteOutput
 
 
 class FixedStep(OdeSolver):

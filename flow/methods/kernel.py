@@ -12,9 +12,9 @@ from flow.methods import compiled_loop, stabilised
 from flow.methods.backend import HOST
 from flow.methods.chebyshev import Plan
 from flow.methods.compiled_loop import Stepper
+from flow.methods.loop_state import RUNNING, Fixed, Limits, Problem, Tolerance
+from flow.methods.many import OnDevices
 from flow.methods.packing import pack, unpack
-from flow.methods.stepping import RUNNING, Fixed, Limits, Problem, Tolerance
-from flow.sharing import OnDevices
 
 # Where the carry stands among the arguments of a compiled `chunk`.
 CARRY = 4
@@ -85,8 +85,8 @@ def device_kernel(
     data
         Handed to the compiled functions, so that it is no constant of theirs.
     over
-        How members share a call (`flow.sharing`), for all but `remainder` to be of many at once:
-        then every argument has a leading axis, the member.
+        How members share a call (`flow.methods.many`), for all but `remainder` to be of many at
+        once: then every argument has a leading axis, the member.
     diffusion
         Of an SDE: (t, y, data) ↦ (ξ ↦ Bξ, shape of ξ).
     """

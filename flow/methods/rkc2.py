@@ -3,7 +3,7 @@
 from typing import Any
 
 from flow.methods.chebyshev import Plan, derivatives
-from flow.methods.stabilised_solver import StabilisedSolver
+from flow.methods.ode_solver import StabilisedSolver
 
 DAMPING = 2.0 / 13.0
 REACH = 0.653

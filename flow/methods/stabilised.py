@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flow.methods import radius
+from flow.methods import spectral_radius as radius
 from flow.methods.backend import Backend
 from flow.methods.chebyshev import LONGEST_REACH, Plan, last_stage
-from flow.methods.hermite import dissipated
-from flow.methods.stepping import (
+from flow.methods.interpolation import dissipated
+from flow.methods.loop_state import (
     AIM,
     BUDGET,
     SHRINK,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.integrate import OdeSolver
 
-from flow.methods import radius
+from flow.methods import spectral_radius as radius
 from flow.methods.backend import HOST
 
 # Share of the limit that is used: the radius is met from below, and drifts between two looks.

@@ -6,7 +6,7 @@ import numpy as np
 
 from flow.methods import rkc2
 from flow.methods.chebyshev import Plan, derivatives
-from flow.methods.stabilised_solver import StabilisedSolver
+from flow.methods.ode_solver import StabilisedSolver
 
 DAMPING = np.arccosh(1.25)
 # Below this ratio of the step before to this one the method is not stable; RKC2 takes the step.

@@ -3,9 +3,9 @@
 import numpy as np
 from jax import numpy as jnp
 
-from flow.checks import positive_integer, random_seed
-from flow.keywords import own_keywords
-from flow.objective import Objective
+from flow._core.checks import positive_integer, random_seed
+from flow._core.keywords import own_keywords
+from flow._problem.objective import Objective
 
 WIDTH, POINTS, GAIN = 100, 20, 1.9
 

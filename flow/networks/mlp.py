@@ -5,10 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from flow._core.checks import choice, flag, positive_integer, several
+from flow._core.keywords import own_keywords
 from flow.backprop import ACTIVATIONS, Activation, Linear
 from flow.backprop.layer import Shape
-from flow.checks import choice, flag, positive_integer, several
-from flow.keywords import own_keywords
 from flow.networks.network import Network
 
 

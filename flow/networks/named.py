@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from flow._core.checks import choice, positive_integer
+from flow._core.keywords import own_keywords
+from flow._problem.objective import Objective
 from flow.backprop import ACTIVATIONS, Linear
-from flow.checks import choice, positive_integer
-from flow.keywords import own_keywords
 from flow.networks.mlp import MLP
 from flow.networks.network import Network
-from flow.objective import Objective
 
 # Corners of a square, none of them at the kink of a ReLU without bias; and two truth tables.
 CORNERS = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])

@@ -6,12 +6,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from flow._core.checks import choice, numbers, random_seed, several
+from flow._core.display import cut
+from flow._core.keywords import own_keywords
+from flow._problem.objective import Objective
 from flow.backprop import ACTIVATIONS, LOSSES, Chain, Layer, Loss
 from flow.backprop.layer import Shape
-from flow.checks import choice, numbers, random_seed, several
-from flow.keywords import own_keywords
-from flow.objective import Objective
-from flow.shown import cut
 
 
 @own_keywords

@@ -9,17 +9,9 @@ too, by `shared_legend`. matplotlib's own settings, where you changed them, win.
 GIF of any of them.
 """
 
-from flow.circuits.drawing import draw as circuit
-from flow.plots.along import (
-    distance,
-    gradient_norm,
-    loss,
-    observable,
-    sharpness,
-    stages,
-    step_size,
-)
+from flow.plots.along import distance, gradient_norm, loss, observable, sharpness, stages, step_size
 from flow.plots.animation import animate
+from flow.plots.circuit import draw as circuit
 from flow.plots.overview import comparison, study
 from flow.plots.parameters import conserved, layer_norms, weights
 from flow.plots.plane import plane

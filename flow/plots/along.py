@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from flow.checks import instance, real, several
-from flow.comparison import Comparison
-from flow.counting import units
-from flow.keywords import own_keywords
+from flow._core.checks import carrying, instance, real, several
+from flow._core.costs import units
+from flow._core.keywords import own_keywords
+from flow._run.trajectory import Trajectory, check_single, told_apart
 from flow.plots.moving import moving
 from flow.plots.style import (
     LINES,
@@ -22,7 +22,6 @@ from flow.plots.style import (
     look,
     readable,
 )
-from flow.trajectory import Trajectory, check_single, told_apart
 
 
 @own_keywords
@@ -145,9 +144,9 @@ def recorded(run: Trajectory, name: str) -> np.ndarray:
 
 
 @own_keywords
-def distance(comparison: Comparison, ax: Any = None) -> Any:
+def distance(comparison: Any, ax: Any = None) -> Any:
     """‖θ_run − θ_ref‖ against t, with the reference's own error where it is known."""
-    instance("comparison", comparison, Comparison, "what flow.compare returns")
+    carrying("comparison", comparison, "reference pairs", "what flow.compare returns")
     given, ax = ax, axes(ax)
     for i, pair in enumerate(comparison.pairs):
         # At t = 0 there is none, which a logarithm does not show.

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from flow.checks import positive, positive_integer, truth
-from flow.files import refuse_existing, write_new
-from flow.keywords import own_keywords
+from flow._core.checks import positive, positive_integer, truth
+from flow._core.files import refuse_existing, write_new
+from flow._core.keywords import own_keywords
 from flow.plots.moving import times_of
 from flow.plots.style import TIME_LABEL
 

@@ -4,31 +4,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from flow.checks import instance
-from flow.comparison import Comparison
-from flow.keywords import own_keywords
+from flow._core.checks import carrying
+from flow._core.keywords import own_keywords
+from flow._run.trajectory import ENTRIES, Trajectory
 from flow.plots.along import distance, gradient_norm, loss, observable, sharpness
 from flow.plots.plane import plane, seen
 from flow.plots.style import shared_legend
-from flow.trajectory import ENTRIES, Trajectory
-
-if TYPE_CHECKING:
-    from flow.study import Study
 
 # A limit further above all sharpness that was met would flatten it.
 LIMITS_IN_VIEW = 2.0
 
 
 @own_keywords
-def comparison(comparison: Comparison, figure: Any = None) -> Any:
+def comparison(comparison: Any, figure: Any = None) -> Any:
     """Loss, distance, gradient norm and common PCA plane in one 2 × 2 figure."""
     import matplotlib.pyplot as plt
 
-    instance("comparison", comparison, Comparison, "what flow.compare returns")
+    carrying("comparison", comparison, "reference pairs", "what flow.compare returns")
     figure = figure or plt.figure(figsize=(10, 7.6), layout="constrained")
     axes = figure.subplots(2, 2)
     runs = (comparison.reference, *(pair.run for pair in comparison.pairs))
@@ -44,7 +40,7 @@ def comparison(comparison: Comparison, figure: Any = None) -> Any:
 
 
 @own_keywords
-def study(study: "Study", figure: Any = None) -> Any:
+def study(study: Any, figure: Any = None) -> Any:
     """Loss, distance, sharpness against 2/η, and common PCA plane in one figure, two in a row.
 
     Below what else was observed, each by itself: of a vector its entries, or of more than four its
@@ -53,9 +49,7 @@ def study(study: "Study", figure: Any = None) -> Any:
     """
     import matplotlib.pyplot as plt
 
-    from flow.study import Study
-
-    instance("study", study, Study, "what flow.study returns")
+    carrying("study", study, "flow runs comparison", "what flow.study returns")
     runs = (study.flow, *study.runs)
     others = [name for name in study.flow.watched if name != "sharpness"]
     others = [name for name in others if all(name in run.observed for run in runs)]

@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from flow.audit import drifts_along
-from flow.checks import instance
-from flow.keywords import own_keywords
-from flow.objective import Objective
+from flow._core.checks import instance
+from flow._core.keywords import own_keywords
+from flow._core.pytrees import PyTree
+from flow._problem.objective import Objective
+from flow._run.conserved import drifts_along
+from flow._run.trajectory import Trajectory, check_keeps_theta
 from flow.plots.along import bundle
 from flow.plots.style import TIME_LABEL, finish, log_if_positive
-from flow.pytrees import PyTree
-from flow.trajectory import Trajectory, check_keeps_theta
 
 # So many weights are drawn unless asked for.
 WEIGHTS = 6

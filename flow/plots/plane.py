@@ -9,13 +9,13 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from flow.checks import numbers, several
-from flow.keywords import own_keywords
+from flow._core.checks import numbers, several
+from flow._core.keywords import own_keywords
+from flow._core.progress import pace
+from flow._run.trajectory import Trajectory, told_apart
 from flow.plots.moving import moving
 from flow.plots.parameters import check_alike, entry_name, leaves
 from flow.plots.style import axes, backdrop, finish, ink, look, readable
-from flow.progress import pace
-from flow.trajectory import Trajectory, told_apart
 
 # A residual of so small a share of the distance from the origin is none.
 ROUNDING = 1e-12

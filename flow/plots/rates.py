@@ -4,22 +4,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flow.checks import instance
-from flow.keywords import own_keywords
+from flow._core.checks import carrying, instance
+from flow._core.keywords import own_keywords
 from flow.plots.style import axes, colour, finish, in_lines, ink, marker, readable
 
 if TYPE_CHECKING:
     import pandas
 
-    from flow.order import OrderStudy
-
 
 @own_keywords
-def order(study: "OrderStudy", ax: Any = None) -> Any:
+def order(study: Any, ax: Any = None) -> Any:
     """Distance at a fixed time against the learning rate, with the fitted line."""
-    from flow.order import OrderStudy
-
-    instance("study", study, OrderStudy, "what flow.order_study returns")
+    carrying("study", study, "learning_rates distance slope", "what flow.order_study returns")
     ax = axes(ax)
     rates = study.learning_rates
     centre = np.exp(np.mean(np.log(study.distance)) - study.slope * np.mean(np.log(rates)))

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flow.checks import instance, mapping, numbers, positive
-from flow.keywords import own_keywords
+from flow._core.checks import instance, mapping, numbers, positive
+from flow._core.keywords import own_keywords
 from flow.plots.style import axes, backdrop, colour, finish, in_lines, marker
 
 if TYPE_CHECKING:

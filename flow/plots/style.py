@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from flow.checks import instance
-from flow.shown import latex_text, visible
-from flow.trajectory import Trajectory
+from flow._core.checks import instance
+from flow._core.display import latex_text, visible
+from flow._run.trajectory import Trajectory
 
 # Okabe and Ito's, told apart by colour-blind readers, and six more; the reference is black.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9",

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flow.checks import flag, instance, positive, positive_integer
-from flow.keywords import own_keywords
-from flow.objective import Objective
+from flow._core.checks import flag, instance, positive, positive_integer
+from flow._core.keywords import own_keywords
+from flow._core.precision import double_precision
+from flow._problem.objective import Objective
+from flow._run.trajectory import Trajectory, told_apart
 from flow.plots.moving import moving
 from flow.plots.parameters import check_alike, objective_of
 from flow.plots.plane import Plane, mark_start, plane_of
 from flow.plots.style import POINTS, TIME_LABEL, axes, finish, look, shared_legend
-from flow.precision import double_precision
-from flow.trajectory import Trajectory, told_apart
 
 # The plane's points are evaluated so many at a time, side by side.
 BATCH = 64

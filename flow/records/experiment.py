@@ -12,10 +12,10 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from flow.checks import not_negative, positive, positive_integer
-from flow.interrupts import ignored, tell_if_ignored
+from flow._core.checks import not_negative, positive, positive_integer
+from flow._core.display import visible
+from flow._core.signals import ignored, tell_if_ignored
 from flow.records.record import Record, new_run_folder
-from flow.shown import visible
 
 DONE, FELL_SHORT, WRONG, INTERRUPTED = 0, 1, 2, 130
 # How many times the largest of an option's usual numbers a record may ask for, unless it says more.

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flow.comparison import compare
+from flow._evidence.compare import compare
+from flow._run.trajectory import Trajectory
 from flow.records.provenance import options
 from flow.records.reading import Run, read_run, trajectories
 from flow.records.record import CONFIGURATION, RECORD
-from flow.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import pandas

@@ -9,12 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import flow
-from flow.trajectory import current_versions
+from flow._core import PACKAGE
+from flow._run.trajectory import current_versions
 
 FORMAT = "flow run"
 FORMAT_VERSION = 1
-PACKAGE = Path(flow.__file__).parent
 # The experiments ship with the repository; an installed package has none.
 EXPERIMENTS = PACKAGE.parent / "experiments"
 

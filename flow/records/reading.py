@@ -9,8 +9,8 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flow.checks import file_path
-from flow.opening import (
+from flow._core.checks import file_path
+from flow._core.opening import (
     ANY,
     FLAG,
     NAME,
@@ -29,14 +29,15 @@ from flow.opening import (
     reading,
     text,
 )
+from flow._evidence.study import FORMAT as STUDY
+from flow._evidence.study import FORMAT_VERSION as STUDY_VERSION
+from flow._evidence.study import study_of
+from flow._run.trajectory import FORMAT as RUN
+from flow._run.trajectory import FORMAT_VERSION as RUN_VERSION
+from flow._run.trajectory import Trajectory
+from flow._run.trajectory_file import run_of
 from flow.records.provenance import FORMAT, FORMAT_VERSION
 from flow.records.record import CONFIGURATION, METADATA, RECORD, file_digest
-from flow.study import FORMAT as STUDY
-from flow.study import FORMAT_VERSION as STUDY_VERSION
-from flow.study import study_of
-from flow.trajectory import FORMAT as RUN
-from flow.trajectory import FORMAT_VERSION as RUN_VERSION
-from flow.trajectory import Trajectory, run_of
 
 if TYPE_CHECKING:
     import pandas

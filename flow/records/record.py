@@ -10,12 +10,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from flow.checks import file_path
-from flow.files import write_new
-from flow.opening import opened
+from flow._core.checks import file_path
+from flow._core.display import visible
+from flow._core.files import write_new
+from flow._core.opening import opened
+from flow._run.trajectory import Trajectory, uninterrupted
 from flow.records.provenance import provenance
-from flow.shown import visible
-from flow.trajectory import Trajectory, uninterrupted
 
 CONFIGURATION, RECORD = "configuration.json", "record.json"
 # The key of a figure's facts in its PNG's metadata.

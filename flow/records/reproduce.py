@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from flow.checks import choice
-from flow.interrupts import heard_by_others
+from flow._core.checks import choice
+from flow._core.signals import heard_by_others
 from flow.records.agreement import Agreement, agreement
 from flow.records.experiment import DONE, FELL_SHORT, check_numbers, science
 from flow.records.provenance import EXPERIMENTS, differences, options, plain

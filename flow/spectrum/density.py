@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from flow.checks import numbers, positive, positive_integer, random_seed
-from flow.keywords import own_keywords
-from flow.objective import Objective
-from flow.precision import double_precision
-from flow.pytrees import PyTree
-from flow.shown import Shown
+from flow._core.checks import numbers, positive, positive_integer, random_seed
+from flow._core.display import Shown
+from flow._core.keywords import own_keywords
+from flow._core.precision import double_precision
+from flow._core.pytrees import PyTree
+from flow._problem.objective import Objective
 from flow.spectrum.eigenpairs import DENSE_SIZE
 from flow.spectrum.hessian import hessian, traced_product
 

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flow.checks import choice, instance, positive, positive_integer
-from flow.keywords import own_keywords
-from flow.objective import Objective
-from flow.pytrees import PyTree
-from flow.shown import shown
+from flow._core.checks import choice, instance, positive, positive_integer
+from flow._core.display import shown
+from flow._core.keywords import own_keywords
+from flow._core.pytrees import PyTree
+from flow._problem.objective import Objective
 from flow.spectrum.hessian import Hessian, hessian
 
 # Up to this size the dense Hessian is exact and takes about as long as ARPACK's host trips.

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flow.checks import instance, numbers
-from flow.objective import Objective
-from flow.precision import double_precision
-from flow.pytrees import PyTree
+from flow._core.checks import instance, numbers
+from flow._core.precision import double_precision
+from flow._core.pytrees import PyTree
+from flow._problem.objective import Objective
 
 # Products that are taken at once where all are wanted.
 BATCH = 32

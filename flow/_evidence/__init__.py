@@ -1,0 +1,1 @@
+"""Evidence: what runs are compared with, audited by and studied for."""

@@ -1,0 +1,1 @@
+"""Running: `integrate` and `descend`, the loop, its engines, and what a run keeps."""

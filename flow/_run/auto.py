@@ -1,0 +1,110 @@
+"""`method="auto"`: a run that changes its integrator on the way, and says when and why."""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from scipy.integrate import OdeSolver
+
+from flow._core.costs import units
+from flow._run.loop import Driver, Point
+from flow.methods import spectral_radius as radius
+from flow.methods.auto import EXPLICIT, LOOSE, STABILISED, Auto
+from flow.methods.backend import HOST
+from flow.methods.catalogue import MAX_DENSE_PARAMETERS, METHODS, Method
+
+# Relative curvature of ẏ along itself below which the flow is taken for linear.
+LINEAR = 1e-6
+
+
+@dataclass
+class AutoDriver(Driver):
+    """Drives one run with the integrator that gets on best."""
+
+    policy: Auto = field(init=False)
+    choices: list[dict[str, Any]] = field(init=False, default_factory=list)
+    spent: float = field(init=False, default=0.0)  # units, up to the last step
+
+    @property
+    def name(self) -> str:
+        """What the user typed."""
+        return "auto"
+
+    @property
+    def solver_class(self) -> None:
+        """No one class repeats the run."""
+        return None
+
+    def _compile(self) -> None:
+        for name in (self._stabilised, EXPLICIT):
+            self.method = self._called(name)
+            if self.dynamics.has_real_spectrum or name == EXPLICIT:
+                super()._compile()
+
+    @property
+    def _stabilised(self) -> str:
+        return "RKC2" if self.settings["rtol"] >= LOOSE else "TSRKC3"
+
+    def _called(self, name: str) -> Method:
+        """Return the method of that name, with steps no longer than the run's may be."""
+        return replace(METHODS[name], longest=self.method.longest)
+
+    def books(self) -> dict[str, Any]:
+        """Those of any run, and what the policy has learnt."""
+        own = {"policy": asdict(self.policy), "choices": self.choices, "units": self.spent}
+        return super().books() | own
+
+    def take_up(self, books: dict[str, Any]) -> None:
+        """Go on from such books."""
+        super().take_up(books)
+        self.policy, self.spent = Auto(**books["policy"]), books["units"]
+
+    def _choose_again(self, books: dict[str, Any]) -> None:
+        self.method, self.choices = self._called(books["method"]), list(books["choices"])
+
+    def _solver(self, start: Point) -> OdeSolver:
+        if not self.choices:
+            self._use(*self._first(start), start)
+        return super()._solver(start)
+
+    def _first(self, start: Point) -> tuple[str, str]:
+        size = self.flat.initial.size
+        self.policy = Auto(size, self.settings["rtol"], size <= MAX_DENSE_PARAMETERS)
+        if not self.dynamics.has_real_spectrum:
+            return EXPLICIT, "the dynamics does not declare a real spectrum"
+        f, resolution = self._rhs(start.t, start.y), self.dynamics.objective.resolution
+        watch = radius.start(HOST, start.y, f)
+        watch = radius.refine(HOST, self._rhs, watch, start.t, start.y, f, resolution, radius.COLD)
+        self.looks.append((start.t, float(watch.eigenvalue)))
+        return self.policy.first(float(watch.radius), self.t, self._is_linear(start, f, watch))
+
+    def _is_linear(self, start: Point, f: np.ndarray, watch: radius.Watch) -> bool:
+        """Whether ẏ at three points along a line is on a line.
+
+        They are a unit apart, or more: near enough to a saddle all is linear.
+        """
+        if watch.radius == 0.0 or not f.any():
+            return False
+        far = max(1.0, np.linalg.norm(start.y), np.linalg.norm(f) / watch.radius)
+        step = f * (far / np.linalg.norm(f))
+        one, two = (self._rhs(start.t, start.y + k * step) for k in (1.0, 2.0))
+        return bool(np.linalg.norm(two - 2.0 * one + f) < LINEAR * np.linalg.norm(one - f))
+
+    def _use(self, kind: str, reason: str, at: Point) -> None:
+        self.policy.begin(kind)
+        self.method = self._called(self._stabilised if kind == STABILISED else kind)
+        self.choices.append({"t": at.t, "method": self.method.name, "reason": reason})
+
+    def _go_on_with(self, solver: OdeSolver) -> OdeSolver:
+        total = units(*self.meter.motion)
+        spent, self.spent = total - self.spent, total
+        if not self.dynamics.has_real_spectrum:
+            return solver
+        change = self.policy.update(spent, solver.t - solver.t_old)
+        if change is None:
+            return solver
+        self._use(*change, self.reached)
+        return self._solver(self.reached)
+
+    def _own_stats(self) -> dict[str, Any]:
+        return super()._own_stats() | {"choices": self.choices}

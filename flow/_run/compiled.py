@@ -1,0 +1,396 @@
+"""The compiled engine: the whole loop on the device, in chunks that can be interrupted."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from flow._core.endings import BudgetSpent, ObserverFailed
+from flow._core.progress import Progress, compiling, paced, progress_of
+from flow._core.pytrees import ravel
+from flow._core.signals import held_back
+from flow._run.checkpoint.values import leaves, like
+from flow._run.ensemble import named, stacked
+from flow._run.loop import ENDINGS, Driver, Point, kernel_of
+from flow._run.trajectory import Trajectory
+from flow.dynamics import Dynamics
+from flow.dynamics.flattened import FlatDynamics, flatten
+from flow.methods.catalogue import Method
+from flow.methods.compiled_loop import Found
+from flow.methods.kernel import Kernel
+from flow.methods.loop_state import BUDGET, FAILED, FINISHED, RUNNING, Limits, Tolerance
+from flow.methods.many import padded, shared, way
+
+# Steps of the first chunk, whose pace is not known.
+FIRST_CHUNK = 16
+# A chunk keeps at most so many numbers of saved states on the device.
+CHUNK_NUMBERS = 2**20
+
+
+@dataclass
+class CompiledDriver(Driver):
+    """Drives one run in chunks of many steps; its rows, budgets and results are `Driver`'s."""
+
+    engine: ClassVar[str] = "jax"
+
+    members: int = 1  # runs that share the device with this one
+    loop: Kernel = field(init=False)
+    carry: Any = field(init=False, default=None)
+
+    def _compile(self) -> None:
+        self.loop = self.kernel()
+        limits = self._limits(0)._replace(evaluations=2.0)
+        carry = self.loop.start(self.tolerance(), limits, 0.0, self.flat.initial)
+        self.loop.chunk(self.tolerance(), limits, self._due(), carry)
+
+    def _limits(self, steps: float) -> Limits:
+        evaluations = 0.0 if self.carry is None else float(self.carry.evaluations)
+        return Limits(
+            self.t,
+            evaluations + self.affordable(),
+            min(steps, self.meter.max_steps),
+            *self.stops.thresholds,
+            self.method.longest,
+        )
+
+    def _due(self) -> np.ndarray:
+        """The next times to save at, padded with inf to a length that is compiled once."""
+        if self.times is None:
+            return np.full(1, np.inf)
+        saved = len(self.recorder.rows)
+        # A function of the record may end the run at any saved time: one at a time, then.
+        room = CHUNK_NUMBERS // (self.flat.initial.size * self.members)
+        room = 1 if self.stops.each_save else max(1, room)
+        # A power of two, so that other numbers of times find the same function compiled.
+        room = min(room, 1 << (len(self.times) - 1).bit_length())
+        due = self.times[saved : saved + room]
+        return np.concatenate([due, np.full(room - len(due), np.inf)])
+
+    def _drive(self, progress: Progress) -> str:
+        try:
+            self._start_or_go_on()
+            steps = FIRST_CHUNK
+            while True:
+                self._keep(leaves, self.carry)
+                began, before = time.perf_counter(), self.steps
+                limits, due = self.request(steps)
+                evaluations = self.evaluations
+                try:
+                    with held_back():  # the chunk uses up the carry, in which the reached state is
+                        self.carry, found = self.loop.chunk(
+                            self.tolerance(), limits, due, self.carry
+                        )
+                        moved = self.book(found)
+                except KeyboardInterrupt:  # what the chunk has found is kept
+                    if (result := self.receive(due, found, moved, evaluations)) is not None:
+                        return result
+                    raise
+                if (result := self.receive(due, found, moved, evaluations)) is not None:
+                    return result
+                del found  # a vector of θ's size, that the next chunk has no need of
+                progress.update(self.reached.t, self.loss, self.meter.gradients)
+                steps = paced(steps, self.steps - before, time.perf_counter() - began)
+        except ENDINGS as ending:
+            return self._cut_short(ending)
+
+    def _start_or_go_on(self) -> None:
+        """What the loop starts with, or what was kept of it."""
+        arguments = self.tolerance(), self._limits(0), 0.0, self.flat.initial
+        if self.keeper is None or (books := self.keeper.resumed) is None:
+            self.check_affords_start()
+            self.begin(self.loop.start(*arguments))
+            return
+        made = jax.eval_shape(lambda: self.loop.start(*arguments))
+        self.carry = like(made, books["carried"])
+        self.take_up(books)
+        self.keeper.taken_up(self.meter.units)
+
+    def begin(self, carry: Any) -> None:
+        """Take what the loop starts with."""
+        self.check_unchanged(carry.measures)
+        self.carry = carry
+        self.spent_by_kernel(0, carry)
+        self.check_spectrum(carry)
+
+    def request(self, steps: float) -> tuple[Limits, np.ndarray]:
+        """What to ask of the next chunk: its limits, and the times to save at."""
+        if not self._behind():
+            self.meter.check_steps(self.steps)
+        if self.times is None:  # it keeps every so-manieth step, and chunks end there
+            stride = self.recorder.stride
+            steps = min(steps, stride - self.steps % stride)
+        return self._limits(self.steps + steps), self._due()
+
+    @property
+    def evaluations(self) -> float:
+        """Of the right-hand side, so far."""
+        return float(self.carry.evaluations)
+
+    def book(self, found: Found) -> bool:
+        """Note where a chunk has left the run; whether it has moved."""
+        carry = self.carry
+        point = Point(float(carry.t), carry.y, carry.measures)
+        moved = point.t > self.reached.t
+        dissipated = float(carry.dissipated)
+        self.reached, self.steps, self.rejected, self.dissipated, self.largest_rise = (
+            point,
+            round(float(carry.steps)),
+            round(float(carry.rejected)),
+            None if np.isnan(dissipated) else dissipated,
+            max(self.largest_rise, float(carry.rise)),
+        )
+        self.looks += _looks(found)
+        return moved
+
+    def receive(self, due: np.ndarray, found: Found, moved: bool, evaluations: float) -> str | None:
+        """What else is due after a chunk that began at so many evaluations; a result if it ends."""
+        carry, point = self.carry, self.reached
+        self.spent_by_kernel(evaluations, carry)
+        with self.meter.saving():
+            self.spend_evaluations(round(float(found.between)))
+        result = self._save_found(due, found, point, moved)
+        if result is not None or self._behind():
+            return result
+        self.latest = Point(point.t, point.y, carry.attempted)
+        loss, norm = np.asarray(carry.measures).tolist()
+        self.loss = loss
+        status = int(carry.status)
+        if status == BUDGET:
+            self.meter.exhausted()
+        if status == FAILED:
+            return self._failed(None)
+        if status == FINISHED:
+            return f"reached {self._at(point.t)}"
+        return self._stopped({"t": point.t, "loss": loss, "gradient_norm": norm}, saved=False)
+
+    def _behind(self) -> bool:
+        """Whether a chunk had no room for all states that are due; the next one brings them."""
+        saved = len(self.recorder.rows)
+        due = self.times is not None and saved < len(self.times)
+        return due and self.times[saved] <= self.reached.t
+
+    def _save_found(self, due: np.ndarray, found: Found, point: Point, moved: bool) -> str | None:
+        """Keep the states that were passed; a result if one of them ends the run."""
+        if self.times is None:
+            due = moved and self.steps % self.recorder.stride == 0
+            return self._save(point) if due else None
+        gradients, hvps = self.dynamics.cost
+        # J is known where the loop has ended; where a chunk happens to, it must not be cheaper.
+        ended = int(self.carry.status) != RUNNING
+        if (saved := int(found.saved)) == 0:
+            return None
+        states, spent = np.asarray(found.states), np.asarray(found.work)
+        for t, y, work in zip(due[:saved], states, spent, strict=False):
+            at = point if ended and t == point.t else Point(float(t), y)
+            end, steps, evaluations = work.tolist()
+            at.work = {
+                "t": end,
+                "steps": steps,
+                "gradients": gradients * evaluations,
+                "hvps": hvps * evaluations,
+            }
+            if (result := self._save(at)) is not None:
+                if at is not point and self.dissipated is not None:
+                    self.dissipated -= float(self.loop.remainder(self.carry, at.t))
+                self.reached = at
+                return result
+        return None
+
+
+def fetch(tree: Any) -> Any:
+    """The device's arrays as numpy's."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def _looks(found: Found) -> list[tuple[float, float]]:
+    t, eigenvalue = (np.asarray(a)[: int(found.looks)] for a in (found.radius_t, found.eigenvalue))
+    return list(zip(t.tolist(), eigenvalue.tolist(), strict=True))
+
+
+@dataclass
+class Member(CompiledDriver):
+    """The rows, budgets and result of one member; `EnsembleDriver` takes its steps."""
+
+    ended: str | None = field(init=False, default=None)
+    # J and ‖∇J‖ by the time of a saved state, where the last chunk evaluated them.
+    known: dict[float, np.ndarray] = field(init=False, default_factory=dict)
+
+    def prepare(self, shared: FlatDynamics) -> np.ndarray:
+        """J and ‖∇J‖ where it starts; the compiled functions are shared by all members."""
+        self.flat = replace(shared, initial=ravel(self.dynamics.initial_state())[0])
+        return self._first_look()
+
+    def save_start(self) -> None:
+        """Save t = 0, if it is asked for."""
+        self.ended = self._save_up_to(self.reached, None)
+
+    def attempt(self, what: Callable, *arguments: Any) -> Any:
+        """What it returns, or None where it ends the member instead."""
+        try:
+            return what(*arguments)
+        except (BudgetSpent, ObserverFailed) as ending:
+            self.ended = self._cut_short(ending)
+            return None
+
+    def interrupt(self) -> None:
+        """End by Ctrl-C."""
+        self.ended = self._cut_short(KeyboardInterrupt())
+
+    def wish(self, steps: int) -> tuple[Limits, np.ndarray]:
+        """Its request of the next chunk, if it has not ended."""
+        if self.ended is None and (wish := self.attempt(self.request, steps)) is not None:
+            return wish
+        # No step, and in those that the others take, of h = 0, no stages.
+        return Limits(self.reached.t, 0.0, 0.0, -np.inf, -np.inf), self._due() + np.inf
+
+    def take(self, due: np.ndarray, carry: Any, found: Found, measures: np.ndarray) -> None:
+        """Take its part of a chunk."""
+        self.known = dict(zip(due.tolist(), measures, strict=True))
+        evaluations, self.carry = self.evaluations, carry
+        result = self.attempt(self.receive, due, found, self.book(found), evaluations)
+        self.ended = self.ended or result
+
+    def save_end(self) -> None:
+        """Keep the last step of a member that ended early or saved as it went."""
+        self._save_end(self.ended)
+
+    def finish(self, first: np.ndarray, seconds: float, compile_seconds: float) -> Trajectory:
+        """The member's run."""
+        return self._trajectory(self.ended, first, seconds, compile_seconds)
+
+    def _measured(self, point: Point) -> np.ndarray:
+        if point.measures is None and point.t in self.known:
+            with self.meter.saving():
+                self.meter.spend(*self.dynamics.cost)
+            point.measures = self.known[point.t]
+        return super()._measured(point)
+
+
+@dataclass
+class EnsembleDriver:
+    """Drives the members of an ensemble by chunks of one loop over all of them.
+
+    Parameters
+    ----------
+    dynamics
+        Whose compiled functions all members share; θ₀ is to enter by `initial_state` alone.
+    method
+        Of all members.
+    members
+        One driver for each, with a meter and a recorder of its own.
+    devices
+        That the members are spread over; None for one.
+    """
+
+    dynamics: Dynamics
+    method: Method
+    members: list[Member]
+    devices: tuple[Any, ...] | None = None
+    over: Callable = field(init=False)
+    loop: Kernel = field(init=False)
+    carry: Any = field(init=False)
+
+    def run(self, show: Any) -> Trajectory:
+        """Set up, compile, drive, and return what there is, however each member ended."""
+        started = time.perf_counter()
+        label, firsts = f"{self.method.name}, {len(self.members)} members", []
+        with compiling(label, show):
+            flat = flatten(self.dynamics)
+            for i, member in enumerate(self.members):
+                with named(i):
+                    firsts.append(member.prepare(flat))
+            self._compile(flat)
+            for i, member in enumerate(self.members):
+                with named(i):
+                    member.save_start()
+        compile_seconds = time.perf_counter() - started
+        for member in self.members:
+            member.meter.start()
+        with progress_of(self.members[0].t, label, show) as progress:
+            try:
+                self._drive(progress)
+            except KeyboardInterrupt:
+                for member in self._running():
+                    member.interrupt()
+        for member in self.members:
+            member.save_end()
+        seconds = time.perf_counter() - started - compile_seconds
+        return stacked(
+            [
+                member.finish(first, seconds, compile_seconds)
+                for member, first in zip(self.members, firsts, strict=True)
+            ]
+        )
+
+    def _compile(self, flat: FlatDynamics) -> None:
+        objective = self.dynamics.objective
+        own = objective.compiled(
+            ("over", self.dynamics), lambda: way(flat.traced, 0.0, flat.initial, objective.data)
+        )
+        self.over = shared(own, self.devices)
+        self.loop = kernel_of(self.dynamics, flat, self.method, self.over)
+        for member in self.members:
+            member.loop = self.loop
+        limits, due = self._wishes(0)
+        limits = limits._replace(evaluations=np.full_like(limits.t, 2.0))
+        _, found = self.loop.chunk(self._tolerance(), limits, due, self._start(limits))
+        self.loop.measured(due, found)
+
+    def _running(self) -> list[Member]:
+        return [member for member in self.members if member.ended is None]
+
+    def _wishes(self, steps: int) -> tuple[Limits, np.ndarray]:
+        """Limits and times of all members, those of one a row."""
+        limits, due = zip(*(member.wish(steps) for member in self.members), strict=True)
+        return padded(self.over, (_rows(limits), np.stack(due)))
+
+    def _tolerance(self) -> Tolerance:
+        return padded(self.over, _rows([member.tolerance() for member in self.members]))
+
+    def _start(self, limits: Limits) -> Any:
+        initial = padded(self.over, np.stack([member.flat.initial for member in self.members]))
+        return self.loop.start(self._tolerance(), limits, np.zeros(len(initial)), initial)
+
+    def _drive(self, progress: Progress) -> None:
+        for member in self._running():
+            member.attempt(member.check_affords_start)
+        self.carry = self._start(self._wishes(0)[0])
+        carries = fetch(self.carry)
+        for i, member in enumerate(self.members):
+            if member.ended is None:
+                with named(i):
+                    member.attempt(member.begin, _of(i, carries))
+        steps = FIRST_CHUNK
+        while running := self._running():
+            slowest = min(running, key=lambda member: member.reached.t)
+            progress.update(slowest.reached.t, slowest.loss, slowest.meter.gradients)
+            began, before = time.perf_counter(), [member.steps for member in running]
+            self._advance(steps)
+            taken = max(m.steps - n for m, n in zip(running, before, strict=True))
+            steps = paced(steps, taken, time.perf_counter() - began)
+
+    def _advance(self, steps: int) -> None:
+        """One chunk and everything that is due after it."""
+        limits, due = self._wishes(steps)
+        if not self._running():
+            return
+        self.carry, found = self.loop.chunk(self._tolerance(), limits, due, self.carry)
+        # At once for all states that were found, or each would take a call of its own.
+        measures = np.asarray(self.loop.measured(due, found))
+        carries, found = fetch(self.carry), fetch(found)
+        for i, member in enumerate(self.members):
+            if member.ended is None:
+                member.take(due[i], _of(i, carries), _of(i, found), measures[i])
+
+
+def _rows(tuples: Sequence[Any]) -> Any:
+    """Named tuples of numbers as one of arrays, their first axis the member."""
+    return type(tuples[0])(*map(np.array, zip(*tuples, strict=True)))
+
+
+def _of(i: int, tree: Any) -> Any:
+    """The i-th member's part of what has a leading axis of members."""
+    return jax.tree.map(lambda x: x[i], tree)
