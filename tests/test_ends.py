@@ -179,7 +179,7 @@ def test_no_kinks_are_blamed_of_a_loss_without(method: str):
     assert re.search(r"; \d+ of \d+ attempted steps were rejected$", path.result)
     bent = flow.Objective(lambda x: jnp.abs(x).sum() + 30 * x[0] ** 2, np.array([1.0, 0.3]))
     with pytest.warns(flow.KinkWarning, match=r"what is compared in it: ge, .*test_ends.py:\d+"):
-        path = flow.integrate(bent, 50.0, method=method, max_gradients=600)
+        path = flow.integrate(bent, 50.0, method=method, max_gradients=1200)
     assert "If the loss has kinks (ReLU)" in path.result
 
 

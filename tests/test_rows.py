@@ -124,11 +124,10 @@ def test_rows_at_steps_of_the_compiled_engine(quartic: flow.Objective):
     assert_own(integrate(quartic, t=np.inf, save=100, max_gradients=200, engine="jax"), quartic)
 
 
-@pytest.mark.parametrize("engine", ["scipy", "jax"])
 @pytest.mark.parametrize("method", FIXED)
-def test_rows_of_fixed_steps(quartic: flow.Objective, method: str, engine: str):
+def test_rows_of_fixed_steps(quartic: flow.Objective, method: str):
     """Assert rows of Euler's method and RK4, between steps and at them."""
-    run = partial(integrate, quartic, method=method, step=FIXED[method], engine=engine, t=0.1)
+    run = partial(integrate, quartic, method=method, step=FIXED[method], t=0.1)
     for path in (run(), run(stop=flow.stop.gradient_norm(5.0))):
         assert_own(path, quartic)
 

@@ -185,7 +185,7 @@ def bars_beside(path: Trajectory, tight: Trajectory) -> np.ndarray:
         from flow.methods.catalogue import METHODS
 
         method = METHODS.get(path.config["method"])
-        order = getattr(method and method.solver, "order", 1)
+        order = getattr(path.solver, "order", 1) if method is None else method.order
         factor = 2.0**order / (2.0**order - 1.0)
     objective, n = path.dynamics.objective, len(tight.t)  # fewer, if it could not go on
     bars = np.full(len(path.t), np.nan)

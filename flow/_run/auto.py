@@ -12,6 +12,7 @@ from flow.methods import spectral_radius as radius
 from flow.methods.auto import EXPLICIT, LOOSE, STABILISED, Auto
 from flow.methods.backend import HOST
 from flow.methods.catalogue import MAX_DENSE_PARAMETERS, METHODS, Method
+from flow.methods.loop_state import BUDGET, Limits
 
 # Relative curvature of ẏ along itself below which the flow is taken for linear.
 LINEAR = 1e-6
@@ -24,6 +25,7 @@ class AutoDriver(Driver):
     policy: Auto = field(init=False)
     choices: list[dict[str, Any]] = field(init=False, default_factory=list)
     spent: float = field(init=False, default=0.0)  # units, up to the last step
+    before: Any = field(init=False, default=None)  # the kernel's carry before the last step
 
     @property
     def name(self) -> str:
@@ -38,8 +40,12 @@ class AutoDriver(Driver):
     def _compile(self) -> None:
         for name in (self._stabilised, EXPLICIT):
             self.method = self._called(name)
-            if self.dynamics.has_real_spectrum or name == EXPLICIT:
-                super()._compile()
+            if self.method.stabilised and self.dynamics.has_real_spectrum:
+                kernel, tolerance = self.kernel(), self.tolerance()
+                limits = Limits(self.t, 2.0, 0.0, -np.inf, -np.inf)
+                carry = kernel.start(tolerance, limits, 0.0, self.flat.initial)
+                self.check_unchanged(carry.measures)
+                kernel.advance(tolerance, limits, carry)
 
     @property
     def _stabilised(self) -> str:
@@ -65,7 +71,48 @@ class AutoDriver(Driver):
     def _solver(self, start: Point) -> OdeSolver:
         if not self.choices:
             self._use(*self._first(start), start)
-        return super()._solver(start)
+        solver, self.before = super()._solver(start), None
+        if self.method.stabilised:
+            self.spent_by_kernel(0, solver.carry)
+            if self.keeper is None or self.keeper.resumed is None:
+                self.check_spectrum(solver.carry)
+        return solver
+
+    def _options(self) -> dict[str, Any]:
+        if not self.method.stabilised:
+            return super()._options()
+        self.check_affords_start()
+        return super()._options() | {
+            "kernel": self.kernel(),
+            "most": self.affordable(),
+            "resolution": self.dynamics.objective.resolution,
+        }
+
+    def _step(self, solver: OdeSolver) -> str | None:
+        if not self.method.stabilised:
+            return super()._step(solver)
+        self.before = before = solver.carry
+        solver.most = float(before.evaluations) + self.affordable()
+        message = solver.step()
+        carry = solver.carry
+        self.spent_by_kernel(before.evaluations, carry)
+        if float(carry.watch.spent) > float(before.watch.spent):
+            self.looks.append((float(before.t), float(carry.watch.eigenvalue)))
+        self.latest = Point(solver.t, solver.y, carry.attempted)
+        if int(carry.status) == BUDGET:
+            self.meter.exhausted()
+        return message
+
+    def _rejections(self, solver: OdeSolver) -> int | None:
+        if not self.method.stabilised:
+            return super()._rejections(solver)
+        return self.rejected + round(float(solver.carry.rejected) - float(self.before.rejected))
+
+    def _gain(self, solver: OdeSolver) -> float | None:
+        if not self.method.stabilised:
+            return super()._gain(solver)
+        gain = float(solver.carry.dissipated) - float(self.before.dissipated)
+        return None if np.isnan(gain) else gain
 
     def _first(self, start: Point) -> tuple[str, str]:
         size = self.flat.initial.size

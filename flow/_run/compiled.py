@@ -103,6 +103,11 @@ class CompiledDriver(Driver):
             self.check_affords_start()
             self.begin(self.loop.start(*arguments))
             return
+        if isinstance(books["carried"], dict):
+            raise ValueError(  # noqa: TRY004 - of a file
+                f"{self.keeper.folder} was kept by a version that stepped {self.name!r} on the "
+                "host, and this one can't go on from there; integrate from the start"
+            )
         made = jax.eval_shape(lambda: self.loop.start(*arguments))
         self.carry = like(made, books["carried"])
         self.take_up(books)

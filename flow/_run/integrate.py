@@ -128,11 +128,11 @@ def integrate(
     progress
         Show a bar with an estimate if it takes more than a second.
     engine
-        "scipy", the default, steps on the host. "jax", the default of dynamics with noise and of
-        ensembles, runs the whole loop compiled on the device, in chunks of a quarter of a second
-        that Ctrl-C is answered between; it has "TSRKC3" (its default where the Jacobian is
-        symmetric), "RKC2", diffrax's "Tsit5" and "Dopri8" (its default elsewhere), "Euler", "RK4"
-        and "Verlet".
+        It follows from the method: scipy's solvers step on the host, and so does "auto"; "RKC2",
+        "TSRKC3", "Euler", "RK4", "Verlet", the methods for noise and diffrax's "Tsit5" and "Dopri8"
+        run whole on the device, in chunks of a quarter of a second that Ctrl-C is answered between.
+        ``stats["engine"]`` says which. "jax" without a method is "TSRKC3" where the Jacobian is
+        symmetric, else "Dopri8"; "scipy" beside one of our own methods changes nothing.
     paths, seed
         Of a dynamics with noise: how many paths, side by side, and the seed of them all. Each has
         noise of its own, the same however it is saved, and is saved at the steps that are nearest
@@ -253,8 +253,8 @@ def integrate(
     own = _members(dynamics, ensemble, paths)
     spread = check_devices(devices, dynamics.objective, own and len(own))
     if own is None:
-        plain = Driver if engine == "scipy" else CompiledDriver
-        asked |= {"method": chosen.name, "engine": engine, **settings}
+        plain = Driver if chosen.stepper is None else CompiledDriver
+        asked |= {"method": chosen.name, "engine": plain.engine, **settings}
         again = _given_again(dynamics.in_flow_time, chosen)
         kept = keeper(checkpoint, "flow", dynamics.objective.mesh, asked, again, observe, stops)
         run = driver(AutoDriver if chosen.name == "auto" else plain, dynamics, keeper=kept)
@@ -323,14 +323,15 @@ def reruns() -> Iterator[list[int]]:
         _RERUNS.reset(token)
 
 
-def check_engine(engine: Any, dynamics: Dynamics, ensemble: Any, paths: Any) -> str:
-    """The engine that was asked for, or what the dynamics needs; refused if it can't do it."""
-    if engine is None:
-        engine = "jax" if dynamics.noise or ensemble is not None else "scipy"
-    choice("engine", engine, ENGINES)
-    if ensemble is not None and engine != "jax":
+def check_engine(engine: Any, dynamics: Dynamics, ensemble: Any, paths: Any) -> str | None:
+    """Return the engine that was asked for, or is needed; None where the method decides."""
+    if engine is None and (dynamics.noise or ensemble is not None):
+        engine = "jax"
+    if engine is not None:
+        choice("engine", engine, ENGINES)
+    if ensemble is not None and engine == "scipy":
         raise ValueError(f"ensemble needs engine='jax', got engine={engine!r}")
-    if dynamics.noise and engine != "jax":
+    if dynamics.noise and engine == "scipy":
         raise ValueError(f"{dynamics.label} has noise, which engine={engine!r} has not; use 'jax'")
     if paths is not None and (ensemble is not None or not dynamics.noise):
         raise ValueError(

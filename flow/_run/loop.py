@@ -24,7 +24,7 @@ from flow.methods.between import between
 from flow.methods.catalogue import Method
 from flow.methods.energy_integral import dissipated
 from flow.methods.kernel import Kernel, device_kernel
-from flow.methods.loop_state import BUDGET, Fixed, Limits, Tolerance
+from flow.methods.loop_state import Fixed, Tolerance
 from flow.methods.ode_solver import check_spectrum
 from flow.methods.step_cap import StepCap
 from flow.stop import StopConditions
@@ -101,7 +101,6 @@ class Driver:
     dissipated: float | None = field(init=False, default=0.0)
     largest_rise: float = field(init=False, default=0.0)
     cap: StepCap | None = field(init=False, default=None)
-    before: Any = field(init=False, default=None)  # the kernel's carry before the last step
     # Where the spectral radius was looked at: t, λ.
     looks: list[tuple[float, float]] = field(init=False, default_factory=list)
 
@@ -207,12 +206,6 @@ class Driver:
         """Call what the solver will call, so that its seconds are not counted as the run's."""
         if self.method.dense:
             self.flat.compile_jacobian()
-        if self.method.stabilised:
-            kernel, tolerance = self.kernel(), self.tolerance()
-            limits = Limits(self.t, 2.0, 0.0, -np.inf, -np.inf)
-            carry = kernel.start(tolerance, limits, 0.0, self.flat.initial)
-            self.check_unchanged(carry.measures)
-            kernel.advance(tolerance, limits, carry)
 
     def kernel(self) -> Kernel:
         """The method as a compiled loop on this dynamics."""
@@ -267,31 +260,24 @@ class Driver:
         return solver
 
     def _solver(self, start: Point) -> OdeSolver:
-        options: dict[str, Any] = dict(self.settings)
-        takes = signature(self.method.solver.__init__).parameters
-        if "jac" in takes:
-            options["jac"] = self._jacobian
-        if "max_step" in takes and self.method.longest < np.inf:
-            options["max_step"] = self.method.longest
-        if self.method.stabilised:
-            options |= {
-                "kernel": self.kernel(),
-                "most": self.affordable(),
-                "resolution": self.dynamics.objective.resolution,
-            }
-            self.check_affords_start()
+        options = self._options()
         solver = self.method.solver(self._rhs, start.t, np.array(start.y), self.t, **options)
         self.cap = None
         if self.method.real_limit is not None and self.dynamics.has_real_spectrum:
             resolution = self.dynamics.objective.resolution
             longest = self.method.longest
             self.cap = StepCap(self.method.real_limit, self._rhs, resolution, longest)
-        if self.method.stabilised:
-            self.spent_by_kernel(0, solver.carry)
-            if self.keeper is None or self.keeper.resumed is None:
-                self.check_spectrum(solver.carry)
-        self.before = None
         return solver
+
+    def _options(self) -> dict[str, Any]:
+        """Return what the solver is made with beside the problem."""
+        options: dict[str, Any] = dict(self.settings)
+        takes = signature(self.method.solver.__init__).parameters
+        if "jac" in takes:
+            options["jac"] = self._jacobian
+        if "max_step" in takes and self.method.longest < np.inf:
+            options["max_step"] = self.method.longest
+        return options
 
     def check_spectrum(self, carry: Any) -> None:
         """Raise `SpectrumNotReal` where a stabilised method is not for the dynamics.
@@ -326,19 +312,7 @@ class Driver:
     def _step(self, solver: OdeSolver) -> str | None:
         """One accepted step; the solver's message if there is none."""
         self.evaluated.clear()
-        if not self.method.stabilised:
-            return solver.step()
-        self.before = before = solver.carry
-        solver.most = float(before.evaluations) + self.affordable()
-        message = solver.step()
-        carry = solver.carry
-        self.spent_by_kernel(before.evaluations, carry)
-        if float(carry.watch.spent) > float(before.watch.spent):
-            self.looks.append((float(before.t), float(carry.watch.eigenvalue)))
-        self.latest = Point(solver.t, solver.y, carry.attempted)
-        if int(carry.status) == BUDGET:
-            self.meter.exhausted()
-        return message
+        return solver.step()
 
     def _rhs(self, t: float, y: np.ndarray) -> np.ndarray:
         self.meter.spend(*self.dynamics.cost)
@@ -399,18 +373,13 @@ class Driver:
 
     def _rejections(self, solver: OdeSolver) -> int | None:
         """Rejected attempts up to and with this step, where the method tells."""
-        if self.method.stabilised:
-            return self.rejected + round(float(solver.carry.rejected) - float(self.before.rejected))
         if self.method.attempts is None:
             return None
         return self.rejected + self.method.attempts(self.evaluated, solver.t_old) - 1
 
     def _gain(self, solver: OdeSolver) -> float | None:
         """∫ rate dt over the step."""
-        if not self.method.stabilised:
-            return dissipated(solver, self.dynamics.dissipation)
-        gain = float(solver.carry.dissipated) - float(self.before.dissipated)
-        return None if np.isnan(gain) else gain
+        return dissipated(solver, self.dynamics.dissipation)
 
     def _seen(self, point: Point) -> tuple[float, float]:
         """Return J and ‖∇J‖ at the end of the next step, and note J's rise over it."""
@@ -543,6 +512,7 @@ class Driver:
                 "rejected": self.rejected,
                 "seconds": seconds,
                 "compile_seconds": compile_seconds,
+                "engine": self.engine,
                 "dissipated": self.dissipated,
                 "t_end": float(self.dynamics.time(self.reached.t)),
                 "loss_first": float(first[0]),

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flow.methods.catalogue import METHODS, Method, find_method
     from flow.methods.energy_integral import dissipated
-    from flow.methods.fixed_step import RK4, Euler, Verlet
     from flow.methods.ode_solver import SpectrumNotReal
     from flow.methods.rkc2 import RKC2
     from flow.methods.tsrkc3 import TSRKC3
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 _FILES = {
     "catalogue": ("METHODS", "Method", "find_method"),
     "energy_integral": ("dissipated",),
-    "fixed_step": ("RK4", "Euler", "Verlet"),
     "ode_solver": ("SpectrumNotReal",),
     "rkc2": ("RKC2",),
     "tsrkc3": ("TSRKC3",),
@@ -25,13 +23,10 @@ _FILES = {
 
 __all__ = [
     "METHODS",
-    "RK4",
     "RKC2",
     "TSRKC3",
-    "Euler",
     "Method",
     "SpectrumNotReal",
-    "Verlet",
     "dissipated",
     "find_method",
 ]

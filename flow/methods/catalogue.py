@@ -12,7 +12,6 @@ from scipy.integrate import BDF, DOP853, LSODA, RK23, RK45, OdeSolver, Radau
 from flow._core.checks import choice
 from flow.methods.compiled_loop import Stepper, stabilised_stepper
 from flow.methods.fixed import euler, fixed_stepper, rk4, verlet
-from flow.methods.fixed_step import RK4, Euler, Verlet
 from flow.methods.noisy import euler_maruyama, heun, noisy_stepper
 from flow.methods.ode_solver import StabilisedSolver
 from flow.methods.rkc2 import RKC2
@@ -35,7 +34,7 @@ class Method:
     name
         What users type.
     solver
-        A `scipy.integrate.OdeSolver` class; None where only the compiled engine has the method.
+        A `scipy.integrate.OdeSolver` class; None where there is none.
     adaptive
         Whether it takes rtol and atol (and not `step`).
     dense
@@ -44,7 +43,7 @@ class Method:
         The largest h·λ at which an explicit method is stable on the negative real axis; None
         where there is no such limit, or the step is not its own to choose.
     stepper
-        Makes its step as the compiled engine takes it; None where that engine has not the method.
+        Makes its step as the compiled engine takes it, which then runs it; None of scipy's.
     attempts
         From the times at which one step evaluated the right-hand side, the number of attempts
         that it took; None where scipy gives no way to know.
@@ -55,6 +54,8 @@ class Method:
         Whether it is for separable Hamiltonian motion only.
     longest
         The longest step that it may take, of those that choose their own.
+    order
+        Of fixed steps: errors fall by 2^order when the step is halved.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Method:
     noise: str | None = None
     hamiltonian: bool = False
     longest: float = inf
+    order: int = 1
 
     @property
     def stabilised(self) -> bool:
@@ -98,9 +100,8 @@ def _diffrax(name: str, watched: tuple[float, float] | None = None) -> Stepper:
     return runge_kutta(getattr(diffrax, name), watched)
 
 
-def _fixed(name: str, solver: type[OdeSolver] | None, stepper: Callable, **more: Any) -> Method:
-    attempts = lambda times, t_old: 1  # noqa: E731
-    return Method(name, solver, adaptive=False, stepper=stepper, attempts=attempts, **more)
+def _fixed(name: str, stepper: Callable, **more: Any) -> Method:
+    return Method(name, None, adaptive=False, stepper=stepper, **more)
 
 
 METHODS: dict[str, Method] = {
@@ -117,22 +118,26 @@ METHODS: dict[str, Method] = {
         Method("auto", None),
         Method("Tsit5", None, stepper=lambda: _diffrax("Tsit5")),
         Method("Dopri8", None, stepper=lambda: _diffrax("Dopri8", DOPRI8_WATCHED)),
-        _fixed("Euler", Euler, lambda: fixed_stepper(euler, 1, straight=True)),
-        _fixed("RK4", RK4, lambda: fixed_stepper(rk4, 4)),
-        _fixed("Verlet", Verlet, lambda: fixed_stepper(verlet, 1), hamiltonian=True),
-        _fixed("EulerMaruyama", None, lambda: noisy_stepper(euler_maruyama, 1), noise="any"),
-        _fixed("Heun", None, lambda: noisy_stepper(heun, 3), noise="additive"),
+        _fixed("Euler", lambda: fixed_stepper(euler, 1, straight=True)),
+        _fixed("RK4", lambda: fixed_stepper(rk4, 4), order=4),
+        _fixed("Verlet", lambda: fixed_stepper(verlet, 1), order=2, hamiltonian=True),
+        _fixed("EulerMaruyama", lambda: noisy_stepper(euler_maruyama, 1), noise="any"),
+        _fixed("Heun", lambda: noisy_stepper(heun, 3), noise="additive"),
     )
 }
 
 
+DIFFRAX = ("Tsit5", "Dopri8")
 COMPILED = tuple(name for name, method in METHODS.items() if method.stepper is not None)
 
 
 def find_method(
-    method: str | type[OdeSolver] | Method | None, engine: str, dynamics: Any
+    method: str | type[OdeSolver] | Method | None, engine: str | None, dynamics: Any
 ) -> Method:
-    """The method of that name, or of a user's own OdeSolver class; the engine's default if None.
+    """Return the method of that name, or of a user's own OdeSolver class; by default the engine's.
+
+    The engine that runs it follows: "jax", the compiled one, where the method has a stepper. Asked
+    for with engine="scipy", our own run compiled all the same.
 
     Raises
     ------
@@ -147,18 +152,20 @@ def find_method(
             f"engine='jax' has the methods {', '.join(COMPILED)}, got {found.name!r}; "
             "'Dopri8' is nearest to scipy's 'DOP853', 'Tsit5' to 'RK45'"
         )
-    if engine == "scipy" and found.solver is None and found.name != "auto" and not found.noise:
-        raise ValueError(f"method {found.name!r} is compiled whole; it needs engine='jax'")
+    if engine == "scipy" and found.name in DIFFRAX:
+        raise ValueError(
+            f"method {found.name!r} is diffrax's, and runs compiled; leave engine='scipy' out"
+        )
     return found
 
 
-def _default(engine: str, dynamics: Any) -> str:
+def _default(engine: str | None, dynamics: Any) -> str:
     if dynamics.noise:
         return "Heun" if dynamics.noise == "additive" else "EulerMaruyama"
     if dynamics.suited_method is not None:
         return dynamics.suited_method
     compiled = "TSRKC3" if dynamics.has_real_spectrum else "Dopri8"
-    return "DOP853" if engine == "scipy" else compiled
+    return compiled if engine == "jax" else "DOP853"
 
 
 def _check_declared(method: Method, dynamics: Any) -> None:

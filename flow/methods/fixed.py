@@ -71,7 +71,7 @@ def rk4(problem: Problem, step: Step) -> Moved:
 
 
 def verlet(problem: Problem, step: Step) -> Moved:
-    """Velocity Verlet, order 2; see `flow.methods.fixed_step.Verlet`."""
+    """Velocity Verlet, order 2."""
     t, h, y, f, _ = step
     half = y.size // 2
     velocity = y[half:] + h / 2 * f[half:]
@@ -103,7 +103,7 @@ def fixed_stepper(move: Move, evaluations: int, straight: bool = False) -> Stepp
         def go(carry: Carry) -> Carry:
             key = jax.random.fold_in(path_key(fixed), carry.steps.astype(jnp.uint32))
             moved = move(problem, Step(carry.t, h, carry.y, carry.f, key))
-            accepted = jnp.isfinite(moved.measures[0])
+            accepted = jnp.all(jnp.isfinite(moved.measures))
             pick = lambda new, old: jnp.where(accepted, new, old)  # noqa: E731
             status = outcome(jnp, limits, accepted, t, carry.t, h, moved.measures)
             return Carry(
