@@ -1,10 +1,9 @@
 """What the compiled engine costs beyond its gradients, side by side in one run.
 
 For each network: seconds of a flow by TSRKC3 over (its cost × seconds of one gradient inside a
-compiled loop), with engine="jax" and, where a step is one compiled call, with engine="scipy"; and
-the seconds of a float32 flow over those of a float64 one for each unit of cost. Rounds are
-interleaved and medians are of their ratios; compilation is no part of it. Prints a table and
-writes it.
+compiled loop), and the seconds of a float32 flow over those of a float64 one for each unit of cost.
+Rounds are interleaved and medians are of their ratios; compilation is no part of it. Prints a table
+and writes it.
 """
 
 import time
@@ -70,30 +69,24 @@ def measure(name: str, config: Configuration) -> dict[str, float]:
     objective = make()
     single = make(dtype="float32")
 
-    def unit(of: flow.Objective, engine: str) -> tuple[float, Any]:
-        """Seconds a unit of cost."""
-        path = flow.integrate(
-            of, t, method="TSRKC3", rtol=rtol, save=[t], engine=engine, progress=False
-        )
+    def unit(of: flow.Objective) -> tuple[float, flow.Trajectory]:
+        """Return seconds a unit of cost, and the run."""
+        path = flow.integrate(of, t, method="TSRKC3", rtol=rtol, save=[t], progress=False)
         cost = path.stats["gradients"] + 2 * path.stats["hvps"]
         return path.stats["seconds"] / cost, path
 
-    ratios: dict[str, list[float]] = {"engine jax": [], "engine scipy": [], "float32 / float64": []}
+    ratios: dict[str, list[float]] = {"flow / gradients": [], "float32 / float64": []}
     with jax.enable_x64(True):
         bare = gradients_in_a_loop(objective, count)
         bare()
-        for engine in ("jax", "scipy"):
-            unit(objective, engine)
-        unit(single, "jax")
+        unit(objective)
+        unit(single)
         for _ in tqdm(range(config.rounds), desc=name, disable=config.quiet):
             before = seconds(bare) / count
-            compiled, path = unit(objective, "jax")
-            between = seconds(bare) / count
-            stepped, _ = unit(objective, "scipy")
+            compiled, path = unit(objective)
             after = seconds(bare) / count
-            halved, _ = unit(single, "jax")
-            ratios["engine jax"].append(2 * compiled / (before + between))
-            ratios["engine scipy"].append(2 * stepped / (between + after))
+            halved, _ = unit(single)
+            ratios["flow / gradients"].append(2 * compiled / (before + after))
             ratios["float32 / float64"].append(halved / compiled)
     stats = path.stats
     return {

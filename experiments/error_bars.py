@@ -134,7 +134,7 @@ def problems() -> dict[str, tuple[Callable, Callable, float]]:
 
 def truth(dynamics: flow.Dynamics, times: np.ndarray) -> np.ndarray:
     """Return θ at the times (times, n), each the end of a run."""
-    tight = {"method": "Dopri8", "engine": "jax", "rtol": 1e-13, "atol": 1e-16, "progress": False}
+    tight = {"method": "Dopri8", "rtol": 1e-13, "atol": 1e-16, "progress": False}
     ends = [uninterrupted(flow.integrate(dynamics, t, save=[t], **tight)) for t in times[1:]]
     return np.array([dynamics.objective.theta, *(end.theta[-1] for end in ends)])
 
@@ -164,7 +164,6 @@ def runs(config: Configuration) -> Iterator[dict[str, Any]]:
                     dynamics,
                     times[-1],
                     method=method,
-                    engine="jax" if method == "Tsit5" else "scipy",
                     rtol=rtol,
                     atol=1e-3 * rtol,
                     save=times,

@@ -83,7 +83,7 @@ def names(config: Configuration, record: Record) -> dict[str, Any]:
         "first": flow.top_eigenvalues(objective, objective.params, k=30),
         "last": flow.top_eigenvalues(objective, path.params(-1), k=30),
         "density": flow.spectral_density(objective, path.params(-1)),
-        "dopri": flow.integrate(objective, 300.0, method="Dopri8", engine="jax").named("Dopri8"),
+        "dopri": flow.integrate(objective, 300.0, method="Dopri8").named("Dopri8"),
         "table": costs(objective),
         "circuit": flow.circuits.Circuit(c * (a + 2 * b)),
     }

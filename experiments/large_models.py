@@ -99,7 +99,7 @@ def objective_of(model: str, config: Configuration) -> flow.Objective:
 
 def run(task: str, objective: flow.Objective, config: Configuration, t: float) -> dict[str, Any]:
     """One task to flow time t, and what it found."""
-    how = {"method": "TSRKC3", "engine": "jax", "rtol": config.rtol, "atol": 1e-3 * config.rtol}
+    how = {"method": "TSRKC3", "rtol": config.rtol, "atol": 1e-3 * config.rtol}
     quiet = {"save": 3, "keep": "last", "progress": False}
     steps = whole_steps("--learning-rate", t, config.learning_rate)
     if task == "gradient":

@@ -64,7 +64,7 @@ def train(config: Configuration) -> dict[str, np.ndarray]:
     quiet = {"progress": False, "save": 2}
     began = time.perf_counter()
     runs = {
-        "TSRKC3": flow.integrate(objective, config.t, method="TSRKC3", engine="jax", **quiet),
+        "TSRKC3": flow.integrate(objective, config.t, method="TSRKC3", **quiet),
         "DOP853": flow.integrate(objective, config.t, **quiet),
         "GD": flow.descend(
             objective,

@@ -55,7 +55,7 @@ def experiment(config: Configuration, record: Record) -> None:
         for name, (observer, _, _) in watched.items():
             began = time.perf_counter()
             path = flow.integrate(
-                objective, config.t, method="TSRKC3", engine="jax", rtol=config.rtol,
+                objective, config.t, method="TSRKC3", rtol=config.rtol,
                 save=config.save, observe=observer and {"eigenvalues": observer}, progress=False,
             )  # fmt: skip
             runs[name] = uninterrupted(path)

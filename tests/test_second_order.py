@@ -178,7 +178,7 @@ def test_verlet_returns():
         def step(_: int, y: jnp.ndarray) -> jnp.ndarray:
             return verlet(problem, Step(0.0, 0.05, y, rhs(0.0, y)[0], None)).y
 
-        return jax.lax.fori_loop(0, 200, step, y)
+        return jax.lax.fori_loop(0, 150, step, y)
 
     with jax.enable_x64(True):
         start = jnp.array([1.0, -0.5, 0.3, 0.2])

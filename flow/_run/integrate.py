@@ -138,7 +138,7 @@ def integrate(
         noise of its own, the same however it is saved, and is saved at the steps that are nearest
         to the asked times. With an `ensemble` each member is a path.
     ensemble
-        Many θ₀ in place of the objective's, integrated side by side by engine="jax": an array
+        Many θ₀ in place of the objective's, integrated side by side: an array
         (members, n), a pytree like the parameters whose leaves have a leading axis of members, or a
         list of θ₀.
         Each member has its own steps, budgets and end, and is what a run from its θ₀ alone is,
@@ -188,14 +188,14 @@ def integrate(
 
     >>> H = np.array([1.0, 30.0, 1e4])
     >>> stiff = flow.Objective(lambda x: 0.5 * (H * x**2).sum(), np.ones(3))
-    >>> path = flow.integrate(stiff, t=10.0, method="TSRKC3", rtol=1e-3, engine="jax")
+    >>> path = flow.integrate(stiff, t=10.0, method="TSRKC3", rtol=1e-3)
     >>> path.stats["gradients"] < 4000, bool(abs(path.theta[-1, 0] - np.exp(-10.0)) < 1e-5)
     (True, True)
 
     Sixteen initialisations in one call:
 
     >>> theta = np.random.default_rng(0).standard_normal((16, 2))
-    >>> paths = flow.integrate(objective, t=3.0, engine="jax", ensemble=theta, rtol=1e-8)
+    >>> paths = flow.integrate(objective, t=3.0, ensemble=theta, rtol=1e-8)
     >>> paths.theta.shape, np.allclose(paths.theta[:, -1], np.exp(-3.0) * theta, atol=1e-6)
     ((16, 200, 2), True)
     """

@@ -176,7 +176,7 @@ class Trajectory:
         >>> import flow, numpy as np
         >>> objective = flow.Objective(lambda x: 0.5 * x @ x, np.array([1.0, 2.0]))
         >>> theta = np.array([[1.0, 2.0], [-3.0, 0.0]])
-        >>> paths = flow.integrate(objective, t=1.0, engine="jax", ensemble=theta, save=5)
+        >>> paths = flow.integrate(objective, t=1.0, ensemble=theta, save=5)
         >>> paths.theta.shape, paths.member(1).theta.shape
         ((2, 5, 2), (5, 2))
         """
