@@ -271,8 +271,8 @@ def split(driver, name):
         parts.append([s.data.shape[0] for s in jax.tree.leaves(self.carry)[0].addressable_shards])
         return result
     setattr(driver, name, looked_at)
-split(discrete_ensemble.DescentEnsemble, "_drive")
-split(compiled.EnsembleDriver, "_drive")
+split(discrete_ensemble.DescentEnsemble, "finish")
+split(compiled.EnsembleDriver, "finish")
 
 rates = np.geomspace(0.01, 500, 11)
 langevin = flow.LangevinFlow(objective, 0.01)

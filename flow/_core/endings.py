@@ -7,3 +7,7 @@ class BudgetSpent(Exception):  # noqa: N818 - a message to the driver, no error
 
 class ObserverFailed(Exception):  # noqa: N818
     """An observer or a stop condition raised half-way; the message says which and what."""
+
+
+# What may end a run at any moment; what there is then is kept.
+ENDINGS = (BudgetSpent, ObserverFailed, KeyboardInterrupt)

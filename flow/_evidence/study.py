@@ -20,13 +20,13 @@ from flow._core.opening import TEXT, WHOLE, NetCDF, check_fields, many, netcdf, 
 from flow._core.progress import silent
 from flow._core.pytrees import PyTree
 from flow._evidence.compare import GAPS, Comparison, Pair, compare
-from flow._evidence.lockstep import Lockstep, Runner
 from flow._evidence.nearest import refine
 from flow._evidence.order import ROUNDING, auto_learning_rates, whole_steps
 from flow._evidence.streaming_compare import Gaps
 from flow._problem.objective import Objective, how_made
 from flow._run.descend import descend
 from flow._run.integrate import integrate
+from flow._run.loop import InTurn, Prepared
 from flow._run.recorder import KEEPS
 from flow._run.save_times import Clock, number_of_times, save_steps
 from flow._run.trajectory import ENTRIES, Trajectory, told_apart
@@ -234,8 +234,8 @@ def study(
     if keep != "theta":
         gaps = Gaps(FLOW, objective.theta, t)
         gaps.expect(dict(zip(runners, own, strict=True)))
-    window = t / (save - 1) if gaps is None else 0.0
-    found = Lockstep(window, gaps).run({FLOW: flow} | runners, t, show=progress)
+    told = () if gaps is None else (gaps.meet, gaps.leave)
+    found = InTurn({FLOW: flow} | runners, t, *told).run(show=progress)
     path, *runs = told_apart([found[name] for name in (FLOW, *runners)])
     if gaps is None:
         path = refine(path, watched, progress=progress)
@@ -372,14 +372,14 @@ def _descents(
     t: float,
     save: int,
     common: Mapping[str, Any],
-) -> tuple[dict[str, Runner], list[np.ndarray]]:
+) -> tuple[dict[str, Callable[..., Prepared]], list[np.ndarray]]:
     """A runner of each discrete run, and the times at which it saves."""
     rates = _rates(objective, learning_rates, t)
     if not isinstance(optimizers, Mapping):
         raise TypeError(
             f"optimizers must be {{name: (optax optimizer, time_step)}}, got {optimizers!r:.80}"
         )
-    runners: dict[str, Runner] = {}
+    runners: dict[str, Callable[..., Prepared]] = {}
     clocks = []
     taken: dict[int, Any] = {}
     for rate in rates:
@@ -394,7 +394,7 @@ def _descents(
         taken[steps] = rate
         clocks.append(Clock(steps, t / steps))
         runners[f"descent {len(runners)}"] = partial(
-            _descend, objective, {"learning_rate": t / steps}, steps, save, common, None
+            descend, objective, t / steps, steps, save=save, **common
         )
     for name, pair in optimizers.items():
         if hasattr(pair, "update") or not (isinstance(pair, tuple) and len(pair) == 2):  # noqa: PLR2004
@@ -406,9 +406,15 @@ def _descents(
         whole_steps(f"optimizers[{name!r}]", t, time_step)
         steps = int(t / time_step * (1 + ROUNDING))  # which must not cost the last step
         clocks.append(Clock(steps, time_step))
-        kind = {"optimizer": pair[0], "time_step": time_step}
         runners[f"optimizer {name}"] = partial(
-            _descend, objective, kind, steps, save, common, str(name)
+            descend,
+            objective,
+            optimizer=pair[0],
+            time_step=time_step,
+            steps=steps,
+            save=save,
+            label=str(name),
+            **common,
         )
     if not runners:
         raise ValueError("learning_rates and optimizers are both empty; there is nothing to run")
@@ -444,19 +450,6 @@ def _refuse_schedule(name: str, given: Any, way: str) -> None:
             f"beside, run = flow.descend(objective, {way}, steps=...), and "
             "flow.compare(study.flow, *study.runs, run)"
         )
-
-
-def _descend(
-    objective: Objective,
-    kind: Mapping[str, Any],
-    steps: int,
-    save: int,
-    common: Mapping[str, Any],
-    label: str | None,
-    **lockstep: Any,
-) -> Trajectory:
-    run = descend(objective, steps=steps, save=save, **kind, **common, **lockstep)
-    return run if label is None else run.named(label)
 
 
 def _seen(run: Trajectory) -> dict[str, float]:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.integrate import OdeSolver
 
 from flow._core.costs import units
-from flow._run.loop import Driver, Point
+from flow._run.host import Driver, Point
 from flow.methods import spectral_radius as radius
 from flow.methods.auto import EXPLICIT, LOOSE, STABILISED, Auto
 from flow.methods.backend import HOST

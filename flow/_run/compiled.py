@@ -1,20 +1,21 @@
 """The compiled engine: the whole loop on the device, in chunks that can be interrupted."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
-from flow._core.endings import BudgetSpent, ObserverFailed
-from flow._core.progress import Progress, compiling, paced, progress_of
+from flow._core.endings import ENDINGS, BudgetSpent, ObserverFailed
+from flow._core.progress import compiling, paced
 from flow._core.pytrees import ravel
 from flow._core.signals import held_back
 from flow._run.checkpoint.values import leaves, like
 from flow._run.ensemble import named, stacked
-from flow._run.loop import ENDINGS, Driver, Point, kernel_of
+from flow._run.host import Driver, Point, kernel_of
+from flow._run.loop import Report
 from flow._run.trajectory import Trajectory
 from flow.dynamics import Dynamics
 from flow.dynamics.flattened import FlatDynamics, flatten
@@ -69,8 +70,9 @@ class CompiledDriver(Driver):
         due = self.times[saved : saved + room]
         return np.concatenate([due, np.full(room - len(due), np.inf)])
 
-    def _drive(self, progress: Progress) -> str:
+    def _drive(self) -> Generator[Report, None, str]:
         try:
+            yield self._report()
             self._start_or_go_on()
             steps = FIRST_CHUNK
             while True:
@@ -91,8 +93,9 @@ class CompiledDriver(Driver):
                 if (result := self.receive(due, found, moved, evaluations)) is not None:
                     return result
                 del found  # a vector of θ's size, that the next chunk has no need of
-                progress.update(self.reached.t, self.loss, self.meter.gradients)
-                steps = paced(steps, self.steps - before, time.perf_counter() - began)
+                seconds = time.perf_counter() - began
+                yield self._report()
+                steps = paced(steps, self.steps - before, seconds)
         except ENDINGS as ending:
             return self._cut_short(ending)
 
@@ -219,7 +222,6 @@ def _looks(found: Found) -> list[tuple[float, float]]:
 class Member(CompiledDriver):
     """The rows, budgets and result of one member; `EnsembleDriver` takes its steps."""
 
-    ended: str | None = field(init=False, default=None)
     # J and ‖∇J‖ by the time of a saved state, where the last chunk evaluated them.
     known: dict[float, np.ndarray] = field(init=False, default_factory=dict)
 
@@ -230,23 +232,23 @@ class Member(CompiledDriver):
 
     def save_start(self) -> None:
         """Save t = 0, if it is asked for."""
-        self.ended = self._save_up_to(self.reached, None)
+        self.result = self._save_up_to(self.reached, None)
 
     def attempt(self, what: Callable, *arguments: Any) -> Any:
         """What it returns, or None where it ends the member instead."""
         try:
             return what(*arguments)
         except (BudgetSpent, ObserverFailed) as ending:
-            self.ended = self._cut_short(ending)
+            self.result = self._cut_short(ending)
             return None
 
     def interrupt(self) -> None:
         """End by Ctrl-C."""
-        self.ended = self._cut_short(KeyboardInterrupt())
+        self.result = self._cut_short(KeyboardInterrupt())
 
     def wish(self, steps: int) -> tuple[Limits, np.ndarray]:
         """Its request of the next chunk, if it has not ended."""
-        if self.ended is None and (wish := self.attempt(self.request, steps)) is not None:
+        if self.result is None and (wish := self.attempt(self.request, steps)) is not None:
             return wish
         # No step, and in those that the others take, of h = 0, no stages.
         return Limits(self.reached.t, 0.0, 0.0, -np.inf, -np.inf), self._due() + np.inf
@@ -256,15 +258,15 @@ class Member(CompiledDriver):
         self.known = dict(zip(due.tolist(), measures, strict=True))
         evaluations, self.carry = self.evaluations, carry
         result = self.attempt(self.receive, due, found, self.book(found), evaluations)
-        self.ended = self.ended or result
+        self.result = self.result or result
 
     def save_end(self) -> None:
         """Keep the last step of a member that ended early or saved as it went."""
-        self._save_end(self.ended)
+        self._save_end(self.result)
 
-    def finish(self, first: np.ndarray, seconds: float, compile_seconds: float) -> Trajectory:
-        """The member's run."""
-        return self._trajectory(self.ended, first, seconds, compile_seconds)
+    def trajectory(self, first: np.ndarray, seconds: float, compile_seconds: float) -> Trajectory:
+        """Return the member's run."""
+        return self._trajectory(self.result, first, seconds, compile_seconds)
 
     def _measured(self, point: Point) -> np.ndarray:
         if point.measures is None and point.t in self.known:
@@ -297,36 +299,53 @@ class EnsembleDriver:
     over: Callable = field(init=False)
     loop: Kernel = field(init=False)
     carry: Any = field(init=False)
+    started: float = field(init=False)
+    compile_seconds: float = field(init=False)
+    firsts: list[np.ndarray] = field(init=False)
 
-    def run(self, show: Any) -> Trajectory:
-        """Set up, compile, drive, and return what there is, however each member ended."""
-        started = time.perf_counter()
-        label, firsts = f"{self.method.name}, {len(self.members)} members", []
-        with compiling(label, show):
+    @property
+    def label(self) -> str:
+        """Return what a progress bar calls the runs."""
+        return f"{self.method.name}, {len(self.members)} members"
+
+    @property
+    def end(self) -> float:
+        """Return where their clock ends."""
+        return self.members[0].t
+
+    def start(self, show: Any) -> None:
+        """Set up, compile, and save t = 0 if that is asked for."""
+        self.started, self.firsts = time.perf_counter(), []
+        with compiling(self.label, show):
             flat = flatten(self.dynamics)
             for i, member in enumerate(self.members):
                 with named(i):
-                    firsts.append(member.prepare(flat))
+                    self.firsts.append(member.prepare(flat))
             self._compile(flat)
             for i, member in enumerate(self.members):
                 with named(i):
                     member.save_start()
-        compile_seconds = time.perf_counter() - started
+        self.compile_seconds = time.perf_counter() - self.started
         for member in self.members:
             member.meter.start()
-        with progress_of(self.members[0].t, label, show) as progress:
-            try:
-                self._drive(progress)
-            except KeyboardInterrupt:
-                for member in self._running():
-                    member.interrupt()
+
+    def advance(self) -> Iterator[Report]:
+        """Report where the slowest is, until all have ended or Ctrl-C ends them."""
+        try:
+            yield from self._drive()
+        except KeyboardInterrupt:
+            for member in self._running():
+                member.interrupt()
+
+    def finish(self) -> Trajectory:
+        """Save the ends, and return the runs as one, however each member ended."""
         for member in self.members:
             member.save_end()
-        seconds = time.perf_counter() - started - compile_seconds
+        seconds = time.perf_counter() - self.started - self.compile_seconds
         return stacked(
             [
-                member.finish(first, seconds, compile_seconds)
-                for member, first in zip(self.members, firsts, strict=True)
+                member.trajectory(first, seconds, self.compile_seconds)
+                for member, first in zip(self.members, self.firsts, strict=True)
             ]
         )
 
@@ -345,7 +364,7 @@ class EnsembleDriver:
         self.loop.measured(due, found)
 
     def _running(self) -> list[Member]:
-        return [member for member in self.members if member.ended is None]
+        return [member for member in self.members if member.result is None]
 
     def _wishes(self, steps: int) -> tuple[Limits, np.ndarray]:
         """Limits and times of all members, those of one a row."""
@@ -359,19 +378,19 @@ class EnsembleDriver:
         initial = padded(self.over, np.stack([member.flat.initial for member in self.members]))
         return self.loop.start(self._tolerance(), limits, np.zeros(len(initial)), initial)
 
-    def _drive(self, progress: Progress) -> None:
+    def _drive(self) -> Iterator[Report]:
         for member in self._running():
             member.attempt(member.check_affords_start)
         self.carry = self._start(self._wishes(0)[0])
         carries = fetch(self.carry)
         for i, member in enumerate(self.members):
-            if member.ended is None:
+            if member.result is None:
                 with named(i):
                     member.attempt(member.begin, _of(i, carries))
         steps = FIRST_CHUNK
         while running := self._running():
             slowest = min(running, key=lambda member: member.reached.t)
-            progress.update(slowest.reached.t, slowest.loss, slowest.meter.gradients)
+            yield slowest.reached.t, slowest.loss, slowest.meter.gradients
             began, before = time.perf_counter(), [member.steps for member in running]
             self._advance(steps)
             taken = max(m.steps - n for m, n in zip(running, before, strict=True))
@@ -387,7 +406,7 @@ class EnsembleDriver:
         measures = np.asarray(self.loop.measured(due, found))
         carries, found = fetch(self.carry), fetch(found)
         for i, member in enumerate(self.members):
-            if member.ended is None:
+            if member.result is None:
                 member.take(due[i], _of(i, carries), _of(i, found), measures[i])
 
 

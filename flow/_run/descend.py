@@ -1,6 +1,8 @@
 """`descend`: discrete optimizers, recorded on the flow's time axis."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,11 +15,12 @@ from flow._core.precision import double_precision
 from flow._problem.minibatches import batches
 from flow._problem.objective import Objective, how_made
 from flow._run import schedules
-from flow._run.checkpoint.keeper import keeper, released
+from flow._run.checkpoint.keeper import keeper
 from flow._run.discrete import DescentLoop, Rule
 from flow._run.discrete_ensemble import DescentEnsemble, DescentMember, zipped
 from flow._run.ensemble import check_devices, named, refuse_checkpoint
 from flow._run.evaluation import Evaluate, evaluation, name_of
+from flow._run.loop import run
 from flow._run.optimizer_names import optimizer_name
 from flow._run.optimizers import taken, told
 from flow._run.recorder import Meter, Recorder
@@ -230,16 +233,22 @@ def descend(
     each = zipped(objective, ensemble, learning_rate=learning_rate, steps=steps, seed=seed)
     spread = check_devices(devices, objective, each and len(each))
     if each is None:
-        run = loop(DescentLoop, objective, learning_rate, steps, seed)
+        engine = loop(DescentLoop, objective, learning_rate, steps, seed)
     else:
         refuse_checkpoint(checkpoint)
         members = []
         for i, arguments in enumerate(each):
             with named(i):
                 members.append(loop(DescentMember, *arguments))
-        run = DescentEnsemble(members, spread)
-    with released(getattr(run, "keeper", None)), objective.reading(), double_precision():
-        return run.run(progress)
+        engine = DescentEnsemble(members, spread)
+    return run(engine, partial(_computing, objective), progress)
+
+
+@contextmanager
+def _computing(objective: Objective) -> Iterator[None]:
+    """Scope of all that a run computes."""
+    with objective.reading(), double_precision():
+        yield
 
 
 def _gradient_descent(learning_rate: Any) -> Any:

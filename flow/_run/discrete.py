@@ -1,7 +1,7 @@
 """The compiled loop of a discrete optimizer, run in chunks from save to save."""
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Generator, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from flow._core.costs import KINDS, counted
-from flow._core.endings import BudgetSpent, ObserverFailed
-from flow._core.progress import Progress, compiling, paced, progress_of
+from flow._core.endings import ENDINGS, BudgetSpent, ObserverFailed
+from flow._core.progress import compiling, paced
 from flow._core.pytrees import PyTree, structure_of, to_numpy
 from flow._core.user_warnings import warn
 from flow._problem.minibatches import Batches
@@ -21,6 +21,7 @@ from flow._problem.objective import Objective
 from flow._run.checkpoint import CheckpointWarning, Keeper
 from flow._run.checkpoint.values import leaves, like
 from flow._run.evaluation import Evaluate
+from flow._run.loop import Report
 from flow._run.optimizers import told
 from flow._run.recorder import TWO_BRANCHES, Meter, Recorder, check_start, flat_record, ran_away
 from flow._run.save_times import Clock
@@ -30,8 +31,6 @@ from flow.stop import StopConditions
 RUNNING, STOPPED, DIVERGED = range(3)
 # A step taken again is the same to so much of itself, and to so many units of roundoff of θ.
 STEP, AGAIN = 1e-6, 10.0
-# What may end a run at any moment; what there is then is kept.
-ENDINGS = (BudgetSpent, ObserverFailed, KeyboardInterrupt)
 
 
 @dataclass(frozen=True)
@@ -96,26 +95,49 @@ class DescentLoop:
     config: dict[str, Any]
     keeper: Keeper | None = None
     evaluate: Evaluate | None = None
-    advance: Callable[[int], Carry] = field(init=False)
+    take_steps: Callable[[int], Carry] = field(init=False)
+    started: float = field(init=False)
+    compile_seconds: float = field(init=False)
+    first: tuple[float, float] = field(init=False)  # J and ‖∇J‖ at the start
+    result: str | None = field(init=False, default=None)  # why it ended
     carry: Carry = field(init=False)
     batch_gradients: int = field(init=False, default=0)
 
-    def run(self, show: Any) -> Trajectory:
-        """Compile, run, and return what there is, however it ended."""
-        started = time.perf_counter()
-        with compiling(self.config["label"], show):
-            first = self._prepare()
-            resumed = self._begin_keeping(first)
-            result = self._save() if self.saves[0] == 0 and not resumed else None
-        compile_seconds = time.perf_counter() - started
+    @property
+    def label(self) -> str:
+        """Return what a progress bar calls the run."""
+        return self.config["label"]
+
+    @property
+    def end(self) -> float:
+        """Return where t ends."""
+        return self.clock.end
+
+    def start(self, show: Any) -> None:
+        """Set up, compile, and save t = 0 if that is asked for."""
+        self.started = time.perf_counter()
+        with compiling(self.label, show):
+            self.first = self._prepare()
+            resumed = self._begin_keeping(self.first)
+            self.result = self._save() if self.saves[0] == 0 and not resumed else None
+        self.compile_seconds = time.perf_counter() - self.started
         self.meter.start()
-        with progress_of(self.clock.end, self.config["label"], show) as progress:
-            ended = result or self._drive(progress)
-        self._save_end(ended)
-        seconds = time.perf_counter() - started - compile_seconds
+
+    def advance(self) -> Iterator[Report]:
+        """Report where the run is, first at its start, until it ends or Ctrl-C ends it."""
+        if self.result is None:
+            self.result = yield from self._drive()
+
+    def finish(self) -> Trajectory:
+        """Save the end, and return the run, however it ended."""
+        self._save_end(self.result)
+        seconds = time.perf_counter() - self.started - self.compile_seconds
         if self.keeper is not None:
             seconds += self.keeper.seconds
-        return self._trajectory(ended, first, seconds, compile_seconds)
+        return self._trajectory(self.result, self.first, seconds, self.compile_seconds)
+
+    def _report(self) -> Report:
+        return self.t, self.carry.loss, self.meter.gradients
 
     @property
     def k(self) -> int:
@@ -163,10 +185,10 @@ class DescentLoop:
             lambda: jax.jit(loop_of(objective, self.rule.optimizer, self.batches, self.ascent)),
         )
         key, rates, below = jax.random.key(self.seed), self.rule.rates, self.below
-        self.advance = lambda end: jax.block_until_ready(
+        self.take_steps = lambda end: jax.block_until_ready(
             loop(self.carry, end, key, rates, below, objective.data)
         )
-        self.carry = self.advance(0)  # no steps: this compiles
+        self.carry = self.take_steps(0)  # no steps: this compiles
         return first
 
     def _begin_keeping(self, first: tuple[float, float]) -> bool:
@@ -200,7 +222,7 @@ class DescentLoop:
         if carry.k > 0:
             params, state = carry.before
             self.carry = carry._replace(k=carry.k - 1, params=params, state=state)
-            self._check_same(carry, self.advance(int(carry.k)))
+            self._check_same(carry, self.take_steps(int(carry.k)))
         self.carry = carry
         *self.meter.spent, self.batch_gradients = books["spent"]
         self.recorder.take_up(books["recorder"], self.keeper.rows)
@@ -226,20 +248,21 @@ class DescentLoop:
             CheckpointWarning,
         )
 
-    def _drive(self, progress: Progress) -> str:
+    def _drive(self) -> Generator[Report, None, str]:
         chunk, total = 1, self.clock.steps
         due = [int(k) for k in self.saves if k > self.k]
         try:
+            yield self._report()
             while self.k < total:
                 self._keep()
                 self.meter.check_seconds()
                 k, began = self.k, time.perf_counter()
                 end = min(k + chunk, due[0] if due else total)
-                carry = self.advance(end)
+                carry = self.take_steps(end)
                 chunk = paced(chunk, int(carry.k) - k, time.perf_counter() - began)
                 if (result := self.receive(carry, due)) is not None:
                     return result
-                progress.update(self.t, self.carry.loss, self.meter.gradients)
+                yield self._report()
             return self.reached()
         except ENDINGS as ending:
             return self.cut_short(ending)

@@ -1,7 +1,7 @@
 """Many gradient descents in one call: members have their own θ₀, learning rate, steps or seed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from flow._core.progress import Progress, compiling, paced, progress_of
+from flow._core.endings import ENDINGS
+from flow._core.progress import compiling, paced
 from flow._problem.minibatches import Batches
 from flow._problem.objective import Objective
 from flow._run.discrete import (
-    ENDINGS,
     RUNNING,
     STOPPED,
     Carry,
@@ -25,6 +25,7 @@ from flow._run.discrete import (
     measure_of,
 )
 from flow._run.ensemble import initialisations, named, stacked
+from flow._run.loop import Report
 from flow._run.trajectory import Trajectory
 from flow.methods.many import OnDevices, padded, shared, way
 
@@ -35,7 +36,6 @@ NEVER = -1
 class DescentMember(DescentLoop):
     """The rows, budgets and result of one member; `DescentEnsemble` takes its steps."""
 
-    ended: str | None = field(init=False, default=None)
     due: list[int] = field(init=False)
     # J and ‖∇J‖ by the step at which a chunk measured them.
     known: dict[int, tuple[float, float]] = field(init=False, default_factory=dict)
@@ -45,19 +45,19 @@ class DescentMember(DescentLoop):
         self.due = [int(k) for k in self.saves]
         if self.due[0] == 0:
             del self.due[0]
-            self.ended = self._save()
+            self.result = self._save()
 
     def attempt(self, what: Callable, *arguments: Any) -> Any:
         """What it returns, or None where it ends the member instead."""
         try:
             return what(*arguments)
         except ENDINGS as ending:
-            self.ended = self.cut_short(ending)
+            self.result = self.cut_short(ending)
             return None
 
     def wish(self, chunk: int) -> tuple[int, int]:
         """Where its next chunk is to end, and the step at which J is wanted there."""
-        if self.ended is not None:
+        if self.result is not None:
             return NEVER, NEVER
         total = self.clock.steps
         save = self.due[0] if self.due else total
@@ -68,19 +68,19 @@ class DescentMember(DescentLoop):
         if not np.isnan(measures).all():
             self.known = {int(carry.k): tuple(measures.tolist())}
         result = self.attempt(self.receive, carry, self.due)
-        self.ended = self.ended or result
-        if self.ended is None and self.k == self.clock.steps:
-            self.ended = self.reached()
+        self.result = self.result or result
+        if self.result is None and self.k == self.clock.steps:
+            self.result = self.reached()
 
-    def finish(
+    def trajectory(
         self, first: tuple[float, float], seconds: float, compile_seconds: float
     ) -> Trajectory:
         """The member's run."""
-        return self._trajectory(self.ended, first, seconds, compile_seconds)
+        return self._trajectory(self.result, first, seconds, compile_seconds)
 
     def save_end(self) -> None:
         """Keep the last step of a member that ended early."""
-        self._save_end(self.ended)
+        self._save_end(self.result)
 
     def _measure(self, theta: np.ndarray) -> tuple[float, float]:
         if self.k not in self.known:
@@ -105,38 +105,54 @@ class DescentEnsemble:
     members: list[DescentMember]
     devices: tuple[Any, ...] | None = None
     over: Callable = field(init=False)
-    advance: Callable[[int], tuple[Carry, Any]] = field(init=False)
+    take_steps: Callable[[int], tuple[Carry, Any]] = field(init=False)
     carry: Carry = field(init=False)
+    started: float = field(init=False)
+    compile_seconds: float = field(init=False)
+    firsts: list[tuple[float, float]] = field(init=False)
 
-    def run(self, show: Any) -> Trajectory:
-        """Set up, compile, drive, and return what there is, however each member ended."""
-        started = time.perf_counter()
-        label, firsts = f"{self.members[0].config['label']}, {len(self.members)} members", []
-        with compiling(label, show):
+    @property
+    def label(self) -> str:
+        """Return what a progress bar calls the runs."""
+        return f"{self.members[0].label}, {len(self.members)} members"
+
+    @property
+    def end(self) -> float:
+        """Return where the last of them ends."""
+        return max(member.clock.end for member in self.members)
+
+    def start(self, show: Any) -> None:
+        """Set up, compile, and save t = 0 if that is asked for."""
+        self.started, self.firsts = time.perf_counter(), []
+        with compiling(self.label, show):
             for i, member in enumerate(self.members):
                 with named(i):
-                    firsts.append(member.begin())
+                    self.firsts.append(member.begin())
             for i, member in enumerate(self.members):
                 with named(i):
                     member.save_start()
             self._prepare()
-        compile_seconds = time.perf_counter() - started
+        self.compile_seconds = time.perf_counter() - self.started
         for member in self.members:
             member.meter.start()
-        end = max(member.clock.end for member in self.members)
-        with progress_of(end, label, show) as progress:
-            try:
-                self._drive(progress)
-            except KeyboardInterrupt as interrupt:
-                for member in self._running():
-                    member.ended = member.cut_short(interrupt)
+
+    def advance(self) -> Iterator[Report]:
+        """Report where the slowest is, until all have ended or Ctrl-C ends them."""
+        try:
+            yield from self._drive()
+        except KeyboardInterrupt as interrupt:
+            for member in self._running():
+                member.result = member.cut_short(interrupt)
+
+    def finish(self) -> Trajectory:
+        """Save the ends, and return the runs as one, however each member ended."""
         for member in self.members:
             member.save_end()
-        seconds = time.perf_counter() - started - compile_seconds
+        seconds = time.perf_counter() - self.started - self.compile_seconds
         return stacked(
             [
-                member.finish(first, seconds, compile_seconds)
-                for member, first in zip(self.members, firsts, strict=True)
+                member.trajectory(first, seconds, self.compile_seconds)
+                for member, first in zip(self.members, self.firsts, strict=True)
             ]
         )
 
@@ -159,10 +175,10 @@ class DescentEnsemble:
         keys = jax.vmap(jax.random.key)(np.array([member.seed for member in self.members]))
         rows = jax.device_put((carry, np.stack(self._rates())))
         self.carry, etas, keys = padded(self.over, (*rows, keys))
-        self.advance = lambda chunk: jax.block_until_ready(
+        self.take_steps = lambda chunk: jax.block_until_ready(
             loop((one.below, data), self.carry, *self._wishes(chunk), keys, etas)
         )
-        self.carry, _ = self.advance(0)  # no steps: this compiles
+        self.carry, _ = self.take_steps(0)  # no steps: this compiles
 
     def _rates(self) -> list[np.ndarray]:
         """Return η of each member, or of its steps where one of them has a schedule."""
@@ -177,9 +193,9 @@ class DescentEnsemble:
         return padded(self.over, (ends, saves))
 
     def _running(self) -> list[DescentMember]:
-        return [member for member in self.members if member.ended is None]
+        return [member for member in self.members if member.result is None]
 
-    def _drive(self, progress: Progress) -> None:
+    def _drive(self) -> Iterator[Report]:
         chunk = 1
         while self._running():
             for member in self._running():
@@ -187,15 +203,15 @@ class DescentEnsemble:
             if not (running := self._running()):
                 return
             began, before = time.perf_counter(), [member.k for member in running]
-            self.carry, measures = self.advance(chunk)
+            self.carry, measures = self.take_steps(chunk)
             carries, measures = jax.tree.map(_fetched, (self.carry, measures))
             for i, member in enumerate(self.members):
-                if member.ended is None:
+                if member.result is None:
                     member.take(jax.tree.map(lambda x, i=i: x[i], carries), measures[i])
             taken = max(m.k - k for m, k in zip(running, before, strict=True))
             chunk = paced(chunk, taken, time.perf_counter() - began)
             slowest = min(running, key=lambda member: member.k / member.clock.steps)
-            progress.update(slowest.t, slowest.carry.loss, slowest.meter.gradients)
+            yield slowest.t, slowest.carry.loss, slowest.meter.gradients
 
 
 def _stacked(*leaves: Any) -> Any:

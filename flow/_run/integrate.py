@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from math import inf, isfinite, isnan, log1p
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ from flow._core.keywords import own_keywords
 from flow._core.pickling import explained
 from flow._core.precision import double_precision
 from flow._problem.objective import Objective, how_made
-from flow._run.checkpoint.keeper import keeper, released
+from flow._run.checkpoint.keeper import keeper
 from flow._run.ensemble import check_devices, initialisations, refuse_checkpoint
+from flow._run.loop import run
 from flow._run.recorder import Meter, Recorder
 from flow._run.save_times import SPACINGS, is_number, number_of_times, save_times
 from flow._run.trajectory import Trajectory, all_units, uninterrupted
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from scipy.integrate import OdeSolver
 
     from flow._run.checkpoint.keeper import Checkpoint, Keeper
-    from flow._run.loop import Driver
+    from flow._run.host import Driver
     from flow.methods.catalogue import Method
 
 
@@ -202,7 +204,7 @@ def integrate(
     # Not above: scipy.integrate takes most of a second to import, and is wanted for a run alone.
     from flow._run.auto import AutoDriver
     from flow._run.compiled import CompiledDriver, EnsembleDriver, Member
-    from flow._run.loop import Driver
+    from flow._run.host import Driver
     from flow.methods.catalogue import check_dense, find_method
 
     asked = {
@@ -257,20 +259,25 @@ def integrate(
         asked |= {"method": chosen.name, "engine": plain.engine, **settings}
         again = _given_again(dynamics.in_flow_time, chosen)
         kept = keeper(checkpoint, "flow", dynamics.objective.mesh, asked, again, observe, stops)
-        run = driver(AutoDriver if chosen.name == "auto" else plain, dynamics, keeper=kept)
+        engine = driver(AutoDriver if chosen.name == "auto" else plain, dynamics, keeper=kept)
     else:
         refuse_checkpoint(checkpoint)
         members = [driver(Member, moved, members=len(own), path=i) for i, moved in enumerate(own)]
-        run = EnsembleDriver(dynamics, chosen, members, spread)
+        engine = EnsembleDriver(dynamics, chosen, members, spread)
     threaded = chosen.dense and dynamics.objective.size > THREADED_SIZE
+    return run(engine, partial(_computing, dynamics.objective, threaded), progress)
+
+
+@contextmanager
+def _computing(objective: Objective, threaded: bool) -> Iterator[None]:
+    """Scope of all that a run computes, with BLAS in one thread or in many."""
     with (
-        released(getattr(run, "keeper", None)),
-        dynamics.objective.reading(),
+        objective.reading(),
         double_precision(),
         single_blas_thread(not threaded),
         np.errstate(all="ignore"),
     ):
-        return run.run(progress)
+        yield
 
 
 def rerun(
