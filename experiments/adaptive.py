@@ -95,7 +95,7 @@ def pairings(objective: flow.Objective, config: Configuration) -> dict[str, Pair
 
 
 def descents(pairing: Pairing, config: Configuration) -> dict[float, flow.Trajectory]:
-    """The optimizer's run at each learning rate."""
+    """Return the optimizer's run at each learning rate."""
     runs = {}
     for steps in config.steps:
         eta = config.t / steps
@@ -116,7 +116,7 @@ def descents(pairing: Pairing, config: Configuration) -> dict[float, flow.Trajec
 def flows(
     pairing: Pairing, runs: dict[float, flow.Trajectory], config: Configuration
 ) -> dict[float, flow.Trajectory]:
-    """The flow of each run, saved at its times."""
+    """Return the flow of each run, saved at its times."""
 
     def integrate(eta: float, *beside: flow.Trajectory) -> flow.Trajectory:
         dynamics = pairing.make(eta, eta / max(runs))
@@ -134,13 +134,13 @@ def flows(
 
 
 def orders(distance: pd.DataFrame) -> pd.DataFrame:
-    """Slopes in log–log from each learning rate to the next larger one."""
+    """Return slopes in log–log from each learning rate to the next larger one."""
     slopes = np.diff(np.log(distance), axis=0) / np.diff(np.log(distance.index))[:, None]
     return pd.DataFrame(slopes, index=distance.index[1:], columns=distance.columns)
 
 
 def draw(compared: dict[str, dict[float, flow.Comparison]], distance: pd.DataFrame) -> Any:
-    """Losses and distances against time, moments, and distances against η."""
+    """Return losses and distances against time, moments, and distances against η."""
     figure, axes = plt.subplots(2, 3, figsize=(11, 7.6), layout="constrained")
     drawn = [name for name in compared if name in (*list(compared)[:3:2], list(compared)[-1])]
     for ax, name in zip(axes[0], drawn, strict=True):
@@ -240,7 +240,7 @@ def draw_orders(ax: Any, distance: pd.DataFrame) -> None:
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """Descents and flows of every pairing, and their distances."""
+    """Return descents and flows of every pairing, and their distances."""
     if len(config.steps) < 2 or np.any(np.diff(config.steps) <= 0):  # noqa: PLR2004
         raise ValueError(f"--steps needs two numbers for a slope, fewest first, got {config.steps}")
     objective = flow.MLP([64, *config.hidden, 10]).objective(
@@ -273,7 +273,7 @@ def experiment(config: Configuration, record: Record) -> str | None:
 
 
 def distances(compared: dict[str, dict[float, flow.Comparison]]) -> pd.DataFrame:
-    """‖θ − θ_flow‖ at the end, a row a learning rate."""
+    """Return ‖θ − θ_flow‖ at the end, a row a learning rate."""
     ends = {
         name: pd.Series({eta: comparison.distance[-1] for eta, comparison in of.items()})
         for name, of in compared.items()
@@ -282,7 +282,7 @@ def distances(compared: dict[str, dict[float, flow.Comparison]]) -> pd.DataFrame
 
 
 def losses(compared: dict[str, dict[float, flow.Comparison]]) -> pd.DataFrame:
-    """J at the end, of the optimizer and of its flow, a row a learning rate."""
+    """Return J at the end, of the optimizer and of its flow, a row a learning rate."""
     columns = {}
     for name, of in compared.items():
         columns[name] = pd.Series({eta: pair.pairs[0].loss[-1] for eta, pair in of.items()})
@@ -293,7 +293,7 @@ def losses(compared: dict[str, dict[float, flow.Comparison]]) -> pd.DataFrame:
 
 
 def moments(compared: dict[str, dict[float, flow.Comparison]]) -> pd.DataFrame:
-    """Relative distance at the end of each moment from the flow's, a row a learning rate."""
+    """Return relative distance at the end of each moment from the flow's, a row a learning rate."""
     columns = {}
     for name, of in compared.items():
         for moment in ("mu", "nu"):

@@ -67,7 +67,7 @@ class Problem:
 
 
 def problem(name: str, config: Configuration) -> Problem:
-    """The problem of a name."""
+    """Return the problem of a name."""
     if name == "chebyshev":
         objective = flow.networks.chebyshev(3, seed=config.seed)
         return Problem(objective, config.chebyshev_rate, config.chebyshev_t, config.chebyshev_k)
@@ -79,7 +79,7 @@ def problem(name: str, config: Configuration) -> Problem:
 def run(
     problem: str, of: Problem, config: Configuration, record: Record
 ) -> dict[str, flow.Trajectory]:
-    """Gradient descent and the four flows."""
+    """Return gradient descent and the four flows."""
     objective, eta = of.objective, of.learning_rate
     steps = whole_steps(f"--{problem}-rate", of.t, eta)
     stiff = {"method": "TSRKC3", "rtol": 1e-6}
@@ -104,7 +104,7 @@ def run(
 
 
 def moving_mean(t: np.ndarray, values: np.ndarray, at: np.ndarray, width: float) -> np.ndarray:
-    """Mean of the rows of `values` within width/2 of each time in `at`."""
+    """Return the mean of the rows of `values` within width/2 of each time in `at`."""
     total = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, axis=0)])
     first, end = (np.searchsorted(t, at + s * width / 2.0) for s in (-1, 1))
     end = np.maximum(end, first + 1)
@@ -176,7 +176,7 @@ def distance_table(of: Problem, runs: dict[str, flow.Trajectory], window: float)
 
 
 def prediction_table(runs: dict[str, flow.Trajectory], config: Configuration) -> pd.DataFrame:
-    """Predicted over measured means, from the edge to the end; a run too short has none."""
+    """Return predicted over measured means, from the edge to the end; a run too short has none."""
     descent, central = runs["gradient descent"], runs["central flow"]
     at_edge = central.t[central.state["critical"] > 0]
     start = at_edge[0] + config.window if len(at_edge) else np.inf
@@ -195,7 +195,7 @@ def prediction_table(runs: dict[str, flow.Trajectory], config: Configuration) ->
 def draw(
     problems: dict[str, Problem], runs: dict[str, dict[str, flow.Trajectory]], config: Configuration
 ) -> Any:
-    """A row for each problem: distance, sharpness, loss, variance."""
+    """Return a row for each problem: distance, sharpness, loss, variance."""
     titles = {"chebyshev": "Chebyshev polynomial", "digits": "digits"}
     figure, axes = plt.subplots(
         len(problems), 4, figsize=(15, 3.6 * len(problems)), layout="constrained", squeeze=False
@@ -241,7 +241,7 @@ def draw(
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """Gradient descent and the four flows on every problem."""
+    """Return gradient descent and the four flows on every problem."""
     problems = {name: problem(name, config) for name in config.problems}
     for name, of in problems.items():
         whole_steps(f"--{name}-rate", of.t, of.learning_rate)

@@ -31,7 +31,7 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Configuration(Options):
-    """What the compiled engine costs beyond its gradients."""
+    """The cost of the compiled engine beyond its gradients."""
 
     networks: Science[tuple[str, ...]] = tuple(NETWORKS)
     """Which networks, by name."""
@@ -56,14 +56,14 @@ def gradients_in_a_loop(objective: flow.Objective, count: int) -> Callable[[], N
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Wall seconds of one call."""
+    """Return wall seconds of one call."""
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
 
 
 def measure(name: str, config: Configuration) -> dict[str, float]:
-    """Medians of the ratios for one network."""
+    """Return medians of the ratios for one network."""
     make, t, rtol, count = NETWORKS[name]
     t *= config.t_factor
     objective = make()

@@ -75,17 +75,17 @@ class Result:
 
     @property
     def rates(self) -> np.ndarray:
-        """Learning rates."""
+        """Return learning rates."""
         return np.array([run.config["learning_rate"] for run in self.descents])
 
     @property
     def steps(self) -> np.ndarray:
-        """Steps of RK4."""
+        """Return steps of RK4."""
         return np.array([run.config["step"] for run in self.flows])
 
 
 def network(config: Configuration, activation: str) -> flow.Objective:
-    """An MLP on digits; its objective declares what it conserves."""
+    """Return an MLP on digits; its objective declares what it conserves."""
     sizes = [64, *config.hidden, 10]
     X, y = flow.datasets.digits(config.examples)
     return flow.MLP(sizes, activation).objective(X, y, seed=config.seed)
@@ -116,7 +116,7 @@ def normalised(config: Configuration) -> flow.Objective:
 
 
 def objectives(config: Configuration) -> dict[str, tuple[flow.Objective, Callable]]:
-    """A network of each kind, and what is watched of it."""
+    """Return a network of each kind, and what is watched of it."""
     relu = network(config, "relu")
     found = {
         "linear": network(config, "identity"),
@@ -142,7 +142,7 @@ def compute(config: Configuration, objective: flow.Objective, quantities: Callab
     common = {"observe": {"Q": lambda _, params: np.asarray(quantities(params))}, "progress": False}
 
     def ladder(largest: float) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of steps, and times that all of them meet, so that none is between two."""
+        """Return numbers of steps, and times that all of them meet, so that none is between two."""
         steps = whole_steps("largest", config.t, largest) * 2 ** np.arange(config.halvings + 1)
         return steps, np.unique(np.linspace(0, steps[0], config.save).round()) / steps[0] * config.t
 
@@ -174,7 +174,7 @@ def compute(config: Configuration, objective: flow.Objective, quantities: Callab
 
 
 def filled(objective: flow.Objective, quantities: Callable, t: float, step: float) -> np.ndarray:
-    """∫Q(∇J)dt along the flow, integrated with it: the pair of θ and the integral moves."""
+    """Return ∫Q(∇J)dt along the flow, integrated with it: the pair of θ and the integral moves."""
 
     def rhs(_: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
         gradient = objective.traced_gradient(state[0], objective.data)
@@ -197,23 +197,23 @@ def one_step(objective: flow.Objective, quantities: Callable, rate: float) -> fl
 
 
 def drift(run: flow.Trajectory) -> np.ndarray:
-    """‖Q(θ(t)) − Q(θ₀)‖ (times,)."""
+    """Return ‖Q(θ(t)) − Q(θ₀)‖ (times,)."""
     Q = run.observed["Q"]
     return np.linalg.norm(Q - Q[0], axis=1)
 
 
 def final(runs: list[flow.Trajectory]) -> np.ndarray:
-    """Drift at the end of each run."""
+    """Return drift at the end of each run."""
     return np.array([drift(run)[-1] for run in runs])
 
 
 def slope(rates: np.ndarray, drifts: np.ndarray) -> float:
-    """Fitted slope of log drift against log rate."""
+    """Return fitted slope of log drift against log rate."""
     return float(np.polyfit(np.log(rates), np.log(drifts), 1)[0])
 
 
 def tables(results: dict[str, Result]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row an architecture, and a row a run."""
+    """Return a row an architecture, and a row a run."""
     rows, drifts = {}, []
     for name, result in results.items():
         descents, flows = final(result.descents), final(result.flows)
@@ -242,7 +242,7 @@ def tables(results: dict[str, Result]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def draw(results: dict[str, Result], table: pd.DataFrame) -> Any:
-    """Drift against learning rate and step, and along t."""
+    """Return drift against learning rate and step, and along t."""
     figure, axes = plt.subplots(1, 3, figsize=(10.6, 4.6), layout="constrained")
     for i, (name, result) in enumerate(results.items()):
         colour = {"color": COLOURS[i]}
@@ -277,7 +277,7 @@ def draw(results: dict[str, Result], table: pd.DataFrame) -> Any:
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """Drifts of every network."""
+    """Return drifts of every network."""
     for name in ("learning_rate", "step"):
         whole_steps(f"--{name.replace('_', '-')}", config.t, getattr(config, name))
     results = {}

@@ -54,7 +54,7 @@ class Configuration(Options):
 
 
 def gradients(config: Configuration) -> pd.DataFrame:
-    """Gradient units by T, measured and by the model."""
+    """Return gradient units by T, measured and by the model."""
     network = flow.MLP([64, config.hidden, 10])
     objective = network.objective(*flow.datasets.digits(config.examples), seed=config.seed)
     rows = []
@@ -80,7 +80,7 @@ def gradients(config: Configuration) -> pd.DataFrame:
 
 
 def seconds(config: Configuration) -> pd.DataFrame:
-    """Seconds of a gradient by examples × parameters."""
+    """Return seconds of a gradient by examples × parameters."""
     rng, rows = np.random.default_rng(config.seed), []
     for h in tqdm(config.sizes, "gradients", disable=config.quiet):
         for n_examples in config.images:
@@ -107,7 +107,7 @@ def seconds(config: Configuration) -> pd.DataFrame:
 
 
 def draw(counts: pd.DataFrame, times: pd.DataFrame) -> Any:
-    """Gradients against λT, and seconds against operations."""
+    """Return gradients against λT, and seconds against operations."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for i, name in enumerate(("DOP853", "TSRKC3")):
         axes[0].loglog(counts["λT"], counts[name], MARKERS[i], color=COLOURS[i], label=name)

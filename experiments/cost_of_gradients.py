@@ -47,13 +47,13 @@ class Configuration(Options):
 
 
 def operations(compiled: Any) -> float:
-    """Arithmetic and transcendental operations of a compiled program, as XLA counts them."""
+    """Return arithmetic and transcendental operations of a compiled program, as XLA counts them."""
     cost = compiled.cost_analysis()
     return cost["flops"] + cost.get("transcendentals", 0.0)
 
 
 def seconds(function: Callable[..., Any], arguments: tuple, repeats: int) -> float:
-    """Median wall seconds of a call, the first of them left out."""
+    """Return the median wall seconds of a call, the first of them left out."""
     jax.block_until_ready(function(*arguments))
     times = []
     for _ in range(repeats):
@@ -64,7 +64,7 @@ def seconds(function: Callable[..., Any], arguments: tuple, repeats: int) -> flo
 
 
 def network(width: int, config: Configuration) -> dict[str, Any]:
-    """Operations and seconds of one network."""
+    """Return operations and seconds of one network."""
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((2, 2, width))
     objective = flow.MLP([width] * 3).objective(X, y)
@@ -110,7 +110,7 @@ def network(width: int, config: Configuration) -> dict[str, Any]:
 
 
 def circuit(l: int) -> dict[str, Any]:
-    """Operations of a scalar circuit, counted in Python."""
+    """Return operations of a scalar circuit, counted in Python."""
     x = [variable(f"x{i}") for i in range(l)]
     total = tanh(x[-1] * x[0])
     for a, b in itertools.pairwise(x):
@@ -128,14 +128,14 @@ def circuit(l: int) -> dict[str, Any]:
 
 
 def slopes(table: pd.DataFrame) -> pd.Series:
-    """Fitted slope of each column against l in log–log."""
+    """Return fitted slope of each column against l in log–log."""
     columns = table.drop(columns="l")
     l = np.log(table["l"])
     return pd.Series({name: np.polyfit(l, np.log(columns[name]), 1)[0] for name in columns})
 
 
 def draw(networks: pd.DataFrame, circuits: pd.DataFrame) -> Any:
-    """Operations of networks and of circuits, and seconds of networks, against l."""
+    """Return operations of networks and of circuits, and seconds of networks, against l."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
     panels = (
         (networks, "operations", "operations (XLA), w-w-w networks"),
@@ -159,7 +159,7 @@ def draw(networks: pd.DataFrame, circuits: pd.DataFrame) -> Any:
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """Networks and circuits of every size."""
+    """Return networks and circuits of every size."""
     for name in ("widths", "circuit_inputs"):
         if len(set(getattr(config, name))) < 2:  # noqa: PLR2004
             raise ValueError(f"--{name.replace('_', '-')} needs two sizes for a slope")

@@ -88,7 +88,7 @@ class Result:
 
 
 def whitened(config: Configuration) -> tuple[np.ndarray, np.ndarray]:
-    """Rows X (examples, inputs) with XᵀX/N = I, and the target Σ (outputs, inputs)."""
+    """Return rows X (examples, inputs) with XᵀX/N = I, and the target Σ (outputs, inputs)."""
     rng = np.random.default_rng(config.seed)
     X = np.linalg.qr(rng.standard_normal((config.examples, config.inputs)))[0]
     U, V = (
@@ -99,7 +99,7 @@ def whitened(config: Configuration) -> tuple[np.ndarray, np.ndarray]:
 
 
 def networks(config: Configuration) -> dict[str, Network]:
-    """Networks that start aligned, one a depth, and one of two layers that does not."""
+    """Return networks that start aligned, one a depth, and one of two layers that does not."""
     X, target = whitened(config)
 
     def on_data(exact: flow.exact.Exact) -> flow.Objective:
@@ -126,13 +126,13 @@ def networks(config: Configuration) -> dict[str, Network]:
 
 
 def diagonal(products: np.ndarray, target: np.ndarray, modes: int) -> np.ndarray:
-    """The diagonal of Uᵀ W_N⋯W₁ V (times, modes), of products (times, outputs, inputs)."""
+    """Return the diagonal of Uᵀ W_N⋯W₁ V (times, modes), of products (times, outputs, inputs)."""
     U, _, Vt = np.linalg.svd(target, full_matrices=False)
     return np.einsum("oa,toi,ai->ta", U[:, :modes], products, Vt[:modes])
 
 
 def strengths(run: flow.Trajectory, target: np.ndarray, modes: int) -> np.ndarray:
-    """Strengths of the target's modes along a run (times, modes)."""
+    """Return strengths of the target's modes along a run (times, modes)."""
     products = []
     for i in range(len(run.t)):
         product = np.eye(target.shape[1])
@@ -169,7 +169,7 @@ def half_time(t: np.ndarray, u: np.ndarray, s: float) -> float:
 
 
 def tables(config: Configuration, results: dict[str, Result]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row a network, and a row a mode."""
+    """Return a row a network, and a row a mode."""
     rows, modes = {}, {}
     for name, result in results.items():
         audits = [
@@ -197,7 +197,7 @@ def tables(config: Configuration, results: dict[str, Result]) -> tuple[pd.DataFr
 
 
 def draw(config: Configuration, results: dict[str, Result]) -> Any:
-    """Strengths against time, a panel a network, over their errors."""
+    """Return strengths against time, a panel a network, over their errors."""
     figure, axes = plt.subplots(
         2,
         len(results),
@@ -258,7 +258,7 @@ def legend(figure: Any, results: dict[str, Result], s: np.ndarray) -> None:
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """Flow, descent and closed form of every network."""
+    """Return flow, descent and closed form of every network."""
     for depth in config.layers:
         if depth < 2:  # noqa: PLR2004
             raise ValueError(f"--layers needs at least two layers, got {depth}")

@@ -72,7 +72,7 @@ class Run:
 
     @property
     def sharpness(self) -> np.ndarray:
-        """Over its limit; NaN before there is one."""
+        """Return over its limit; NaN before there is one."""
         return self.steps.observed["sharpness"] / self.limit
 
     @property
@@ -83,13 +83,13 @@ class Run:
 
     @property
     def distance(self) -> tuple[np.ndarray, np.ndarray]:
-        """Matched times, and the distance to the flow there."""
+        """Return matched times, and the distance to the flow there."""
         pair = flow.compare(self.flow, self.steps, error_bar=False, progress=False).pairs[0]
         return pair.t, pair.distance
 
 
 def objective(name: str, seed: int) -> flow.Objective:
-    """The problem of a name."""
+    """Return the problem of a name."""
     kind, detail = name.split("-")
     if kind == "chebyshev":
         return flow.networks.chebyshev(int(detail), seed)
@@ -121,7 +121,7 @@ def optimizers(name: str, config: Configuration) -> dict[str, tuple[float, float
 def gradient_flow(
     problem: flow.Objective, t: float, times: np.ndarray, config: Configuration
 ) -> flow.Trajectory:
-    """The flow, saved at the times of all discrete runs on its clock."""
+    """Return the flow, saved at the times of all discrete runs on its clock."""
     how = {"method": "TSRKC3"} if problem.smooth else {"method": "RK4", "step": RELU_STEP}
     path = flow.integrate(
         problem, t, save=times, engine="jax", progress=not config.quiet,
@@ -131,7 +131,7 @@ def gradient_flow(
 
 
 def run(name: str, seed: int, config: Configuration) -> tuple[flow.Trajectory, list[Run]]:
-    """The flow and all discrete runs of a problem."""
+    """Return the flow and all discrete runs of a problem."""
     problem, t = objective(name, seed), config.t or SETTINGS[name][0]
     top = flow.sharpness(problem, problem.params)
     made = []
@@ -220,7 +220,7 @@ def draw(name: str, path: flow.Trajectory, runs: list[Run]) -> Any:
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """Flow and discrete runs of every problem and seed."""
+    """Return flow and discrete runs of every problem and seed."""
     if config.beta >= 1.0:
         raise ValueError(f"--beta must be below 1, got {config.beta:g}")
     for name in config.problems:

@@ -52,13 +52,13 @@ class Configuration(Options):
     seed: Science[int, 2**32 - 1] = 0
     """Seed of the initial weights."""
     animate: Science[bool] = True
-    """Whether to make the animation too."""
+    """Make the animation too."""
     width: Science[float] = 3.6
     """Width of a picture, in inches."""
 
 
 def names(config: Configuration, record: Record) -> dict[str, Any]:
-    """What the lines are about, by the names that they use."""
+    """Return what the lines are about, by the names that they use."""
     objective = flow.networks.chebyshev(degree=3, seed=config.seed)
     study = flow.study(
         objective, config.learning_rates, t=config.t, save=config.save, method="TSRKC3",
@@ -90,7 +90,7 @@ def names(config: Configuration, record: Record) -> dict[str, Any]:
 
 
 def costs(objective: flow.Objective, t: float = 100.0) -> pd.DataFrame:
-    """Error against cost of four methods."""
+    """Return error against cost of four methods."""
     exact = flow.integrate(objective, t, rtol=1e-11, atol=1e-13, save=[t], progress=False)
     rows = []
     for method in ("RK45", "DOP853", "RKC2", "TSRKC3"):

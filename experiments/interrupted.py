@@ -93,7 +93,7 @@ def work() -> None:
 
 
 def last(config: Configuration, folder: Path) -> dict[str, str]:
-    """The last checkpoint of each run; "ended" where it has ended."""
+    """Return the last checkpoint of each run; "ended" where it has ended."""
 
     def of(name: str) -> str:
         if (folder / f"{name}.nc").exists():

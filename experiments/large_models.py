@@ -49,9 +49,9 @@ class Configuration(Options):
     t: Science[float] = 1.0
     """Flow time, learning rate × steps."""
     learning_rate: Science[float] = 0.05
-    """Of gradient descent."""
+    """Learning rate of gradient descent."""
     rtol: Science[float, 1.0] = 1e-3
-    """Of the flow."""
+    """Tolerance of the flow."""
     dtype: Science[str] = "float64"
     """float64 or float32."""
     seed: Science[int, 2**32 - 1] = 0
@@ -70,7 +70,7 @@ def images(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def objective_of(model: str, config: Configuration) -> flow.Objective:
-    """The loss of a model on its images."""
+    """Return the loss of a model on its images."""
     if model == "MLP":
         network = flow.MLP([SIDE**2, *config.hidden, CLASSES])
         data = images(config.examples, config.seed)
@@ -137,7 +137,7 @@ def work() -> None:
 
 
 def peak(call: Callable[[], Any]) -> tuple[Any, int]:
-    """What the call returns, and the most resident memory meanwhile, in bytes."""
+    """Return what the call returns, and the most resident memory meanwhile, in bytes."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew
     found = call()
@@ -146,7 +146,7 @@ def peak(call: Callable[[], Any]) -> tuple[Any, int]:
 
 
 def alone(task: str, model: str, config: Configuration) -> dict[str, Any]:
-    """The task in a process of its own."""
+    """Return the task in a process of its own."""
     options = [
         str(part)
         for name in ("examples", "images", "t", "learning_rate", "rtol", "dtype", "seed")
@@ -166,7 +166,7 @@ def alone(task: str, model: str, config: Configuration) -> dict[str, Any]:
 
 
 def allotted(objective: flow.Objective, method: str) -> dict[str, float]:
-    """State vectors that XLA allots to a chunk of a compiled method, and to a gradient."""
+    """Return state vectors that XLA allots to a chunk of a compiled method, and to a gradient."""
     adaptive = method not in ("Euler", "RK4")
     objective.flat_value_and_gradient(objective.theta)
     with jax.enable_x64(True):
@@ -205,7 +205,7 @@ def allotted(objective: flow.Objective, method: str) -> dict[str, float]:
 
 
 def draw(table: pd.DataFrame, methods: pd.DataFrame) -> Any:
-    """Vectors of each task above the gradient's, and of each method."""
+    """Return vectors of each task above the gradient's, and of each method."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     beyond = table.pivot_table(VECTORS, "task", "model", sort=False)
     beyond.drop("gradient").plot.barh(ax=axes[0], color=flow.plots.COLOURS[:2])

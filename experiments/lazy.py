@@ -24,7 +24,7 @@ WIDTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 
 @dataclass(frozen=True)
 class Configuration(Options):
-    """How near a network of growing width stays to its linearisation."""
+    """The distance of networks of growing width from their linearisation."""
 
     widths: Science[tuple[int, ...]] = WIDTHS
     """Numbers m of hidden units, at least two."""
@@ -37,7 +37,7 @@ class Configuration(Options):
 
 
 def distances(width: int, config: Configuration) -> pd.DataFrame:
-    """Relative distances in outputs and in parameters, a row a seed."""
+    """Return relative distances in outputs and in parameters, a row a seed."""
     X, digit = flow.datasets.digits(config.examples)
     y = np.where(digit.argmax(axis=1) < 5, 1.0, -1.0)  # noqa: PLR2004
     network = flow.MLP([64, width, 1], bias=False, parameterisation="ntk")
@@ -75,7 +75,7 @@ def distances(width: int, config: Configuration) -> pd.DataFrame:
 
 
 def linearised(kernel: np.ndarray, residual: np.ndarray, t: float) -> tuple[np.ndarray, np.ndarray]:
-    """What the linearised outputs have moved by t, and u with θ(t) − θ₀ = (∂f/∂θ)ᵀu.
+    """Return what the linearised outputs have moved by t, and u with θ(t) − θ₀ = (∂f/∂θ)ᵀu.
 
     f(t) − y = e^{−Θt/N}(f₀ − y), and θ(t) − θ₀ = −(∂f/∂θ)ᵀ ∫(f − y)/N dt.
     """
@@ -87,13 +87,13 @@ def linearised(kernel: np.ndarray, residual: np.ndarray, t: float) -> tuple[np.n
 
 
 def slope(table: pd.DataFrame, column: str) -> float:
-    """Of the median over seeds against m, in log–log."""
+    """Return the slope of the median over seeds against m, in log–log."""
     medians = table.groupby("m")[column].median()
     return float(np.polyfit(np.log(medians.index), np.log(medians), 1)[0])
 
 
 def draw(table: pd.DataFrame) -> Any:
-    """Both distances against width, with quartiles over seeds."""
+    """Return both distances against width, with quartiles over seeds."""
     figure, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
     for column, theory, colour, marker in (
         ("outputs", -1.0, COLOURS[0], "o"),
@@ -124,7 +124,7 @@ def draw(table: pd.DataFrame) -> Any:
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """Distances at every width."""
+    """Return distances at every width."""
     if len(config.widths) < 2:  # noqa: PLR2004
         raise ValueError(f"--widths needs two widths at least for a slope, got {config.widths}")
     pieces = [distances(m, config) for m in tqdm(config.widths, "widths", disable=config.quiet)]

@@ -49,7 +49,7 @@ class Configuration(Options):
 
 
 def rows(name: str) -> np.ndarray:
-    """The examples times their labels ±1 (N, n)."""
+    """Return the examples times their labels ±1 (N, n)."""
     from sklearn.datasets import load_digits, load_iris
 
     if name == "points":
@@ -67,7 +67,7 @@ def rows(name: str) -> np.ndarray:
 
 
 def largest_margin(Z: np.ndarray) -> np.ndarray:
-    """ŵ (n,), the shortest w with Zw ≥ 1.
+    """Return ŵ (n,), the shortest w with Zw ≥ 1.
 
     The bias that SVC has is zero by symmetry if each row stands there with its negative too.
     """
@@ -83,7 +83,7 @@ def largest_margin(Z: np.ndarray) -> np.ndarray:
 
 
 def angle(theta: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Between each row of θ and w, in radians, accurate where it is small; NaN of θ = 0."""
+    """Return between each row of θ and w, in radians, accurate where it is small; NaN of θ = 0."""
     with np.errstate(invalid="ignore"):
         directions = theta / np.linalg.norm(theta, axis=1, keepdims=True)
     w = w / np.linalg.norm(w)
@@ -92,12 +92,12 @@ def angle(theta: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def late(path: flow.Trajectory) -> np.ndarray:
-    """The second half in ln t, to which slopes are fitted."""
+    """Return the second half in ln t, to which slopes are fitted."""
     return np.log1p(path.t) > np.log1p(path.t[-1]) / 2
 
 
 def row(path: flow.Trajectory, steps: flow.Trajectory, w: np.ndarray) -> dict[str, Any]:
-    """What the table has of one data set and loss."""
+    """Return what the table has of one data set and loss."""
     rest, log = late(path), np.log1p(path.t)
     angles, norms = angle(path.theta, w), np.linalg.norm(path.theta, axis=1)
     return {
@@ -116,7 +116,7 @@ def row(path: flow.Trajectory, steps: flow.Trajectory, w: np.ndarray) -> dict[st
 def runs_of(
     Z: np.ndarray, loss: str, config: Configuration
 ) -> tuple[flow.Trajectory, flow.Trajectory]:
-    """The flow to t = e^log_t, and gradient descent as far as its steps take it."""
+    """Return the flow to t = e^log_t, and gradient descent as far as its steps take it."""
     objective = flow.Objective(lambda w, Z: LOSSES[loss](Z @ w), np.zeros(Z.shape[1]), Z)
     path = flow.integrate(
         objective, np.expm1(config.log_t), clock="log", save=config.save, progress=False, **TIGHT
@@ -129,7 +129,7 @@ def runs_of(
 
 
 def draw(runs: dict[tuple[str, str], Any], config: Configuration) -> Any:
-    """Angle and norm against ln t."""
+    """Return the angle and norm against ln t."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     for (data, loss), (path, steps, w) in runs.items():
         colour = COLOURS[config.data.index(data) % len(COLOURS)]
@@ -182,7 +182,7 @@ def draw(runs: dict[tuple[str, str], Any], config: Configuration) -> Any:
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """Flow and descent on every data set, by every loss."""
+    """Return flow and descent on every data set, by every loss."""
     if config.log_t < 10.0:  # noqa: PLR2004
         raise ValueError(f"--log-t must be at least 10 for slopes to show, got {config.log_t}")
     sets = {name: rows(name) for name in config.data}

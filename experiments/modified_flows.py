@@ -45,7 +45,7 @@ class Configuration(Options):
 
 
 def flows(objective: flow.Objective, eta: float, k: int) -> dict[str, flow.Dynamics]:
-    """Models of gradient descent at a learning rate, by name."""
+    """Return models of gradient descent at a learning rate, by name."""
     return {
         "gradient flow": flow.GradientFlow(objective),
         "modified, order 2": flow.ModifiedFlow(objective, eta),
@@ -55,7 +55,7 @@ def flows(objective: flow.Objective, eta: float, k: int) -> dict[str, flow.Dynam
 
 
 def orders(objective: flow.Objective, config: Configuration) -> dict[str, flow.OrderStudy]:
-    """Distances at the fixed time, and after one step, for every flow."""
+    """Return distances at the fixed time, and after one step, for every flow."""
     rates = flow.auto_learning_rates(objective, config.shares)
     models = flows(objective, float(rates[0]), config.k)
     return {
@@ -65,7 +65,7 @@ def orders(objective: flow.Objective, config: Configuration) -> dict[str, flow.O
 
 
 def along(objective: flow.Objective, config: Configuration, record: Record) -> dict[str, Any]:
-    """Gradient descent near the limit, and distances of the flows from it along t."""
+    """Return gradient descent near the limit, and distances of the flows from it along t."""
     limit = float(flow.auto_learning_rates(objective, [config.share])[0])
     steps = whole_steps("--share", config.t_along, limit)
     eta = config.t_along / steps
@@ -82,7 +82,7 @@ def along(objective: flow.Objective, config: Configuration, record: Record) -> d
 
 
 def distances(runs: dict[str, Any]) -> dict[str, np.ndarray]:
-    """‖θ_GD − θ_flow‖ over ‖θ_GD − θ₀‖ for every flow."""
+    """Return ‖θ_GD − θ_flow‖ over ‖θ_GD − θ₀‖ for every flow."""
     descent = runs["gradient descent"]
     moved = np.linalg.norm(descent.theta[1:] - descent.theta[0], axis=1)
     return {
@@ -93,7 +93,7 @@ def distances(runs: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def draw(studies: dict[str, flow.OrderStudy], runs: dict[str, Any], share: float) -> Any:
-    """Both panels."""
+    """Return both panels."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for (name, study), colour, marker in zip(studies.items(), COLOURS, MARKERS, strict=False):
         left.loglog(
@@ -122,7 +122,7 @@ def draw(studies: dict[str, flow.OrderStudy], runs: dict[str, Any], share: float
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """Orders at a fixed time, and distances along t."""
+    """Return orders at a fixed time, and distances along t."""
     X, y = flow.datasets.digits(config.examples)
     objective = flow.MLP([64, config.hidden, 10]).objective(X, y, seed=config.seed)
     studies, runs = orders(objective, config), along(objective, config, record)

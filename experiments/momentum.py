@@ -36,7 +36,7 @@ class Configuration(Options):
     frictions: Science[tuple[float, ...]] = (0.1, 0.5, 2.0, 8.0)
     """Frictions γ of the heavy ball."""
     learning_rate: Science[float] = 2.5e-3
-    """Of the discrete runs that are drawn."""
+    """Learning rates of the discrete runs that are drawn."""
     rates: Science[tuple[float, ...]] = (1e-2, 2.5e-3, 6.25e-4, 1.5625e-4)
     """Learning rates of the slopes, at least two."""
     t_order: Science[float] = 3.0
@@ -52,7 +52,7 @@ class Configuration(Options):
 
 
 def motions(objective: flow.Objective, config: Configuration) -> dict[str, flow.Dynamics]:
-    """The second-order dynamics, by name."""
+    """Return the second-order dynamics, by name."""
     balls = {f"γ = {g:g}": flow.HeavyBall(objective, friction=g) for g in config.frictions}
     return balls | {"Nesterov": flow.Nesterov(objective)}
 
@@ -80,7 +80,7 @@ def pairs(
 
 
 def orders(objective: flow.Objective, config: Configuration) -> dict[str, flow.OrderStudy]:
-    """Distances at a fixed time against η."""
+    """Return distances at a fixed time against η."""
     return {
         name: flow.order_study(dynamics, config.t_order, config.rates, progress=False)
         for name, dynamics in tqdm(
@@ -90,7 +90,7 @@ def orders(objective: flow.Objective, config: Configuration) -> dict[str, flow.O
 
 
 def energies(objective: flow.Objective, config: Configuration) -> dict[str, flow.Trajectory]:
-    """Motion without friction: on digits, and over many periods of a quadratic."""
+    """Return motion without friction: on digits, and over many periods of a quadratic."""
     H = np.array([1.0, 7.0, 25.0])
     quadratic = flow.Objective(lambda x: 0.5 * jnp.sum(H * x**2), np.ones(3))
     period = 2.0 * np.pi / np.sqrt(H.max())
@@ -135,7 +135,7 @@ def draw(
     studies: dict[str, flow.OrderStudy],
     conserved: dict[str, flow.Trajectory],
 ) -> Any:
-    """Loss, order and energy."""
+    """Return the loss, order and energy."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     loss, order, energy = axes
     for (name, study), colour, marker in zip(studies.items(), COLOURS, MARKERS, strict=False):
@@ -169,7 +169,7 @@ def draw(
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """Motions beside their optimizers, orders, and energy without friction."""
+    """Return motions beside their optimizers, orders, and energy without friction."""
     X, y = flow.datasets.digits(config.examples)
     objective = flow.MLP([64, config.hidden, 10]).objective(X, y, seed=config.seed)
     runs, studies = pairs(objective, config, record), orders(objective, config)

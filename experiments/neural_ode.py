@@ -75,7 +75,7 @@ class Result:
 
 
 def start(config: Configuration) -> dict[str, Any]:
-    """θ₀: a field that is the same at all depths, and a random direction to read off."""
+    """Return θ₀: a field that is the same at all depths, and a random direction to read off."""
     rng = np.random.default_rng(config.seed)
     layer = {
         "W": rng.standard_normal((config.hidden, 2)) / np.sqrt(2),
@@ -86,18 +86,18 @@ def start(config: Configuration) -> dict[str, Any]:
 
 
 def velocity(params: Any, s: Any, X: Any) -> Any:
-    """f(x, θ(s)) of rows X (examples, 2)."""
+    """Return f(x, θ(s)) of rows X (examples, 2)."""
     layer = jax.tree.map(lambda a, b: (1 - s) * a + s * b, params["first"], params["last"])
     return jnp.tanh(X @ layer["W"].T + layer["b"]) @ layer["V"].T
 
 
 def euler(params: Any, s: Any, h: float, X: Any) -> Any:
-    """A layer of a residual network."""
+    """Return a layer of a residual network."""
     return X + h * velocity(params, s, X)
 
 
 def rk4(params: Any, s: Any, h: float, X: Any) -> Any:
-    """A step of the classical method of order four."""
+    """Return a step of the classical method of order four."""
     k1 = velocity(params, s, X)
     k2 = velocity(params, s + h / 2, X + h / 2 * k1)
     k3 = velocity(params, s + h / 2, X + h / 2 * k2)
@@ -106,13 +106,13 @@ def rk4(params: Any, s: Any, h: float, X: Any) -> Any:
 
 
 def through_depth(step: Callable, layers: int, params: Any, X: Any) -> tuple[Any, Any]:
-    """Rows at s = 1 (examples, 2), and at the start of each layer (layers, examples, 2)."""
+    """Return rows at s = 1 (examples, 2), and at the start of each layer (layers, examples, 2)."""
     h = 1.0 / layers
     return jax.lax.scan(lambda X, s: (step(params, s, h, X), X), X, jnp.arange(layers) * h)
 
 
 def network(config: Configuration, step: Callable, layers: int) -> flow.Objective:
-    """Binary cross-entropy of the network whose depth that method takes in so many steps."""
+    """Return binary cross-entropy of the network whose depth that method takes in so many steps."""
 
     def logits(params: Any, X: Any) -> Any:
         return through_depth(step, layers, params, X)[0] @ params["readout"] + params["bias"]
@@ -126,7 +126,7 @@ def network(config: Configuration, step: Callable, layers: int) -> flow.Objectiv
 
 
 def moons(config: Configuration) -> tuple[np.ndarray, np.ndarray]:
-    """Rows X (examples, 2), centred, and their class y (examples,)."""
+    """Return rows X (examples, 2), centred, and their class y (examples,)."""
     from sklearn.datasets import make_moons
 
     X, y = make_moons(config.examples, noise=config.noise, random_state=config.seed)
@@ -178,7 +178,7 @@ def measure(objective: flow.Objective, path: flow.Trajectory) -> dict[str, Any]:
 
 
 def slopes(gaps: pd.DataFrame) -> pd.Series:
-    """Fitted slopes of log gap against log 1/L."""
+    """Return fitted slopes of log gap against log 1/L."""
     depth = np.log(1.0 / gaps.index.to_numpy(float))
     return pd.Series({name: np.polyfit(depth, np.log(gaps[name]), 1)[0] for name in GAPS})
 
@@ -245,7 +245,7 @@ def draw_depth(ax: Any, config: Configuration, params: Any) -> None:
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """Continuous and residual networks."""
+    """Return continuous and residual networks."""
     if len(set(config.depths)) < 2:  # noqa: PLR2004
         raise ValueError(f"--depths needs two numbers of layers for a slope: {config.depths}")
     result = compute(config, record)

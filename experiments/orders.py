@@ -156,7 +156,7 @@ def experiment(config: Configuration, record: Record) -> str | None:
 
 
 def draw(studies: dict[str, flow.OrderStudy]) -> Any:
-    """Distance against η for every pair, in log–log."""
+    """Return distance against η for every pair, in log–log."""
     figure, ax = plt.subplots(figsize=(9, 5), layout="constrained")
     for i, (name, study) in enumerate(studies.items()):
         ax.loglog(

@@ -45,7 +45,7 @@ class Configuration(Options):
     t_norms: Science[float] = 1000.0
     """Flow time of (c), which is slower by ‖w‖²."""
     learning_rate: Science[float] = 0.05
-    """Of Riemannian gradient descent; rounded, as those of (c), to a whole number of steps."""
+    """Learning rate of Riemannian gradient descent, rounded to a whole number of steps."""
     norm_rates: Science[tuple[float, ...]] = (4.0, 2.0, 1.0, 0.5, 0.25)
     """Learning rates of (c), at least two."""
     components: Science[tuple[int, ...]] = (1, 2, 5, 10)
@@ -57,12 +57,12 @@ class Configuration(Options):
 
 
 def singular_values(_: flow.Objective, params: Any) -> np.ndarray:
-    """Of the first layer's weights, largest first."""
+    """Return the singular values of the first layer's weights, largest first."""
     return np.linalg.svd(params[0]["W"], compute_uv=False)
 
 
 def violation(objective: flow.Objective, params: Any) -> float:
-    """‖WWᵀ − mI‖ of the hidden layers together, m = ‖W‖²/n at θ₀."""
+    """Return ‖WWᵀ − mI‖ of the hidden layers together, m = ‖W‖²/n at θ₀."""
     total = 0.0
     for layer, first in zip(params[:-1], objective.params[:-1], strict=True):
         W, m = layer["W"], np.sum(first["W"] ** 2) / len(first["W"])
@@ -71,7 +71,7 @@ def violation(objective: flow.Objective, params: Any) -> float:
 
 
 def first_gradient(objective: flow.Objective, params: Any) -> float:
-    """‖∂J/∂W₁‖."""
+    """Return ‖∂J/∂W₁‖."""
     return np.linalg.norm(objective.gradient(params)[0]["W"])
 
 
@@ -106,7 +106,7 @@ def networks(config: Configuration, record: Record) -> dict[str, flow.Trajectory
 
 
 def network_table(runs: dict[str, flow.Trajectory], config: Configuration) -> pd.DataFrame:
-    """What came of (a), a row a run."""
+    """Return what came of (a), a row a run."""
     comparison = flow.compare(*runs.values(), progress=not config.quiet)
     distances = [0.0, *(pair.distance[-1] for pair in comparison.pairs)]
     rows = []
@@ -127,7 +127,7 @@ def network_table(runs: dict[str, flow.Trajectory], config: Configuration) -> pd
 
 
 def subspaces(config: Configuration) -> tuple[dict[int, Any], pd.DataFrame]:
-    """(b) Times and distances to the first k principal components, and fitted rates."""
+    """Return (b) Times and distances to the first k principal components, and fitted rates."""
     X = flow.datasets.digits()[0]
     C = np.cov(X.T, bias=True)
     values, vectors = np.linalg.eigh(C)
@@ -158,7 +158,7 @@ def subspaces(config: Configuration) -> tuple[dict[int, Any], pd.DataFrame]:
 
 
 def norms(config: Configuration) -> pd.DataFrame:
-    """(c) Growth of Σ‖w‖² under gradient descent of J(w/‖w‖), and under its flow, η = 0."""
+    """Return (c) Growth of Σ‖w‖² under gradient descent of J(w/‖w‖), and under its flow, η = 0."""
     train = flow.datasets.digits(config.examples)
     network = flow.MLP([64, *config.hidden, 10], bias=False)
     leaves = [f"[{l}]['W']" for l in range(len(config.hidden) + 1)]
@@ -184,7 +184,7 @@ def norms(config: Configuration) -> pd.DataFrame:
 
 
 def slope(growth: pd.DataFrame) -> float:
-    """Of the growth against η in log–log, over the rates of gradient descent."""
+    """Return the slope of the growth against η in log–log, over the rates of gradient descent."""
     descents = growth.iloc[1:]
     return np.polyfit(np.log(descents.index), np.log(descents["growth of Σ‖w‖²"]), 1)[0]
 
@@ -259,7 +259,7 @@ def draw(runs: dict[str, flow.Trajectory], curves: dict[int, Any], growth: pd.Da
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """Networks, subspaces and norms."""
+    """Return networks, subspaces and norms."""
     whole_steps("--learning-rate", config.t, config.learning_rate)
     rates = config.norm_rates
     if len({whole_steps("--norm-rates", config.t_norms, rate) for rate in rates}) < 2:  # noqa: PLR2004

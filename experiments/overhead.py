@@ -68,7 +68,7 @@ class Configuration(Options):
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Wall seconds of one call."""
+    """Return wall seconds of one call."""
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
@@ -77,7 +77,7 @@ def seconds(function: Callable[[], object]) -> float:
 def measure(
     network: flow.Network, examples: int, t: float, config: Configuration, name: str
 ) -> dict[str, float]:
-    """Medians of the ratios for one network."""
+    """Return medians of the ratios for one network."""
     from scipy.integrate import solve_ivp
 
     t *= config.t_factor

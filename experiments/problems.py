@@ -41,12 +41,12 @@ def digits(dtype: str = "float64") -> flow.Objective:
 
 
 def all_digits(dtype: str = "float64") -> flow.Objective:
-    """64-200-200-10 tanh on all 1,797 digits: 55,210 parameters."""
+    """Return 64-200-200-10 tanh on all 1,797 digits: 55,210 parameters."""
     return flow.MLP([64, 200, 200, 10]).objective(*flow.datasets.digits(1797), dtype=dtype)
 
 
 def small(dtype: str = "float64") -> flow.Objective:
-    """2-3-2 tanh on 100 points of the plane, to tell two half-planes: 17 parameters."""
+    """Return 2-3-2 tanh on 100 points of the plane, to tell two half-planes: 17 parameters."""
     X = np.random.default_rng(0).standard_normal((100, 2))
     y = np.stack([X.sum(axis=1) > 0, X[:, 0] > X[:, 1]], axis=1).astype(float)
     return flow.MLP([2, 3, 2]).objective(X, y, dtype=dtype)

@@ -48,7 +48,7 @@ class Configuration(Options):
     t: Science[float] = 10.0
     """Flow time, learning rate × steps."""
     learning_rate: Science[float] = 0.02
-    """Of gradient descent."""
+    """Learning rate of gradient descent."""
     kill: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Then kill one of two processes half-way, the first and the second, and go on alone."""
     seed: Science[int, 2**32 - 1] = 0
@@ -56,7 +56,7 @@ class Configuration(Options):
 
 
 def train(config: Configuration) -> dict[str, np.ndarray]:
-    """What every process runs, on all devices that there are."""
+    """Return what every process runs, on all devices that there are."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("examples",))
     data = flow.datasets.digits(config.examples)
     network = flow.MLP([64, config.hidden, 10])
@@ -96,7 +96,7 @@ def collectives(objective: flow.Objective) -> tuple[int, int]:
 
 
 def long_run(config: Configuration, folder: Path) -> flow.Trajectory:
-    """A flow that keeps checkpoints, or the rest of it."""
+    """Return a flow that keeps checkpoints, or the rest of it."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("examples",))
     data = flow.datasets.digits(config.examples)
     objective = flow.MLP([64, config.hidden, 10]).objective(*data, seed=config.seed, mesh=mesh)

@@ -1,4 +1,4 @@
-"""What it costs to watch the sharpness along a flow.
+"""The cost of watching the sharpness along a flow.
 
 The gradient flow of a 64-32-10 tanh network on 300 digits to t = 1,000 by TSRKC3 on the compiled
 engine, alone and with the top and the bottom of the Hessian's spectrum observed at each saved time,
@@ -24,7 +24,7 @@ from flow.spectrum import eigenpairs
 
 @dataclass(frozen=True)
 class Configuration(Options):
-    """What it costs to watch the sharpness along a flow."""
+    """The cost of watching the sharpness along a flow."""
 
     t: Science[float] = 1000.0
     """Time of the flow, learning rate × steps."""

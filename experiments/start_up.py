@@ -27,7 +27,7 @@ from flow.records import Options, Record, Science, run_experiment
 
 @dataclass(frozen=True)
 class Configuration(Options):
-    """What a newcomer waits for."""
+    """The seconds that a newcomer waits."""
 
     rounds: Science[int] = 5
     """Interleaved rounds of the imports and of --help; medians are of these."""
@@ -46,7 +46,7 @@ class Configuration(Options):
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Wall seconds of one call."""
+    """Return wall seconds of one call."""
     began = time.perf_counter()
     function()
     return time.perf_counter() - began

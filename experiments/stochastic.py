@@ -79,7 +79,7 @@ class Law(NamedTuple):
 
 
 def quadratic(config: Configuration) -> flow.Objective:
-    """J = mean of ½Σλ(x − aᵢ)², of normal data with correlation."""
+    """Return J = mean of ½Σλ(x − aᵢ)², of normal data with correlation."""
     normal = np.random.default_rng(config.seed).standard_normal((config.examples, 2))
     data = normal @ np.array([[1.0, 0.6], [0.0, 0.8]])
 
@@ -90,7 +90,7 @@ def quadratic(config: Configuration) -> flow.Objective:
 
 
 def network(config: Configuration) -> flow.Objective:
-    """A 10-hidden-1 network on the diabetes data, both sides standardised."""
+    """Return a 10-hidden-1 network on the diabetes data, both sides standardised."""
     from sklearn.datasets import load_diabetes
 
     X, y = load_diabetes(return_X_y=True)
@@ -182,7 +182,7 @@ def deviations(found: Ensemble, law: Law) -> tuple[float, float]:
 
 
 def quadratic_table(runs: dict[float, Any], config: Configuration) -> pd.DataFrame:
-    """Variances at the end, a row an η, a λ and an ensemble."""
+    """Return variances at the end, a row an η, a λ and an ensemble."""
     rows = []
     for rate, (found, theory) in runs.items():
         for name, ensemble in found.items():
@@ -206,7 +206,7 @@ def quadratic_table(runs: dict[float, Any], config: Configuration) -> pd.DataFra
 
 
 def stationary(runs: dict[float, Any], rate: float, i: int) -> float:
-    """ησ²/(2λ_i)."""
+    """Return ησ²/(2λ_i)."""
     law = runs[rate][1]["SDE"].covariance[-1, i, i]
     t = runs[rate][0]["SDE"].t[-1]
     return law / -np.expm1(-2.0 * CURVATURES[i] * t)
@@ -346,7 +346,7 @@ def check(config: Configuration) -> None:
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """The quadratic, the network, and the weak order."""
+    """Return the quadratic, the network, and the weak order."""
     check(config)
     objective, quadratics, networks = quadratic(config), {}, {}
     model = network(config)

@@ -89,7 +89,7 @@ def cluster(config: Configuration) -> Iterator[None]:
 
 
 def together(rates: int, seed: int, rounds: int) -> pd.DataFrame:
-    """Seconds of gradient descents in one call and one by one, compilation apart.
+    """Return seconds of gradient descents in one call and one by one, compilation apart.
 
     The least of interleaved rounds.
     """
@@ -125,7 +125,7 @@ def together(rates: int, seed: int, rounds: int) -> pd.DataFrame:
 
 
 def draw(found: Any) -> Any:
-    """Cost and sharpness against the width."""
+    """Return the cost and sharpness against the width."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     for ax, name in zip(axes, ("cost", "sharpness"), strict=True):
         for i, method in enumerate(found["method"].to_numpy()):

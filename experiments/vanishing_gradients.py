@@ -69,14 +69,14 @@ class Configuration(Options):
 
 
 def layer_norms(objective: flow.Objective, params: Any) -> np.ndarray:
-    """Norms of ∂J/∂W_l (layers,), first layer first."""
+    """Return norms of ∂J/∂W_l (layers,), first layer first."""
     return np.array([np.linalg.norm(layer["W"]) for layer in objective.gradient(params)])
 
 
 def follow(
     config: Configuration, activation: str, init: str, depth: int, data: tuple[Any, Any]
 ) -> flow.Trajectory:
-    """The flow of one network, with the norms of its layers at the saved times.
+    """Return the flow of one network, with the norms of its layers at the saved times.
 
     It is the first attempt that keeps the energy identity, or the last one.
     """
@@ -109,7 +109,7 @@ def attempts(
 
 
 def row(path: flow.Trajectory) -> dict[str, Any]:
-    """What the table has of one run."""
+    """Return what the table has of one run."""
     norms = path.observed["layers"]
     return {
         "first layer": norms[0, 0],
@@ -127,7 +127,7 @@ def row(path: flow.Trajectory) -> dict[str, Any]:
 
 
 def panels(config: Configuration, **shared: str) -> tuple[Any, Any]:
-    """A panel for each activation and initialisation."""
+    """Return a panel for each activation and initialisation."""
     rows, columns = len(config.activations), len(config.inits)
     figure, axes = plt.subplots(
         rows,
@@ -177,7 +177,7 @@ def draw_layers(paths: dict[tuple, flow.Trajectory], config: Configuration) -> A
 
 
 def draw_along(paths: dict[tuple, flow.Trajectory], config: Configuration) -> Any:
-    """Norm in the first layer against time."""
+    """Return the norm in the first layer against time."""
     figure, axes = panels(config, sharey="row")
     for (activation, init, depth), path in paths.items():
         ax = axes[config.activations.index(activation), config.inits.index(init)]

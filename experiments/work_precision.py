@@ -49,11 +49,11 @@ class Configuration(Options):
     rtols: Science[tuple[float, ...]] = RTOLS
     """Relative tolerances of flow's own methods; the absolute ones are a thousandth."""
     peers: Science[bool] = True
-    """Whether the peers run too; those that are not installed are named and left out."""
+    """Run the peers too; those that are not installed are named and left out."""
     repeats: Science[int] = 3
     """Runs of each, of which the least seconds count."""
     growth: Science[bool] = True
-    """Whether to measure how cost grows from T = 100 to 10,000 on digits, and to convergence."""
+    """Measure how cost grows from T = 100 to 10,000 on digits, and to convergence."""
 
 
 def own(method: str, engine: str, objective: flow.Objective, t: float, rtol: float) -> Callable:
@@ -168,7 +168,7 @@ def measure(name: str, problem: Problem, config: Configuration) -> pd.DataFrame:
 
 
 def at_error(table: pd.DataFrame, target: float, quantity: str) -> float:
-    """Of the runs of one method, the cost (or seconds) of an error, by interpolation in log–log.
+    """Return the cost (or seconds) of an error by one method, interpolated in log–log.
 
     Only between runs: NaN where none is as accurate; the cheapest where all are.
     """
@@ -182,7 +182,7 @@ def at_error(table: pd.DataFrame, target: float, quantity: str) -> float:
 
 
 def needs(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    """What each method needs for each of the target errors."""
+    """Return what each method needs for each of the target errors."""
     grouped = table.groupby(["problem", "method"], sort=False)
     return pd.DataFrame(
         {f"{e:.0e}": grouped.apply(lambda g, e=e: at_error(g, e, quantity)) for e in TARGETS}
@@ -190,7 +190,7 @@ def needs(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
 
 
 def auto_beside_best(table: pd.DataFrame) -> pd.DataFrame:
-    """Cost of "auto" at each tolerance, and of the cheapest single method at the same.
+    """Return the cost of "auto" at each tolerance, and of the cheapest single method at the same.
 
     The user gives the tolerance: a method whose error is more than twice that, and larger than
     auto's, is no choice.
@@ -219,7 +219,7 @@ def auto_beside_best(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def growth() -> pd.DataFrame:
-    """Cost on digits at T = 100, 1,000 and 10,000, and the slope in log–log."""
+    """Return the cost on digits at T = 100, 1,000 and 10,000, and the slope in log–log."""
     objective, times = PROBLEMS["digits, T = 100"].make(), (100.0, 1000.0, 10_000.0)
     rows = []
     for method, rtol in (("RKC2", 1e-3), ("TSRKC3", 1e-3), ("TSRKC3", 1e-5), ("TSRKC3", 1e-7)):

@@ -177,7 +177,7 @@ def reproduce(
 
 
 def _agreed() -> bool:
-    """Whether the user says yes; without a terminal nobody can."""
+    """Return whether the user says yes; without a terminal nobody can."""
     if sys.stdin is None or not sys.stdin.isatty():
         raise ValueError("nothing was run, as there is no terminal to ask at; --yes runs it")
     try:

@@ -12,7 +12,7 @@ Examples: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 @own_keywords
 def digits(examples: int = 1797, test: int | None = None) -> Examples | tuple[Examples, Examples]:
-    """Handwritten digits (UCI optical recognition, 1,797 images of 8 × 8 pixels).
+    """Return handwritten digits (UCI optical recognition, 1,797 images of 8 × 8 pixels).
 
     Parameters
     ----------

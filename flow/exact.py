@@ -36,7 +36,7 @@ class Exact:
 
 
 def _times(t: Any) -> np.ndarray:
-    """Times at which a solution is asked for."""
+    """Return times at which a solution is asked for."""
     times = numbers("t", t)
     if not np.all(np.isfinite(times)):
         raise ValueError(f"t must be finite, got {t!r:.80}")
@@ -46,7 +46,7 @@ def _times(t: Any) -> np.ndarray:
 
 
 def quadratic(H: np.ndarray, x0: np.ndarray, x_star: np.ndarray | None = None) -> Exact:
-    """J = ½(x − x*)ᵀH(x − x*): x(t) = x* + e^{−Ht}(x₀ − x*), H (n, n) symmetric.
+    """Return J = ½(x − x*)ᵀH(x − x*): x(t) = x* + e^{−Ht}(x₀ − x*), H (n, n) symmetric.
 
     >>> problem = quadratic(np.diag([1.0, 2.0]), np.array([1.0, 1.0]))
     >>> problem.theta([0.0, 1.0])
@@ -78,7 +78,7 @@ def quadratic(H: np.ndarray, x0: np.ndarray, x_star: np.ndarray | None = None) -
 
 
 def least_squares(X: np.ndarray, y: np.ndarray) -> Exact:
-    """J = ½‖Xw − y‖²/N from w = 0, X (N, n).
+    """Return J = ½‖Xw − y‖²/N from w = 0, X (N, n).
 
     w(t) has the filter factors (1 − e^{−st})/s on Xᵀy/N, s the eigenvalues of XᵀX/N; it tends to
     the least solution X⁺y.
@@ -115,7 +115,7 @@ def two_layer_scalar(s: float, a0: float) -> Exact:
 
 
 def linear_modes(s: Any, u0: Any, layers: int = 2) -> Callable[[Any], np.ndarray]:
-    """Strengths u of the modes of a balanced linear network of N layers (Saxe et al. 2013).
+    """Return strengths u of the modes of a balanced linear network of N layers (Saxe et al. 2013).
 
     u̇ = N u^{2−2/N}(s − u), every mode by itself. Two layers have the closed form
     u = s e^{2st}/(e^{2st} − 1 + s/u₀); of other numbers only t(u) has one, and u(t) is the solution
@@ -187,7 +187,7 @@ def linear_modes(s: Any, u0: Any, layers: int = 2) -> Callable[[Any], np.ndarray
 
 
 def deep_linear(target: np.ndarray, u0: Any, layers: int = 2) -> Exact:
-    """J = ½‖Σ − W_N⋯W₁‖² of N linear layers that start balanced and aligned with Σ = USVᵀ.
+    """Return J = ½‖Σ − W_N⋯W₁‖² of N linear layers that start balanced and aligned with Σ = USVᵀ.
 
     It is the loss ½ mean ‖y − W_N⋯W₁x‖² on whitened inputs, whose correlation is the identity, but
     for a constant, and Σ the correlation of outputs with inputs. W₁ = u^{1/N}Vᵀ, W_N = U u^{1/N},
@@ -240,7 +240,7 @@ def deep_linear(target: np.ndarray, u0: Any, layers: int = 2) -> Exact:
 
 
 def balanced_linear(target: np.ndarray, W1: np.ndarray, W2: np.ndarray) -> Exact:
-    """J = ½‖Σ − W₂W₁‖² from balanced weights, W₂ᵀW₂ = W₁W₁ᵀ; `theta` gives W₂W₁, flat.
+    """Return J = ½‖Σ − W₂W₁‖² from balanced weights, W₂ᵀW₂ = W₁W₁ᵀ; `theta` gives W₂W₁, flat.
 
     The flow stays balanced, so that Q = (W₁, W₂ᵀ)ᵀ obeys Q̇ = (F − ½QQᵀ)Q with F = (0, Σᵀ; Σ, 0):
     Q/√2 is the matrix of `matrix_factorisation` for A = F, aligned with Σ or not
@@ -297,7 +297,7 @@ def balanced_linear(target: np.ndarray, W1: np.ndarray, W2: np.ndarray) -> Exact
 
 
 def matrix_factorisation(A: np.ndarray, W0: np.ndarray) -> Exact:
-    """J = ¼‖WWᵀ − A‖², A symmetric; `theta` gives WWᵀ, flat, not W.
+    """Return J = ¼‖WWᵀ − A‖², A symmetric; `theta` gives WWᵀ, flat, not W.
 
     WWᵀ = e^{At}W₀[I + W₀ᵀA⁻¹(e^{2At} − I)W₀]⁻¹W₀ᵀe^{At}, the solution of a Riccati equation: W
     itself is known up to a rotation.
@@ -316,7 +316,7 @@ def matrix_factorisation(A: np.ndarray, W0: np.ndarray) -> Exact:
 
 
 def _riccati(A: np.ndarray, W0: np.ndarray, t: float) -> np.ndarray:
-    """WWᵀ of `matrix_factorisation` at one time.
+    """Return WWᵀ of `matrix_factorisation` at one time.
 
     The formula is taken in parts of t, as e^{2At} at once would leave nothing of the slow modes:
     with the bracket LLᵀ (Cholesky), e^{Ah}WL⁻ᵀ is a W to start the next part from.
@@ -337,7 +337,7 @@ def _riccati(A: np.ndarray, W0: np.ndarray, t: float) -> np.ndarray:
 
 
 def _start(w0: Any) -> float:
-    """A w₀ of which e^{±w₀} are numbers."""
+    """Return a w₀ of which e^{±w₀} are numbers."""
     w0 = real("w0", w0)
     if not abs(w0) <= LARGEST_EXPONENT:
         raise ValueError(f"w0 must lie within ±{LARGEST_EXPONENT:g}, got {w0!r}")
@@ -345,7 +345,7 @@ def _start(w0: Any) -> float:
 
 
 def exponential(w0: float) -> Exact:
-    """J = e^{−w}: w = log(t + e^{w₀})."""
+    """Return J = e^{−w}: w = log(t + e^{w₀})."""
     w0 = _start(w0)
     return Exact(
         Objective(lambda w: jnp.exp(-w[0]), np.array([w0])),
@@ -354,7 +354,7 @@ def exponential(w0: float) -> Exact:
 
 
 def logistic(w0: float) -> Exact:
-    """J = log(1 + e^{−w}): w = c + t − W(e^{c+t}), c = w₀ + e^{w₀}.
+    """Return J = log(1 + e^{−w}): w = c + t − W(e^{c+t}), c = w₀ + e^{w₀}.
 
     W is Lambert's function; W(e^x) = ω(x), Wright's, does not overflow.
     """

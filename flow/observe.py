@@ -240,7 +240,7 @@ def _eigenvalues(k: int, end: str, tol: float) -> Observer:
 
 
 def as_observer(observer: Any) -> Any:
-    """What a user gave; `flow.sharpness` is warm-started, at a residual of 1e-4."""
+    """Return what a user gave; `flow.sharpness` is warm-started, at a residual of 1e-4."""
     return sharpness(1e-4) if observer is spectrum.sharpness else observer
 
 

@@ -57,7 +57,7 @@ class StopConditions:
     each_save: tuple[Condition, ...]
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Return whether there are any."""
         return bool(self.each_step or self.each_save)
 
     @property

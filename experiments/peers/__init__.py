@@ -19,21 +19,21 @@ Run = Callable[[], tuple[np.ndarray, float]]
 
 
 def gradient_of(objective: flow.Objective) -> Callable:
-    """−∇J of the flat vector, to be traced."""
+    """Return −∇J of the flat vector, to be traced."""
     return lambda theta, data: (
         -ravel_pytree(objective.traced_gradient(objective.tree(theta), data))[0]
     )
 
 
 def on_the_host(objective: flow.Objective) -> Callable[[float, np.ndarray], np.ndarray]:
-    """−∇J as solve_ivp wants it: a jitted function behind numpy's door."""
+    """Return −∇J as solve_ivp wants it: a jitted function behind numpy's door."""
     jitted = jax.jit(gradient_of(objective))
     jitted(objective.theta, objective.data)
     return lambda _, theta: np.asarray(jitted(theta, objective.data))
 
 
 def scipy_ivp(method: Any, objective: flow.Objective, t: float, rtol: float) -> Run:
-    """`scipy.integrate.solve_ivp`, with its own methods or a class of another package."""
+    """Return `scipy.integrate.solve_ivp`, with its own methods or a class of another package."""
     from scipy.integrate import solve_ivp  # takes a quarter of a second
 
     rhs = on_the_host(objective)
@@ -48,14 +48,14 @@ def scipy_ivp(method: Any, objective: flow.Objective, t: float, rtol: float) -> 
 
 
 def extensisq(objective: flow.Objective, t: float, rtol: float) -> Run:
-    """SSV2stab, the stabilised method of extensisq."""
+    """Return SSV2stab, the stabilised method of extensisq."""
     from extensisq import SSV2stab
 
     return scipy_ivp(SSV2stab, objective, t, rtol)
 
 
 def diffrax(solver: str, objective: flow.Objective, t: float, rtol: float) -> Run:
-    """`diffrax.diffeqsolve`, compiled whole."""
+    """Return `diffrax.diffeqsolve`, compiled whole."""
     import diffrax as dx
 
     made = getattr(dx, solver)()
@@ -87,7 +87,7 @@ def diffrax(solver: str, objective: flow.Objective, t: float, rtol: float) -> Ru
 
 
 def rk4(objective: flow.Objective, t: float, _: float) -> Run:
-    """The classical method at h = 1/λ_max, the rule in the edge-of-stability literature.
+    """Return the classical method at h = 1/λ_max, the rule in the edge-of-stability literature.
 
     λ_max along the way is known from a run before, and no part of the cost.
     """

@@ -136,7 +136,7 @@ def numbers(name: str, value: Any, *, bools: bool = False) -> np.ndarray:
 
 
 def to_numpy_by(value: Any) -> str:
-    """What to type behind another library's array to have it as numpy's; "" where it is none.
+    """Return what to type behind another library's array to have it as numpy's, or "".
 
     Of torch, of pandas and its like, and of TensorFlow, none of which is imported.
     """
@@ -229,7 +229,7 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
 
 
 def _size(value: Any) -> str:
-    """What can be said of a number that is too large to be written out."""
+    """Return what can be said of a number that is too large to be written out."""
     return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else f"{value:.3e}"
 
 

@@ -42,12 +42,12 @@ def find_device(device: Any) -> jax.Device | None:
 
 
 def address(device: jax.Device) -> tuple[str, int]:
-    """What finds a device in another process."""
+    """Return what finds a device in another process."""
     return device.platform, device.id
 
 
 def resident(address: tuple[str, int]) -> jax.Device | None:
-    """The device of that address; None where it is not here."""
+    """Return the device of that address; None where it is not here."""
     try:
         found = jax.local_devices(backend=address[0])
     except RuntimeError:
@@ -56,7 +56,7 @@ def resident(address: tuple[str, int]) -> jax.Device | None:
 
 
 def placed(function: Callable, device: jax.Device | None) -> Callable:
-    """A jitted function that computes on that device, whatever its arguments are."""
+    """Return a jitted function that computes on that device, whatever its arguments are."""
     if device is None:
         return function
 

@@ -33,7 +33,7 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def latex_text(text: str) -> str:
-    r"""A name in LaTeX as it was typed, in text or within ``\mathrm{}``.
+    r"""Return a name in LaTeX as it was typed, in text or within ``\mathrm{}``.
 
     >>> print(latex_text(r"50 % of my_loss"), latex_text(r"\input{x}"))
     50 \% of my\_loss \ensuremath{\backslash}input\{x\}

@@ -176,7 +176,7 @@ def place(equation: Any) -> str:
 
 
 def _frames(equation: Any) -> Iterable[Any]:
-    """The calls that an operation was asked for by, the innermost first."""
+    """Return the calls that an operation was asked for by, the innermost first."""
     return getattr(equation.source_info.traceback, "frames", ())
 
 

@@ -38,7 +38,7 @@ class Unreadable(ValueError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Kind:
-    """What a field must be, in words and as a test.
+    """A kind of field, in words and as a test.
 
     >>> TEXT.check("result", 3)
     Traceback (most recent call last):
@@ -55,19 +55,19 @@ class Kind:
         return value
 
     def __or__(self, other: "Kind") -> "Kind":
-        """Either of two; of one it is that."""
+        """Return either of two; of one it is that."""
         if other is self:
             return self
         return Kind(f"{self.words} or {other.words}", lambda x: self.fits(x) or other.fits(x))
 
 
 def many(of: Kind) -> Kind:
-    """A list of a kind."""
+    """Return a list of a kind."""
     return Kind(f"a list of {of.words}", lambda x: isinstance(x, list) and all(map(of.fits, x)))
 
 
 def named(of: Kind) -> Kind:
-    """A kind by name."""
+    """Return a kind by name."""
     return Kind(
         f"{of.words} by name",
         lambda x: isinstance(x, dict) and all(isinstance(k, str) for k in x)
@@ -158,7 +158,7 @@ def opened(path: str | os.PathLike, *, own: bool = False) -> BinaryIO:
 
 
 def text(path: Path) -> str:
-    """The text of a file that a listing named."""
+    """Return the text of a file that a listing named."""
     with opened(path, own=True) as file:
         found = file.read(MOST_TEXT + 1)
     if len(found) > MOST_TEXT:
@@ -167,7 +167,7 @@ def text(path: Path) -> str:
 
 
 def from_json(text: str, limit: float = LEAST, what: str = "it") -> Any:
-    """JSON of bounded depth, that takes no more than so many bytes; `what` it is.
+    """Return JSON of bounded depth, that takes no more than so many bytes; `what` it is.
 
     >>> from_json('{"t": [1, 2]}')
     {'t': [1, 2]}
@@ -194,7 +194,7 @@ def from_json(text: str, limit: float = LEAST, what: str = "it") -> Any:
 
 
 def npz(path: Path, limit: int = LEAST) -> dict[str, np.ndarray]:
-    """The arrays of an npz that a listing named: numbers and text, never a pickle.
+    """Return the arrays of an npz that a listing named: numbers and text, never a pickle.
 
     Sizes are compared before anything is allocated: each array's with that of its part of the file,
     and all of them with what the file has, or `limit` bytes where it is packed. Checksums are
@@ -323,7 +323,7 @@ class NetCDF:
             )
 
     def json(self, name: str, text: str) -> Any:
-        """What an attribute says, of that name."""
+        """Return what an attribute says, of that name."""
         return from_json(text, max(self.limit, LEAST), name)
 
     def attributes(self, group: str, names: tuple[str, ...]) -> dict[str, Any]:
@@ -352,7 +352,7 @@ class NetCDF:
         return found
 
     def groups(self) -> list[str]:
-        """Names of the groups in it."""
+        """Return names of the groups in it."""
         import h5py
 
         with reading(f"{self.path} cannot be read as netCDF", "; is it truncated?"):
@@ -360,7 +360,7 @@ class NetCDF:
             return [k for k in self._names("/") if isinstance(inside[k], h5py.Group)]
 
     def arrays(self, group: str, wanted: re.Pattern) -> dict[str, np.ndarray]:
-        """Arrays of numbers in a group whose names match, in float64."""
+        """Return arrays of numbers in a group whose names match, in float64."""
         with reading(f"{self.path} cannot be read as netCDF", "; is it truncated?"):
             of = self._group(group)
             names = [name for name in self._names(group) if wanted.fullmatch(name)]
@@ -379,7 +379,7 @@ class NetCDF:
         return found
 
     def _names(self, group: str) -> list[str]:
-        """What is in a group; links are refused."""
+        """Return what is in a group; links are refused."""
         import h5py
 
         of = self._file[group]

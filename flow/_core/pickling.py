@@ -17,7 +17,7 @@ _INSIDE: ContextVar[bool] = ContextVar("inside", default=False)
 
 
 class Travels:
-    """What holds functions, and goes to another process and back by any pickle.
+    """A base of what holds functions, and goes to another process and back by any pickle.
 
     Closures and lambdas, which a plain pickle refuses, go by value, as cloudpickle has them, and so
     do classes that were made in a script or a notebook; what a module holds goes by its name.
@@ -32,13 +32,13 @@ class Travels:
         return super().__reduce_ex__(protocol) if _INSIDE.get() else (_unpacked, (_packed(self),))
 
     def __copy__(self) -> Any:
-        """The same attributes."""
+        """Return the same attributes."""
         view = object.__new__(type(self))
         vars(view).update(vars(self))
         return view
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """Attributes of its own."""
+        """Return attributes of its own."""
         memo[id(self)] = view = copy.copy(self)
         vars(view).update({name: copy.deepcopy(x, memo) for name, x in vars(self).items()})
         return view
@@ -69,7 +69,7 @@ def _packed(what: Any) -> bytes:
 
 
 def _unpacked(packed: bytes) -> Any:
-    """What was packed, its arrays in the precision that they had."""
+    """Return what was packed, its arrays in the precision that they had."""
     with double_precision():
         return pickle.loads(packed)  # noqa: S301 - within a pickle that is being loaded
 

@@ -25,7 +25,7 @@ _TOLD: ContextVar[bool] = ContextVar("told", default=False)
 
 
 def pace() -> float:
-    """Seconds between two redraws of a bar."""
+    """Return seconds between two redraws of a bar."""
     live = sys.stderr.isatty() or "ipykernel" in sys.modules
     return _LIVE_SECONDS if live else _LOG_SECONDS
 
@@ -48,7 +48,7 @@ def bar_along(total: float, label: str, *, show: Any) -> tqdm:
 
 
 def progress_of(total: float, label: str, show: Any) -> "Progress":
-    """A bar of one's own, or the one that a caller shows for several runs."""
+    """Return a bar of one's own, or the one that a caller shows for several runs."""
     return show if isinstance(show, Progress) else Progress(total, label, truth("progress", show))
 
 

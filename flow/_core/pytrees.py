@@ -17,7 +17,7 @@ PyTree: TypeAlias = Any
 
 
 def path_name(root: str, path: Any) -> str:
-    """The place of a leaf as one would type it: ``params[0]['W']``."""
+    """Return the place of a leaf as one would type it: ``params[0]['W']``."""
     return visible(f"{root}{jax.tree_util.keystr(path)}")
 
 
@@ -51,7 +51,7 @@ def as_parameters(params: PyTree, root: str = "params") -> PyTree:
 
 
 def _foreign(name: str, leaf: Any) -> str:
-    """What a leaf is that another library made, and what to give for it; "" of any other."""
+    """Return what a leaf is that another library made, and what to give for it; "" of any other."""
     kind = f"a {type(leaf).__module__.split('.')[0]} {type(leaf).__name__}"
     if hasattr(leaf, "named_parameters"):
         one = "{k: p.detach().numpy() for k, p in model.named_parameters()}"
@@ -119,7 +119,7 @@ def _as_array(name: str, leaf: Any, dtype: Any) -> jax.Array:
 
 
 def _with_arrays(data: PyTree) -> PyTree:
-    """The same pytree with arrays in the place of lists of numbers."""
+    """Return the same pytree with arrays in the place of lists of numbers."""
 
     def of_numbers(node: Any) -> bool:
         if not isinstance(node, list) or not node:
@@ -138,7 +138,7 @@ def _with_arrays(data: PyTree) -> PyTree:
 
 
 def _is_row(node: Any) -> bool:
-    """Whether it is a list of numbers."""
+    """Return whether it is a list of numbers."""
     return isinstance(node, list) and bool(node) and all(isinstance(x, int | float) for x in node)
 
 
@@ -159,13 +159,13 @@ def lists_told(params: PyTree) -> Iterator[None]:
 
 
 def rows_of(data: PyTree) -> int:
-    """The length of the leading axis, that of the examples; 0 without data."""
+    """Return the length of the leading axis, that of the examples; 0 without data."""
     leaves = jax.tree.leaves(data)
     return leaves[0].shape[0] if leaves else 0
 
 
 def shape_remedy(met: tuple[int, ...], own: tuple[int, ...], examples: int = 0) -> str:
-    """What to do with an array of another shape; `examples` is N where it is a gradient's.
+    """Return what to do with an array of another shape; `examples` is N where it is a gradient's.
 
     >>> shape_remedy((2, 3), (3, 2)), shape_remedy((4,), (3, 1), examples=4)
     ('; transpose it, .T', '; 4 is N, the examples: sum over them, and over nothing else')
@@ -198,7 +198,7 @@ def read_only(tree: PyTree) -> PyTree:
 
 
 def to_numpy(tree: PyTree) -> PyTree:
-    """The same pytree with numpy float64 leaves of its own."""
+    """Return the same pytree with numpy float64 leaves of its own."""
     return jax.tree.map(lambda x: np.array(x, np.float64), tree)
 
 
@@ -225,7 +225,7 @@ def unravel_like(tree: PyTree, vector: np.ndarray) -> PyTree:
 
 
 def structure_of(tree: PyTree) -> Any:
-    """JSON of dicts, lists, tuples and array shapes; None where other containers are met.
+    """Return JSON of dicts, lists, tuples and array shapes; None where other containers are met.
 
     >>> structure_of({"W": np.zeros((2, 3)), "b": [np.zeros(2)]})
     {'dict': {'W': {'shape': [2, 3]}, 'b': {'list': [{'shape': [2]}]}}}
@@ -242,7 +242,7 @@ def structure_of(tree: PyTree) -> Any:
 
 
 def structure_size(structure: Any) -> int:
-    """Entries of a pytree of that structure.
+    """Return entries of a pytree of that structure.
 
     >>> structure_size({"dict": {"W": {"shape": [2, 3]}, "b": {"list": [{"shape": []}]}}})
     7
@@ -270,7 +270,7 @@ def _one(node: Any) -> bool:
 
 
 def restored(structure: Any, theta: np.ndarray) -> PyTree:
-    """The pytree of that structure whose flat vector is `theta`, leaves in JAX's order.
+    """Return the pytree of that structure whose flat vector is `theta`, leaves in JAX's order.
 
     >>> restored({"dict": {"W": {"shape": [1, 2]}, "b": {"shape": [1]}}}, np.array([1.0, 2.0, 3.0]))
     {'W': array([[1., 2.]]), 'b': array([3.])}

@@ -19,7 +19,7 @@ LARGEST_EXPONENT = 600.0
 
 @dataclass(frozen=True)
 class Action(Shown):
-    """What `flow.action` found.
+    """The action of a run, and its first variation.
 
     Attributes
     ----------
@@ -40,11 +40,11 @@ class Action(Shown):
 
     @property
     def stationarity(self) -> float:
-        """Largest |δS|/scale: how far the path is from being stationary."""
+        """Return the largest |δS|/scale: how far the path is from being stationary."""
         return float(np.max(np.abs(self.first_variation) / self.scale))
 
     def __str__(self) -> str:
-        """Both in a line."""
+        """Return both in a line."""
         return (
             f"action S = {self.value:.6g}, |δS| ≤ {self.stationarity:.1e} of its terms along "
             f"{len(self.scale)} perturbations"
@@ -123,7 +123,7 @@ def action(
 
 
 def _gauss(end: float, panels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points and weights of the composite rule on [0, end]."""
+    """Return points and weights of the composite rule on [0, end]."""
     nodes, weights = legendre.leggauss(POINTS)
     h = end / panels
     starts = h * np.arange(panels)[:, None]

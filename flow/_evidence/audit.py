@@ -22,7 +22,7 @@ _TIGHTER, _SHORTER = 10.0, 2.0 / 3.0
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """The findings of an audit.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Audit:
     units: int = 0
 
     def __str__(self) -> str:
-        """A line for each finding."""
+        """Return a line for each finding."""
         lines = [
             f"energy residual (J₀ − J_T − ∫‖∇J‖²dt)/(J₀ − J_T)  {self.energy_residual: .2e}",
             f"largest rise of J over a step                    {self.largest_rise: .2e}",
@@ -65,7 +65,7 @@ class Audit:
         return visible("\n".join(lines), keep="\n")
 
     def __repr__(self) -> str:
-        """The findings, cut."""
+        """Return the findings, cut."""
         return cut(str(self))
 
 
@@ -148,7 +148,7 @@ def audit(
 def error_bars(
     path: Trajectory, objective: Objective | None = None, *, progress: bool = True
 ) -> np.ndarray:
-    """‖θ(t) − θ_tight(t)‖ at the saved times (times,), by running the flow again.
+    """Return ‖θ(t) − θ_tight(t)‖ at the saved times (times,), by running the flow again.
 
     Raises
     ------

@@ -165,7 +165,7 @@ class Comparison:
         return pandas.DataFrame(rows).set_index("run")
 
     def __repr__(self) -> str:
-        """The table, cut."""
+        """Return the table, cut."""
         name = f"{len(self.pairs)} compared with {self.reference.label}"
         return cut(f"{name}\n{table(self.table())}")
 
@@ -176,7 +176,7 @@ class Comparison:
         return plots.comparison(self, figure)
 
     def to_xarray(self) -> "xarray.Dataset":
-        """The gaps on the union of the matched times, NaN where a run has none."""
+        """Return the gaps on the union of the matched times, NaN where a run has none."""
         import xarray
 
         t = np.unique(np.concatenate([pair.t for pair in self.pairs]))
@@ -323,12 +323,12 @@ def _match(
 
 
 def _repeatable(reference: Trajectory) -> bool:
-    """Whether the reference can be evaluated at other times."""
+    """Return whether the reference can be evaluated at other times."""
     return reference.dynamics is not None and not reference.noisy
 
 
 def _evaluated(reference: Trajectory, times: np.ndarray, progress: bool) -> Trajectory:
-    """The reference with rows at its own times and the given ones."""
+    """Return the reference with rows at its own times and the given ones."""
     if np.all(np.isin(times, reference.t)):
         return reference
     times = np.union1d(times, reference.t)

@@ -77,7 +77,7 @@ class Curve:
         return found
 
     def _nearest(self, points: np.ndarray) -> np.ndarray:
-        """The row that is nearest to each point; among those that are as near, any.
+        """Return the row that is nearest to each point; among those that are as near, any.
 
         ‖a − b‖² = ‖a‖² + ‖b‖² − 2ab is a matrix product. Of many parameters and rows it is taken
         of the coordinates in the span of some of the rows, and of the distance from that: all rows
@@ -116,7 +116,7 @@ class Curve:
         return found
 
     def _velocities(self, rows: np.ndarray) -> np.ndarray:
-        """Velocities at those rows, each evaluated once."""
+        """Return velocities at those rows, each evaluated once."""
         return np.reshape([self.velocity(i) for i in rows.tolist()], (len(rows), -1))
 
 

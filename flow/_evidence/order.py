@@ -85,14 +85,14 @@ class OrderStudy:
         )
 
     def __repr__(self) -> str:
-        """The slopes and the table, cut."""
+        """Return the slopes and the table, cut."""
         slopes = f"slope {self.slope:.4g}"
         if self.one_step_slope is not None:
             slopes += f", of one step {self.one_step_slope:.4g}"
         return cut(f"{slopes}, at t = {self.t:g}\n{table(self.table())}")
 
     def plot(self, ax: Any = None) -> Any:
-        """Distance against learning rate in log–log, with the fitted line."""
+        """Return distance against learning rate in log–log, with the fitted line."""
         from flow import plots
 
         return plots.order(self, ax)
@@ -278,7 +278,7 @@ def weak_distances(
     seed: int,
     progress: bool,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """|E J(θ_discrete(t)) − E J(θ_flow(t))| and its standard error, for each learning rate.
+    """Return |E J(θ_discrete(t)) − E J(θ_flow(t))| and its standard error, for each learning rate.
 
     And what it cost in gradients, those of mini-batches among them.
 

@@ -88,16 +88,16 @@ class Gaps:
 
     @property
     def open_times(self) -> list[float]:
-        """Times at which somebody is still to come."""
+        """Return times at which somebody is still to come."""
         return sorted(self._meetings)
 
     @property
     def waiting(self) -> int:
-        """How many θ are held for a counterpart."""
+        """Return how many θ are held for a counterpart."""
         return sum(len(meeting.waiting) for meeting in self._meetings.values())
 
     def of(self, name: str) -> dict[str, np.ndarray]:
-        """The gaps of a run, at the times at which both came by."""
+        """Return the gaps of a run, at the times at which both came by."""
         rows = np.array(sorted(self._found[name])).reshape(-1, len(GAPS))
         return dict(zip(GAPS, rows.T, strict=True))
 

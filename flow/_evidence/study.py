@@ -93,14 +93,14 @@ class Study:
         return pandas.DataFrame(rows).set_index("run")
 
     def _gaps(self, run: Trajectory) -> dict[str, float]:
-        """What the table has of a run's distance to the flow."""
+        """Return what the table has of a run's distance to the flow."""
         pair = next((pair for pair in self.comparison.pairs if pair.run is run), None)
         gaps = ("distance", "relative_distance", "error_bar", "loss_gap")
         values = [np.nan if pair is None else getattr(pair, gap)[-1] for gap in gaps]
         return dict(zip(("distance", "relative", "± error bar", "loss gap"), values, strict=True))
 
     def animate(self, file: str | os.PathLike, **options: Any) -> Path:
-        """The figure growing with t, as a GIF; options as in `flow.plots.animate`."""
+        """Return the figure growing with t, as a GIF; options as in `flow.plots.animate`."""
         import matplotlib.pyplot as plt
 
         from flow import plots
@@ -141,7 +141,7 @@ class Study:
         return write_new(path, bytes(tree.to_netcdf(engine="h5netcdf", encoding=encoding)))
 
     def __repr__(self) -> str:
-        """A line a run, cut."""
+        """Return a line a run, cut."""
         return cut("\n".join(map(repr, (self.flow, *self.runs))))
 
 
@@ -267,7 +267,7 @@ def load_study(
 
 
 def study_of(file: NetCDF, like: PyTree = None) -> Study:
-    """The study in an open file; `like` as in `flow.load`.
+    """Return the study in an open file; `like` as in `flow.load`.
 
     Raises
     ------
@@ -305,7 +305,7 @@ def study_of(file: NetCDF, like: PyTree = None) -> Study:
 
 
 def _compared(path: Trajectory, runs: Sequence[Trajectory], *, progress: bool) -> Comparison | None:
-    """The comparison; by what is at hand where Ctrl-C ends the runs that it takes."""
+    """Return the comparison; by what is at hand where Ctrl-C ends the runs that it takes."""
     # An interrupt may have come before a run has left θ₀.
     moved = [run for run in runs if len(run.t) > 1 and run.t[1] <= path.stats["t_end"]]
     if not moved:
@@ -323,7 +323,7 @@ def _compared(path: Trajectory, runs: Sequence[Trajectory], *, progress: bool) -
 
 
 def _met(path: Trajectory, runs: Mapping[str, Trajectory], gaps: Gaps) -> Comparison | None:
-    """The comparison of what was met in lockstep; None where nothing was."""
+    """Return the comparison of what was met in lockstep; None where nothing was."""
     pairs = []
     for name, run in runs.items():
         found = gaps.of(name)
@@ -373,7 +373,7 @@ def _descents(
     save: int,
     common: Mapping[str, Any],
 ) -> tuple[dict[str, Callable[..., Prepared]], list[np.ndarray]]:
-    """A runner of each discrete run, and the times at which it saves."""
+    """Return a runner of each discrete run, and the times at which it saves."""
     rates = _rates(objective, learning_rates, t)
     if not isinstance(optimizers, Mapping):
         raise TypeError(
@@ -424,7 +424,7 @@ def _descents(
 
 
 def _rates(objective: Objective, learning_rates: Sequence[float] | str, t: float) -> list[float]:
-    """The learning rates that were asked for, checked."""
+    """Return the learning rates that were asked for, checked."""
     if isinstance(learning_rates, str):
         if learning_rates != "auto":
             raise ValueError(f"learning_rates must be numbers or 'auto', got {learning_rates!r}")
@@ -453,7 +453,7 @@ def _refuse_schedule(name: str, given: Any, way: str) -> None:
 
 
 def _seen(run: Trajectory) -> dict[str, float]:
-    """What the table has of what a run observed, at its last time."""
+    """Return what the table has of what a run observed, at its last time."""
     found = {}
     for name in run.watched:
         column = f"observed {name}" if name in COLUMNS else name

@@ -124,7 +124,7 @@ def sweep(
 
 
 def _axes(grid: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """The grid with plain values, each axis without repetitions."""
+    """Return the grid with plain values, each axis without repetitions."""
     grid = mapping("grid", grid, "{name: values}")
     for name, values in grid.items():
         if isinstance(values, str | bytes) or not isinstance(values, Iterable):
@@ -240,7 +240,7 @@ def _check_travels(function: Callable[..., Any]) -> None:
 
 
 def attempt(function: Callable[..., Any], cell: Cell) -> Outcome:
-    """What a cell came to, or its error."""
+    """Return what a cell came to, or its error."""
     began = time.perf_counter()
     try:
         value = function(**cell)
@@ -260,7 +260,7 @@ def attempt(function: Callable[..., Any], cell: Cell) -> Outcome:
 
 
 def _files(folder: Path, function: Callable[..., Any], cells: Sequence[Cell]) -> list[Path]:
-    """A file for each cell, in a folder that belongs to this function."""
+    """Return a file for each cell, in a folder that belongs to this function."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"folder {folder} is a file; choose another name")
     folder.mkdir(parents=True, exist_ok=True)
@@ -299,7 +299,7 @@ def _keep(file: Path, cell: Cell, outcome: Outcome) -> None:
 
 
 def _read(file: Path, cell: Cell) -> Outcome:
-    """A cell that was done before; nothing in a file is executed."""
+    """Return a cell that was done before; nothing in a file is executed."""
     with reading(f"{file} can't be read as a cell", "; remove it, and it is computed again"):
         kept = npz(file)
         if str(kept["cell"]) != json.dumps(cell, sort_keys=True):
@@ -350,7 +350,7 @@ def _of_one_shape(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], dict[str,
 
 
 def identity(value: Any) -> Any:
-    """A function, or what it was given, as plain data: the same in every process.
+    """Return a function, or what it was given, as plain data: the same in every process.
 
     A function is told by its name, its code and the numbers, texts and arrays that it closes over
     or that a `functools.partial` fixes; what else it closes over by its type. Not by what it reads
@@ -381,7 +381,7 @@ def identity(value: Any) -> Any:
 
 
 def _inner(cell: Any) -> Any:
-    """What a function closes over; of a function the code alone, as it may close over itself."""
+    """Return what a function closes over; of functions the code, as one may close over itself."""
     try:
         value = cell.cell_contents
     except ValueError:  # not assigned yet

@@ -32,12 +32,12 @@ class DimensionPuzzle:
 
     @property
     def multiplies(self) -> bool:
-        """Whether the factors multiply as they are met, to the shape of W."""
+        """Return whether the factors multiply as they are met, to the shape of W."""
         return self.verdict.startswith("multiplies to")
 
     @property
     def verdict(self) -> str:
-        """Which two factors do not multiply, or what they multiply to."""
+        """Return which two factors do not multiply, or what they multiply to."""
         try:
             shape = self.met.shape
         except ValueError as misfit:
@@ -68,7 +68,7 @@ class DimensionPuzzle:
 def dimension_puzzle(
     chain: Chain, symbols: Sequence[str], shapes: Sequence[Shape], residual: str, l: int
 ) -> DimensionPuzzle:
-    """Of the weights of layer l (from 0), for a chain that is linear or elementwise from there on.
+    """Return the puzzle of layer l's weights (from 0); from there on all is linear or elementwise.
 
     In denominator layout ∂J/∂u = (∂z/∂u)(∂J/∂z): factors append on the left, and ∂z/∂u is Wᵀ.
     In numerator layout they append on the right, and ∂z/∂u is W.
@@ -104,7 +104,7 @@ def dimension_puzzle(
 
 
 def _merged(met: list[Factor]) -> list[Factor]:
-    """The residual and the slopes right after it as one column, entry by entry."""
+    """Return the residual and the slopes right after it as one column, entry by entry."""
     k = next((k for k, f in enumerate(met) if k and "′(" not in f.symbol), len(met))
     if k == 1:
         return met

@@ -24,7 +24,7 @@ class Factor:
 
     @property
     def T(self) -> "Factor":  # noqa: N802
-        """The transpose; more than two axes are reversed.
+        """Return the transpose; more than two axes are reversed.
 
         A derivative ∂J/∂z keeps its symbol: which of both shapes it has is what a layout says.
         """
@@ -35,17 +35,17 @@ class Factor:
         return Factor(symbol, self.shape[::-1])
 
     def text(self) -> str:
-        """``W₂ᵀ(3×2)``."""
+        """Return ``W₂ᵀ(3×2)``."""
         return self.symbol if self.shape == () else f"{self.symbol}({shape_text(self.shape)})"
 
     def latex(self) -> str:
-        """The symbol with its shape below."""
+        """Return the symbol with its shape below."""
         if self.shape == ():
             return latex(self.symbol)
         return rf"\underset{{{latex(shape_text(self.shape))}}}{{{latex(self.symbol)}}}"
 
     def html(self) -> str:
-        """The symbol with its shape in a lower grey."""
+        """Return the symbol with its shape in a lower grey."""
         if self.shape == ():
             return escape(self.symbol)
         return f'{escape(self.symbol)}<sub style="color:#777">{shape_text(self.shape)}</sub>'
@@ -67,7 +67,7 @@ class Product:
 
     @property
     def shape(self) -> Shape:
-        """The result's shape.
+        """Return the result's shape.
 
         Raises
         ------
@@ -89,7 +89,7 @@ class Product:
         return shape
 
     def transposed(self) -> "Product":
-        """(AB)ᵀ = BᵀAᵀ, (A ⊙ B)ᵀ = Aᵀ ⊙ Bᵀ; numbers stay in front."""
+        """Return (AB)ᵀ = BᵀAᵀ, (A ⊙ B)ᵀ = Aᵀ ⊙ Bᵀ; numbers stay in front."""
         numbers = [f for f in self.factors if f.shape == ()]
         turned = [f.T for f in self.factors if f.shape != ()]
         return Product(
@@ -103,7 +103,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Rule:
-    """How a node's gradient is found: a name, and terms that add.
+    """The rule by which a node's gradient is found: a name, and terms that add.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ class Rule:
     of: str = ""
 
     def transposed(self) -> "Rule":
-        """The same in the other layout."""
+        """Return the same in the other layout."""
         return Rule(self.name, tuple(t.transposed() for t in self.terms), self.of)
 
     def text(self) -> str:

@@ -67,14 +67,14 @@ def entrywise(*factors: Factor) -> tuple[Product]:
 
 
 def of_loss(loss: Loss, outputs: Factor) -> Rule:
-    """∂J/∂A_L = (1/N)·residual: the mean over examples, once for the whole pass."""
+    """Return ∂J/∂A_L = (1/N)·residual: the mean over examples, once for the whole pass."""
     text = _RESIDUALS.get(loss.name, "residual(A, Y)").replace("A", outputs.symbol)
     factors = Factor("1/N", ()), Factor(text, outputs.shape)
     return Rule(f"{visible(loss.name)}, batch mean", matrix_product(*factors))
 
 
 def value_of(loss: Loss, outputs: Factor) -> Rule:
-    """J, the mean over examples."""
+    """Return J, the mean over examples."""
     text = _VALUES.get(loss.name, "loss(A, Y)").replace("A", outputs.symbol)
     sign = "−" if loss.name in {"cross_entropy", "binary_cross_entropy"} else ""
     return Rule(visible(loss.name), matrix_product(Factor(f"{sign}1/N", ()), Factor(text, ())))
@@ -128,7 +128,7 @@ def _(_layer: Reshape, u: Factor, _params: dict[str, Factor]) -> Rule:
 
 @singledispatch
 def rules(_layer: Any, step: Step) -> Rules:
-    """Of the layer's input, and of its parameters by key; of an unknown layer, its own."""
+    """Return the rules of a layer's input, and of its parameters by key."""
     own = Rule("the layer's own", matrix_product(step.output), "backward")
     return own, dict.fromkeys(step.params, own)
 
@@ -152,7 +152,7 @@ def _(layer: Activation, step: Step) -> Rules:
 
 @rules.register
 def _(layer: Convolution, step: Step) -> Rules:
-    """Windows as columns, one for each position and example: then it is a linear layer."""
+    """Return windows as columns, one for each position and example: then it is a linear layer."""
     columns = prod(step.output.shape[1:])
     dz = Factor(f"[{step.output.symbol}]", (layer.outputs, columns))
     window = layer.inputs * prod(layer.window)

@@ -46,7 +46,7 @@ class Row:
 
     @property
     def value(self) -> np.ndarray:
-        """The node's numbers."""
+        """Return the node's numbers."""
         return self.check.variable
 
     @property
@@ -55,7 +55,7 @@ class Row:
         return self.check.gradient.shape
 
     def cells(self) -> tuple[str, ...]:
-        """Symbol, forward shape, gradient's shape, rule, norm, relative error."""
+        """Return the symbol, forward shape, gradient's shape, rule, norm, relative error."""
         check = self.check
         error = "below floor" if check.below_floor and not check.error < TOLERANCE else ""
         return (
@@ -70,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
-    """What `flow.explain` found; prints as a table, ``explanation["W1"]`` is a row.
+    """Both passes of a network, as a table; ``explanation["W1"]`` is a row.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class Explanation:
     values: bool = False
 
     def __getitem__(self, symbol: str) -> Row:
-        """The row of a node: "W1" or "W₁", "gamma1" or "γ₁", "Zhat1" or "Ẑ₁"."""
+        """Return the row of a node: "W1" or "W₁", "gamma1" or "γ₁", "Zhat1" or "Ẑ₁"."""
         instance("symbol", symbol, str, "a node's name")
         for row in self.rows:
             if plain(row.symbol) == plain(symbol):
@@ -102,12 +102,12 @@ class Explanation:
 
     @property
     def passed(self) -> bool:
-        """Whether every gradient agrees with central differences."""
+        """Return whether every gradient agrees with central differences."""
         return all(row.check.passed for row in self.rows)
 
     @property
     def wrong(self) -> list[Row]:
-        """The rows that fail; the first is where the backward pass, on its way, went wrong.
+        """Return the rows that fail; the first is where the backward pass, on its way, went wrong.
 
         Or of which no entry could be compared, behind units that are dead for instance.
         """
@@ -165,7 +165,7 @@ class Explanation:
         return [*lines, ("J", "scalar", f"{self.of_loss.text()} = {self.loss:.6g}", None)]
 
     def _forward_text(self) -> list[str]:
-        """The forward pass, a line or more a node."""
+        """Return the forward pass, a line or more a node."""
         found = self.forward()
         wide, long = (max(len(line[i]) for line in found) for i in (0, 1))
         lines = []
@@ -225,7 +225,7 @@ class Explanation:
         return f"<pre>{forward}</pre>{table}<p>{notes}</p>"
 
     def to_latex(self) -> str:
-        """The backward pass as a ``tabular`` with a row a node; needs amsmath."""
+        """Return the backward pass as a ``tabular`` with a row a node; needs amsmath."""
         head = (
             r"node & shape & rule & denominator layout & numerator layout & norm & error \\ \hline"
         )

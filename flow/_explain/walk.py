@@ -84,7 +84,7 @@ def walk(
 
 
 def moved_loss(chain: Chain, loss: Loss, params: list[dict[str, Any]], nodes: list[Node]) -> Any:
-    """J as a function of every node at once, a list of arrays like `nodes`, and of (X, Y).
+    """Return J as a function of every node at once, a list of arrays like `nodes`, and of (X, Y).
 
     An activation is moved by what is added to it, so that all nodes after it follow; a parameter
     takes the value itself.
@@ -103,7 +103,7 @@ def moved_loss(chain: Chain, loss: Loss, params: list[dict[str, Any]], nodes: li
 
 
 def _sum(terms: list[tuple[dict, dict]], key: str) -> tuple[Array, Rule]:
-    """The gradient and the rule of a parameter used once, or more than once."""
+    """Return the gradient and the rule of a parameter used once, or more than once."""
     gradient = terms[0][0][key]
     for term, _ in terms[1:]:
         gradient = jax.tree.map(add, gradient, term[key])

@@ -22,7 +22,7 @@ DRAWN = 32
 
 @dataclass(frozen=True)
 class Reduction:
-    """How a function that is a mean over a batch's rows is taken over all examples.
+    """The mean over all examples of a function that is a mean over a batch's rows.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Reduction:
     source: HostBatches | None = None
 
     def mean(self, of: Mean, params: PyTree, data: PyTree) -> PyTree:
-        """Mean of `of`(params, batch) over all rows of the data, traced by JAX.
+        """Return the mean of `of`(params, batch) over all rows of the data, traced by JAX.
 
         On a mesh, where the rows of each device have been averaged, there is one all-reduce of as
         many numbers as `of` returns, whatever the number of rows.
@@ -65,7 +65,7 @@ class Reduction:
         return split(params, data)
 
     def _in_chunks(self, of: Mean, params: PyTree, data: PyTree) -> PyTree:
-        """Σ (rows of chunk / rows) · mean of chunk, in the order of the rows."""
+        """Return Σ (rows of chunk / rows) · mean of chunk, in the order of the rows."""
         rows = rows_of(data)
         size = rows if self.chunk is None else min(self.chunk, rows)
         whole, rest = divmod(rows, size)
@@ -81,7 +81,7 @@ class Reduction:
 
     @staticmethod
     def _of_batches(of: Mean, params: PyTree, source: HostBatches) -> PyTree:
-        """The same, of batches that are read one by one."""
+        """Return the same, of batches that are read one by one."""
         most, rest = (rows_of(like) / source.examples for like in (source.like, source.last_like))
         whole = len(source) if most == rest else len(source) - 1
         dtype = jax.tree.leaves(params)[0].dtype  # in which everything is computed
@@ -106,7 +106,7 @@ def _add(total: PyTree, part: PyTree) -> PyTree:
 
 
 def _sum(share: Callable[[Any], PyTree], count: int) -> PyTree:
-    """Σ share(k) in order, in a loop that is compiled once and keeps one term at a time."""
+    """Return Σ share(k) in order, in a loop that is compiled once and keeps one term at a time."""
     add = lambda total, k: (_add(total, share(k)), None)  # noqa: E731
     return jax.lax.scan(add, share(jnp.asarray(0)), jnp.arange(1, count))[0]
 
@@ -166,7 +166,7 @@ def alike(data: PyTree, own: PyTree, dtype: np.dtype) -> PyTree:
 
 
 def mesh_of(data: PyTree) -> Mesh | None:
-    """The mesh on which given arrays are sharded along their rows already."""
+    """Return the mesh on which given arrays are sharded along their rows already."""
     for leaf in jax.tree.leaves(data):
         sharding = getattr(leaf, "sharding", None)
         if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:

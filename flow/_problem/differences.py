@@ -51,7 +51,7 @@ def central_differences(
     resolution: float,
     data: Any = None,
 ) -> Differences:
-    """d/ds of ``along(s, direction, data)`` at s = 0, by `scipy.differentiate.derivative`.
+    """Return d/ds of ``along(s, direction, data)`` at s = 0, by `scipy.differentiate.derivative`.
 
     (J(s) − J(−s))/2s and the same with s/4 combine to cancel the s² term of the error. s starts at
     0.01 and is cut until two such estimates agree to 1e-9, or to the floor: 5e4 unit round-offs

@@ -31,7 +31,7 @@ WIDTH = 80
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GradientCheck:
-    """What `check_gradient` found; printed as a table.
+    """A gradient beside central differences, leaf by leaf; printed as a table.
 
     Attributes
     ----------
@@ -43,12 +43,12 @@ class GradientCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether every leaf agrees."""
+        """Return whether every leaf agrees."""
         return all(leaf.passed for leaf in self.leaves)
 
     @property
     def worst(self) -> LeafCheck:
-        """The leaf with the largest error among those that fail, or else among all."""
+        """Return the leaf with the largest error among those that fail, or else among all."""
         failed = [leaf for leaf in self.leaves if not leaf.passed] or self.leaves
         return max(failed, key=lambda leaf: (np.isnan(leaf.error), leaf.error))
 
@@ -75,7 +75,7 @@ class GradientCheck:
         return pd.DataFrame(rows).set_index("leaf")
 
     def __str__(self) -> str:
-        """A row a leaf, a verdict, and the mistakes with the leaves that have them."""
+        """Return a row a leaf, a verdict, and the mistakes with the leaves that have them."""
         table = self.table()[["shape", "norm", "relative error", "compared", "worst entry"]]
         text = table.rename_axis(None).to_string(float_format=lambda x: f"{x:.4g}")
         told: dict[str, list[str]] = {}
@@ -211,7 +211,7 @@ def check_gradient(
 
 
 def _named(objective: Objective, params: PyTree, checks: list[LeafCheck]) -> list[LeafCheck]:
-    """The same, with the mistakes that can be seen by looking at all leaves together."""
+    """Return the same, with the mistakes that can be seen by looking at all leaves together."""
     wrong = [k for k, check in enumerate(checks) if not check.passed]
     whole: list[str] = []
     parts: list[list[str]] = [[] for _ in checks]
@@ -239,7 +239,7 @@ def _named(objective: Objective, params: PyTree, checks: list[LeafCheck]) -> lis
 
 
 def _of_another(check: LeafCheck, checks: list[LeafCheck]) -> list[str]:
-    """Whether another leaf's gradient stands in this one's place."""
+    """Return whether another leaf's gradient stands in this one's place."""
     return [
         f"the gradient of {other.name}"
         for other in checks
@@ -253,6 +253,6 @@ def _of_another(check: LeafCheck, checks: list[LeafCheck]) -> list[str]:
 
 
 def number_of_examples(objective: Objective) -> int | None:
-    """N, or None for an objective without data."""
+    """Return N, or None for an objective without data."""
     data = jax.tree.leaves(objective.data)
     return data[0].shape[0] if data else None

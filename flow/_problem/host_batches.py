@@ -84,31 +84,31 @@ class HostBatches(Travels):
         return vars(self) | {"failure": None}
 
     def __repr__(self) -> str:
-        """How many, and of what."""
+        """Return how many, and of what."""
         return f"<HostBatches: {len(self)} of {self.examples:,} examples>"
 
     def __len__(self) -> int:
-        """How many batches."""
+        """Return how many batches."""
         return len(self._batches)
 
     @property
     def examples(self) -> int:
-        """Rows of all of them."""
+        """Return rows of all of them."""
         return (len(self) - 1) * rows_of(self.like) + rows_of(self.last_like)
 
     def read(self, i: int) -> PyTree:
-        """Batch i as numpy arrays, floats in double precision."""
+        """Return batch i as numpy arrays, floats in double precision."""
         return jax.tree.map(_double, self._batches[int(i)])
 
     def ends(self) -> PyTree:
-        """The first batch and the last, put together."""
+        """Return the first batch and the last, put together."""
         first, last = self.read(0), self.read(len(self) - 1)
         if len(self) == 1:
             return first
         return jax.tree.map(lambda a, b: np.concatenate([a, b]), first, last)
 
     def traced(self, i: Any, *, last: bool = False) -> PyTree:
-        """Batch i, read while a compiled function runs."""
+        """Return batch i, read while a compiled function runs."""
         like = self.last_like if last else self.like
 
         def read(i: Any) -> PyTree:

@@ -61,7 +61,7 @@ class LeafCheck:
 
     @property
     def norm(self) -> float:
-        """Euclidean norm of the gradient's leaf."""
+        """Return euclidean norm of the gradient's leaf."""
         return float(np.linalg.norm(self.gradient))
 
     @property
@@ -75,12 +75,12 @@ class LeafCheck:
 
     @property
     def below_floor(self) -> bool:
-        """Whether the difference is no larger than round-off of J may have made it."""
+        """Return whether the difference is no larger than round-off of J may have made it."""
         return all(below for _, below in self._errors())
 
     @property
     def passed(self) -> bool:
-        """Whether the error is below `TOLERANCE`, or below the floor."""
+        """Return whether the error is below `TOLERANCE`, or below the floor."""
         return all(below or error <= TOLERANCE for error, below in self._errors())
 
     @property
@@ -93,7 +93,7 @@ class LeafCheck:
 
     @property
     def checked(self) -> str:
-        """What was compared, in words."""
+        """Return what was compared, in words."""
         text = "all"
         if self.entries.size < self.gradient.size:
             text = f"{self.entries.size} of {self.gradient.size}"
@@ -103,7 +103,7 @@ class LeafCheck:
 
     @property
     def diagnosis(self) -> str:
-        """What the mistake looks like, where a pattern is clear; "" where the leaf passed."""
+        """Return what the mistake looks like, where a pattern is clear; "" if the leaf passed."""
         if self.passed:
             return ""
         if self.mistake:
@@ -118,7 +118,7 @@ class LeafCheck:
 
     @property
     def pattern(self) -> str:
-        """What a mistake in any gradient is, seen from this leaf alone; "" where it is not clear.
+        """Return the mistake that is seen from this leaf alone; "" where it is not clear.
 
         Not finite, zero, a flipped sign or another factor, transposed, rows or columns in another
         order, a multiple of the variable missing or too much, or a mistake outside the sample.
@@ -145,7 +145,7 @@ class LeafCheck:
         return self._reordered() or self._term(d)
 
     def _reordered(self) -> str:
-        """Whether rows, columns or entries stand in another order, where all were compared."""
+        """Return in what other order rows, columns or entries stand, where all were compared."""
         if not (self.resolved.all() and self.entries.size == self.gradient.size):
             return ""
         d = self.differences.reshape(self.gradient.shape)
@@ -159,7 +159,7 @@ class LeafCheck:
         return ""
 
     def _term(self, d: Float[np.ndarray, "k"]) -> str:
-        """Whether a multiple of the variable, or of its sign, is missing or too much."""
+        """Return whether a multiple of the variable, or of its sign, is missing or too much."""
         missing = d - self._values[self.resolved]
         theta = self.variable.ravel()[self.entries][self.resolved]
         for x, term, of in (
@@ -201,7 +201,7 @@ class LeafCheck:
 
 
 def factors(N: int) -> dict[float, str]:
-    """Factor -> the mistake that makes a gradient so many times what it should be.
+    """Return factor -> the mistake that makes a gradient so many times what it should be.
 
     >>> factors(4)
     {4.0: '4 times: a 1/N is missing', 0.25: '1/4 of it: divided by N twice'}
@@ -301,7 +301,7 @@ def compare_leaves(
 
 
 def _sample(gradient: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Positions of all entries, or of the largest and of random others."""
+    """Return positions of all entries, or of the largest and of random others."""
     if gradient.size <= size:
         return np.arange(gradient.size)
     order = np.argsort(-np.abs(gradient), kind="stable")
@@ -310,7 +310,7 @@ def _sample(gradient: np.ndarray, size: int, rng: np.random.Generator) -> np.nda
 
 
 def _scales(values: Sequence[Any]) -> list[np.ndarray]:
-    """What an entry's step is relative to."""
+    """Return what an entry's step is relative to."""
     overall = np.sqrt(np.mean(np.concatenate([np.ravel(v) for v in values]) ** 2)) or 1.0
     return [
         np.maximum(np.abs(v).ravel(), np.sqrt(np.mean(np.square(v))) or overall) for v in values

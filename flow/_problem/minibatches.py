@@ -18,14 +18,14 @@ class BatchWarning(UserWarning):
 
 
 class Batches(NamedTuple):
-    """How mini-batches of `size` are drawn from `examples`: "iid" with replacement, or "epoch"."""
+    """Mini-batches of `size` drawn from `examples`: "iid" with replacement, or "epoch"."""
 
     size: int
     examples: int
     sampling: str
 
     def order(self, key: Any, k: Any, order: Any) -> Any:
-        """The order of the examples in the epoch of step k: a new one as an epoch begins."""
+        """Return the order of the examples in the epoch of step k: a new one as an epoch begins."""
         if self.sampling == "iid":
             return order
         per_epoch = self.examples // self.size
@@ -38,7 +38,7 @@ class Batches(NamedTuple):
         )
 
     def draw(self, key: Any, k: Any, order: Any, data: Any) -> Any:
-        """The batch of step k."""
+        """Return the batch of step k."""
         if self.sampling == "iid":
             index = jax.random.randint(
                 jax.random.fold_in(key, k), (self.size,), 0, self.examples, dtype=jnp.int32

@@ -80,11 +80,11 @@ class _Pass:
         self.gradient()
 
     def own(self, l: int) -> dict[str, Any]:
-        """The parameters of layer l."""
+        """Return the parameters of layer l."""
         return {} if self.slots[l] is None else self.params[self.slots[l]]
 
     def symbol(self, key: str, l: int) -> str:
-        """The name of a parameter of layer l."""
+        """Return the name of a parameter of layer l."""
         return parameter_symbol(key, self.symbols[self.slots.index(self.slots[l]) + 1])
 
     def linear(self, l: int, du: Any = None, dW: Any = None, db: Any = None) -> Rule:
@@ -102,7 +102,7 @@ class _Pass:
     def gradient(
         self, dA: np.ndarray | None = None, wrong: dict[int, Rule] | None = None
     ) -> list[dict[str, np.ndarray]]:
-        """∂J/∂params with another ∂J/∂A_L, or other rules in some layers."""
+        """Return ∂J/∂params with another ∂J/∂A_L, or other rules in some layers."""
         deltas = [self.cotangent if dA is None else dA]
         found: list[Any] = [None] * len(self.params)
         for l in reversed(range(len(self.rules))):
@@ -129,7 +129,7 @@ class _Pass:
                 yield self.worded(words, None), self.gradient(wrong=rules)
 
     def worded(self, words: str, l: int | None) -> str:
-        """The words with the symbols of layer l, or of none in particular."""
+        """Return the words with the symbols of layer l, or of none in particular."""
         if l is None:
             first, rule = words.split(":")
             return f"{first} in every layer:{rule}".format(
@@ -143,7 +143,7 @@ class _Pass:
         )
 
     def of_activation(self, l: int) -> Wrong:
-        """Lemma 2, ∂J/∂z = ∂J/∂a ⊙ σ′(z)."""
+        """Return lemma 2, ∂J/∂z = ∂J/∂a ⊙ σ′(z)."""
         layer, (z, a) = self.chain.layers[l], self.values[l : l + 2]
         s = _plain_name(layer)
         right = _slope(layer, z, a)
@@ -174,7 +174,7 @@ class _Pass:
         yield at_delta, lambda dA: (dA * _slope(layer, dA), {})
 
     def of_linear(self, l: int) -> Wrong:
-        """Lemmas 1 and 3, also with δ = ∂J/∂z, W and u of other nodes in their place."""
+        """Return lemmas 1 and 3, also with δ = ∂J/∂z, W and u of other nodes in their place."""
         ahead = l + 1 < len(self.chain.layers) and isinstance(self.chain.layers[l + 1], Activation)
         deltas = {o: self.deltas[k] for k, o in self.elsewhere(self.deltas, l + 1)}
         if ahead:  # before lemma 2; below all other parameters that is lemma 2 forgotten
@@ -190,7 +190,7 @@ class _Pass:
             yield from self.of_third_lemma(l, deltas)
 
     def of_first_lemma(self, l: int, deltas: dict, inputs: dict) -> Wrong:
-        """∂J/∂W = ∂J/∂z uᵀ and ∂J/∂b = Σ ∂J/∂z."""
+        """Return ∂J/∂W = ∂J/∂z uᵀ and ∂J/∂b = Σ ∂J/∂z."""
         u, (n, N) = self.values[l], self.values[l + 1].shape
         product, total = "∂J/∂{W} = ∂J/∂{z} · {u}ᵀ, lemma 1", "∂J/∂{b} = Σ ∂J/∂{z}, lemma 1"
         for o, delta in deltas.items():
@@ -215,7 +215,7 @@ class _Pass:
             yield f"{words}: {total}", self.linear(l, db=db)
 
     def of_third_lemma(self, l: int, deltas: dict) -> Wrong:
-        """∂J/∂u = Wᵀ ∂J/∂z."""
+        """Return ∂J/∂u = Wᵀ ∂J/∂z."""
         W, lemma = self.own(l)["W"], "∂J/∂{u} = {W}ᵀ · ∂J/∂{z}, lemma 3"
         matrices = {}
         if W.shape[0] == W.shape[1]:
@@ -239,12 +239,12 @@ class _Pass:
 
 
 def _elementwise(factor: np.ndarray) -> Rule:
-    """Lemma 2 with that for σ′(z)."""
+    """Return lemma 2 with that for σ′(z)."""
     return lambda dA: (dA * factor, {})
 
 
 def _slope(layer: Activation, z: np.ndarray, a: np.ndarray | None = None) -> np.ndarray:
-    """σ′(z), with a = σ(z) or something else for it."""
+    """Return σ′(z), with a = σ(z) or something else for it."""
     return _entries(layer.slope, z, _entries(layer.value, z) if a is None else a)
 
 
@@ -257,19 +257,19 @@ def _entries(of: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
 
 
 def _plain_name(layer: Activation) -> str:
-    """What an activation is called, without its arguments."""
+    """Return what an activation is called, without its arguments."""
     return layer.name.partition("(")[0]
 
 
 def _summed(dz: np.ndarray) -> np.ndarray:
-    """Over examples, as a column."""
+    """Return over examples, as a column."""
     return dz.sum(axis=1, keepdims=True)
 
 
 def _residuals(
     loss: Loss, A: np.ndarray, Y: np.ndarray, right: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Words -> N·∂J/∂A_L as it is often written."""
+    """Return words -> N·∂J/∂A_L as it is often written."""
     found = {f"divided by the number of outputs, {len(A)}: J sums over them": right / len(A)}
     if loss.name == "mse":
         return found | {
@@ -303,7 +303,7 @@ def _residuals(
 
 
 def _orders(N: int) -> dict[str, np.ndarray]:
-    """How examples get into another order."""
+    """Return how examples get into another order."""
     if N == 1:
         return {}
     order = np.arange(N)
@@ -352,12 +352,12 @@ def _of_activations(
 
 
 def _multiples(N: int) -> dict[float, str]:
-    """Factor -> what a gradient is that is so many times what it should be."""
+    """Return factor -> what a gradient is that is so many times what it should be."""
     return {-1.0: "sign flipped"} | factors(N)
 
 
 def _numpy(tree: Any) -> Any:
-    """The same with numpy arrays; shapes stay as they are."""
+    """Return the same with numpy arrays; shapes stay as they are."""
     return jax.tree.map(lambda x: np.asarray(x) if isinstance(x, jax.Array) else x, tree)
 
 

@@ -42,7 +42,7 @@ from flow._problem.traced import Theta, Traced, loss_of, precision_of
 
 @dataclass
 class Tally:
-    """What was spent: gradients of the full data, Hessian-vector products, values of J alone."""
+    """A count of gradients of the full data, Hessian-vector products and values of J alone."""
 
     gradients: int = 0
     hvps: int = 0
@@ -213,7 +213,7 @@ class Objective(Traced):
     # ---- views of θ
 
     def flatten(self, params: PyTree) -> Theta:
-        """θ as a flat float64 vector (n,).
+        """Return θ as a flat float64 vector (n,).
 
         Raises
         ------
@@ -223,7 +223,7 @@ class Objective(Traced):
         return self._flat("params", params)
 
     def unflatten(self, theta: np.ndarray) -> PyTree:
-        """The pytree of numpy float64 leaves whose flat vector is `theta` (n,)."""
+        """Return the pytree of numpy float64 leaves whose flat vector is `theta` (n,)."""
         theta = numbers("theta", theta)
         if theta.shape != (self.size,):
             raise ValueError(f"theta must have shape ({self.size},), got {theta.shape}")
@@ -232,7 +232,7 @@ class Objective(Traced):
     # ---- what users call: pytrees in, numpy float64 out
 
     def value(self, params: PyTree, data: PyTree = None) -> float:
-        """J(θ); of other data where `data` is given, held-out examples for instance.
+        """Return J(θ); of other data where `data` is given, held-out examples for instance.
 
         Raises
         ------
@@ -247,16 +247,16 @@ class Objective(Traced):
                 return float(self.compiled("value", self._build_value)(theta, batch))
 
     def gradient(self, params: PyTree) -> PyTree:
-        """∇J(θ), a pytree like `params`."""
+        """Return ∇J(θ), a pytree like `params`."""
         return self.unflatten(self.flat_value_and_gradient(self.flatten(params))[1])
 
     def value_and_gradient(self, params: PyTree) -> tuple[float, PyTree]:
-        """J(θ) and ∇J(θ) in one jitted pass."""
+        """Return J(θ) and ∇J(θ) in one jitted pass."""
         value, gradient = self.flat_value_and_gradient(self.flatten(params))
         return value, self.unflatten(gradient)
 
     def of_numpy(self, gradient: Callable[..., PyTree], params: PyTree) -> PyTree:
-        """``gradient(params)`` or ``gradient(params, data)`` as it was written, not traced.
+        """Return ``gradient(params)`` or ``gradient(params, data)`` as it was written, not traced.
 
         It is given numpy arrays of its own; float64, and a pytree like θ₀, comes back.
 
@@ -275,7 +275,7 @@ class Objective(Traced):
         return self.unflatten(self._flat(called, found, self._reduction.examples))
 
     def hvp(self, params: PyTree, v: PyTree) -> PyTree:
-        """∇²J(θ)·v, a pytree like `params`, at the cost of two gradients.
+        """Return ∇²J(θ)·v, a pytree like `params`, at the cost of two gradients.
 
         It is the push-forward (JVP) of the backward pass, hand-written where that is.
 
@@ -379,7 +379,7 @@ class Objective(Traced):
     # ---- the same of flat vectors
 
     def flat_value_and_gradient(self, theta: Theta) -> tuple[float, Theta]:
-        """J and ∇J at a flat θ (n,); the gradient is (n,)."""
+        """Return J and ∇J at a flat θ (n,); the gradient is (n,)."""
         self.tally.gradients += 1
         with double_precision(), self.reading(), told_of_nans():
             function = self.compiled("value_and_gradient", self._build_value_and_gradient)
@@ -387,14 +387,14 @@ class Objective(Traced):
             return float(value), np.array(gradient)
 
     def flat_hvp(self, theta: Theta, v: Theta) -> Theta:
-        """∇²J(θ)·v for flat θ and v (n,)."""
+        """Return ∇²J(θ)·v for flat θ and v (n,)."""
         self.tally.hvps += 1
         told = self.compiling("hvp", "∇²J·v")
         with double_precision(), self.reading(), told_of_nans(), told:
             return np.array(self.compiled("hvp", self._build_hvp)(theta, v, self.data))
 
     def counted(self) -> "Objective":
-        """A view of the same compiled functions with a tally of its own, at zero."""
+        """Return a view of the same compiled functions with a tally of its own, at zero."""
         view = copy.copy(self)
         view.tally = Tally()
         return view
@@ -437,7 +437,7 @@ class Objective(Traced):
                 )
 
     def starting_at(self, params: PyTree) -> "Objective":
-        """The same loss from another θ₀: a view of the same data and compiled functions.
+        """Return the same loss from another θ₀: a view of the same data and compiled functions.
 
         So a run begins where another ended: ``flow.integrate(objective.starting_at(path), t)``. It
         takes the weights alone; t begins at 0, and velocities and moments as of any new run, at
@@ -481,7 +481,7 @@ class Objective(Traced):
         change: Callable[[PyTree], PyTree],
         conserved: Mapping[str, Callable[[PyTree], Any]] | None = None,
     ) -> "Objective":
-        """J∘φ: the loss as a function of w, where θ = φ(w) is made like w and w₀ = θ₀.
+        """Return J∘φ: the loss as a function of w, where θ = φ(w) is made like w and w₀ = θ₀.
 
         Its gradient is the chain rule on this objective's own, (∂θ/∂w)ᵀ∇J, hand-written where
         that is.
@@ -539,7 +539,7 @@ class Objective(Traced):
     # ---- the door
 
     def _runs_in_numpy(self, gradient: Callable, params: PyTree) -> bool:
-        """Whether what can't be traced is fine when it is called with numpy arrays."""
+        """Return whether what can't be traced is fine when it is called with numpy arrays."""
         try:
             self.of_numpy(gradient, params)
         except Exception:  # noqa: BLE001 - the one that tracing raised is told
@@ -584,7 +584,7 @@ def _pulled_back(gradient: Callable, change: Callable, w: PyTree, batch: PyTree 
 
 
 def how_made(met: Any) -> str:
-    """What to type for an objective where something else was met: a network, a dynamics, a loss."""
+    """Return what to type for an objective where a network, a dynamics or a loss was given."""
     own = getattr(met, "objective", None)
     if isinstance(own, Objective):
         return "dynamics.objective"

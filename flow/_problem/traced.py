@@ -78,18 +78,18 @@ class Traced(Travels):
 
     @property
     def mesh(self) -> jax.sharding.Mesh | None:
-        """Devices that each hold a part of the examples; None where one holds them all."""
+        """Return devices that each hold a part of the examples; None where one holds them all."""
         return self._reduction.mesh
 
     def traced_value(self, params: PyTree, data: PyTree) -> Float[Array, ""]:
-        """J, to be called under `jax.jit`; `data` is usually `objective.data`."""
+        """Return J, to be called under `jax.jit`; `data` is usually `objective.data`."""
         if (known := self._evaluated(params, data)) is not None:
             return known[0]
         J = self._reduction.mean(self._loss, self._inside(params), data)
         return jnp.asarray(J, jnp.float64)
 
     def traced_gradient(self, params: PyTree, data: PyTree) -> PyTree:
-        """∇J, to be called under `jax.jit`."""
+        """Return ∇J, to be called under `jax.jit`."""
         if (known := self._evaluated(params, data)) is not None:
             return known[1]
         gradient = self._hand_gradient or jax.grad(self._loss)
@@ -99,7 +99,7 @@ class Traced(Travels):
     def traced_value_and_gradient(
         self, params: PyTree, data: PyTree
     ) -> tuple[Float[Array, ""], PyTree]:
-        """J and ∇J in one pass over the data, to be called under `jax.jit`."""
+        """Return J and ∇J in one pass over the data, to be called under `jax.jit`."""
 
         def by_hand(params: PyTree, batch: PyTree) -> tuple[Any, PyTree]:
             return self._loss(params, batch), self._hand_gradient(params, batch)
@@ -124,7 +124,7 @@ class Traced(Travels):
             _EVALUATED.reset(token)
 
     def _evaluated(self, params: PyTree, data: PyTree) -> tuple[Any, PyTree] | None:
-        """J and ∇J where they are known of these very arrays, by a view of the same loss."""
+        """Return J and ∇J where they are known of these very arrays, by a view of the same loss."""
         if (known := _EVALUATED.get()) is None:
             return None
         compiled, structure, leaves, found = known
@@ -146,7 +146,7 @@ class Traced(Travels):
         return self._reduction.mean(of, params, data)
 
     def traced_outputs(self, params: PyTree, X: Any) -> Any:
-        """The network's outputs (examples, ...), to be called under `jax.jit`.
+        """Return the network's outputs (examples, ...), to be called under `jax.jit`.
 
         Raises
         ------
@@ -157,7 +157,7 @@ class Traced(Travels):
         return self._network(self._inside(params), X)
 
     def traced_output_loss(self, outputs: Any, y: Any) -> Any:
-        """The mean loss of outputs, to be called under `jax.jit`."""
+        """Return the mean loss of outputs, to be called under `jax.jit`."""
         self.check_has_output_loss()
         return jnp.asarray(self._output_loss(outputs, y), jnp.float64)
 
@@ -196,7 +196,7 @@ class Traced(Travels):
         return compiling(label, show=True) if new else nullcontext()
 
     def tree(self, theta: Float[Any, "n"]) -> PyTree:
-        """The pytree of a traced flat vector, to be called under `jax.jit`."""
+        """Return the pytree of a traced flat vector, to be called under `jax.jit`."""
         return self._unravel(theta)
 
     def _build_value(self) -> Callable:
@@ -247,7 +247,7 @@ class Traced(Travels):
             raise TypeError(_LOSS_ONLY)
 
     def arrays(self, who: str) -> PyTree:
-        """The data, for `who` needs all examples as arrays.
+        """Return the data, for `who` needs all examples as arrays.
 
         Raises
         ------
@@ -301,11 +301,11 @@ class Traced(Travels):
 
     @property
     def _example(self) -> PyTree:
-        """Data, or what a batch of it is like."""
+        """Return data, or what a batch of it is like."""
         return self.data if self._reduction.source is None else self._reduction.source.like
 
     def _called(self, name: str) -> str:
-        """How a function of the parameters is called: the data is one argument."""
+        """Return how a function of the parameters is called: the data is one argument."""
         return f"{name}(params)" if self._example is None else f"{name}(params, data)"
 
     def _check_loss(self, params: PyTree) -> None:
@@ -362,7 +362,7 @@ class Traced(Travels):
             raise ValueError(f"gradient must return a pytree like params: {error}") from None
 
     def _traced(self, params: PyTree) -> Any:
-        """The jaxpr of J and ∇J."""
+        """Return the jaxpr of J and ∇J."""
         both = lambda p, d: self.traced_value_and_gradient(p, d)  # noqa: E731, PLW0108
         with double_precision(), users("the derivative of loss at the initial parameters"):
             return jax.make_jaxpr(both)(params, self.data)
@@ -417,7 +417,7 @@ class Traced(Travels):
 
 
 def precision_of(dtype: Any) -> np.dtype:
-    """What is computed in, by name or as numpy and JAX write it."""
+    """Return what is computed in, by name or as numpy and JAX write it."""
     try:
         name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
     except (TypeError, ValueError):

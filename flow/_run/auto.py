@@ -29,7 +29,7 @@ class AutoDriver(Driver):
 
     @property
     def name(self) -> str:
-        """What the user typed."""
+        """Return what the user typed."""
         return "auto"
 
     @property
@@ -126,7 +126,7 @@ class AutoDriver(Driver):
         return self.policy.first(float(watch.radius), self.t, self._is_linear(start, f, watch))
 
     def _is_linear(self, start: Point, f: np.ndarray, watch: radius.Watch) -> bool:
-        """Whether ẏ at three points along a line is on a line.
+        """Return whether ẏ at three points along a line is on a line.
 
         They are a unit apart, or more: near enough to a saddle all is linear.
         """

@@ -58,7 +58,7 @@ class CompiledDriver(Driver):
         )
 
     def _due(self) -> np.ndarray:
-        """The next times to save at, padded with inf to a length that is compiled once."""
+        """Return the next times to save at, padded with inf to a length that is compiled once."""
         if self.times is None:
             return np.full(1, np.inf)
         saved = len(self.recorder.rows)
@@ -100,7 +100,7 @@ class CompiledDriver(Driver):
             return self._cut_short(ending)
 
     def _start_or_go_on(self) -> None:
-        """What the loop starts with, or what was kept of it."""
+        """Begin the loop, or take up what was kept of it."""
         arguments = self.tolerance(), self._limits(0), 0.0, self.flat.initial
         if self.keeper is None or (books := self.keeper.resumed) is None:
             self.check_affords_start()
@@ -124,7 +124,7 @@ class CompiledDriver(Driver):
         self.check_spectrum(carry)
 
     def request(self, steps: float) -> tuple[Limits, np.ndarray]:
-        """What to ask of the next chunk: its limits, and the times to save at."""
+        """Return what to ask of the next chunk: its limits, and the times to save at."""
         if not self._behind():
             self.meter.check_steps(self.steps)
         if self.times is None:  # it keeps every so-manieth step, and chunks end there
@@ -134,7 +134,7 @@ class CompiledDriver(Driver):
 
     @property
     def evaluations(self) -> float:
-        """Of the right-hand side, so far."""
+        """Return how often the right-hand side has been evaluated."""
         return float(self.carry.evaluations)
 
     def book(self, found: Found) -> bool:
@@ -154,7 +154,7 @@ class CompiledDriver(Driver):
         return moved
 
     def receive(self, due: np.ndarray, found: Found, moved: bool, evaluations: float) -> str | None:
-        """What else is due after a chunk that began at so many evaluations; a result if it ends."""
+        """Do what else is due after a chunk; return a result if the run ends with it."""
         carry, point = self.carry, self.reached
         self.spent_by_kernel(evaluations, carry)
         with self.meter.saving():
@@ -175,7 +175,7 @@ class CompiledDriver(Driver):
         return self._stopped({"t": point.t, "loss": loss, "gradient_norm": norm}, saved=False)
 
     def _behind(self) -> bool:
-        """Whether a chunk had no room for all states that are due; the next one brings them."""
+        """Return whether a chunk had no room for all that is due; the next one brings the rest."""
         saved = len(self.recorder.rows)
         due = self.times is not None and saved < len(self.times)
         return due and self.times[saved] <= self.reached.t
@@ -209,7 +209,7 @@ class CompiledDriver(Driver):
 
 
 def fetch(tree: Any) -> Any:
-    """The device's arrays as numpy's."""
+    """Return the device's arrays as numpy's."""
     return jax.tree.map(np.asarray, tree)
 
 
@@ -226,7 +226,7 @@ class Member(CompiledDriver):
     known: dict[float, np.ndarray] = field(init=False, default_factory=dict)
 
     def prepare(self, shared: FlatDynamics) -> np.ndarray:
-        """J and ‖∇J‖ where it starts; the compiled functions are shared by all members."""
+        """Return J and ‖∇J‖ where it starts; the compiled functions are shared by all members."""
         self.flat = replace(shared, initial=ravel(self.dynamics.initial_state())[0])
         return self._first_look()
 
@@ -235,7 +235,7 @@ class Member(CompiledDriver):
         self.result = self._save_up_to(self.reached, None)
 
     def attempt(self, what: Callable, *arguments: Any) -> Any:
-        """What it returns, or None where it ends the member instead."""
+        """Return what it returns, or None where it ends the member instead."""
         try:
             return what(*arguments)
         except (BudgetSpent, ObserverFailed) as ending:
@@ -367,7 +367,7 @@ class EnsembleDriver:
         return [member for member in self.members if member.result is None]
 
     def _wishes(self, steps: int) -> tuple[Limits, np.ndarray]:
-        """Limits and times of all members, those of one a row."""
+        """Return limits and times of all members, those of one a row."""
         limits, due = zip(*(member.wish(steps) for member in self.members), strict=True)
         return padded(self.over, (_rows(limits), np.stack(due)))
 
@@ -411,10 +411,10 @@ class EnsembleDriver:
 
 
 def _rows(tuples: Sequence[Any]) -> Any:
-    """Named tuples of numbers as one of arrays, their first axis the member."""
+    """Return named tuples of numbers as one of arrays, their first axis the member."""
     return type(tuples[0])(*map(np.array, zip(*tuples, strict=True)))
 
 
 def _of(i: int, tree: Any) -> Any:
-    """The i-th member's part of what has a leading axis of members."""
+    """Return the i-th member's part of what has a leading axis of members."""
     return jax.tree.map(lambda x: x[i], tree)

@@ -13,7 +13,7 @@ from flow._run.trajectory import Trajectory
 def drifts_along(
     path: Trajectory, objective: Objective, conserved: Mapping[str, Callable]
 ) -> dict[str, np.ndarray]:
-    """‖Q(θ(t)) − Q(θ₀)‖ at the saved times (times,) of each conserved quantity Q."""
+    """Return ‖Q(θ(t)) − Q(θ₀)‖ at the saved times (times,) of each conserved quantity Q."""
     found = {}
     for name, quantity in conserved.items():
         with double_precision():

@@ -64,7 +64,7 @@ def lengthened(rates: np.ndarray, steps: int) -> np.ndarray:
 
 
 class Carry(NamedTuple):
-    """What the compiled loop carries from step to step."""
+    """The state that the compiled loop carries from step to step."""
 
     k: Any
     params: PyTree
@@ -141,7 +141,7 @@ class DescentLoop:
 
     @property
     def k(self) -> int:
-        """The step that was reached."""
+        """Return the step that was reached."""
         return int(self.carry.k)
 
     @property
@@ -170,12 +170,12 @@ class DescentLoop:
 
     @property
     def saves_its_steps(self) -> bool:
-        """Whether J of a step is J of what is saved: of all the data, and not of an evaluated θ."""
+        """Return whether J of a step is that of a row: of all the data, at no evaluated θ."""
         return self.batches is None and self.evaluate is None
 
     @property
     def below(self) -> tuple[float, float]:
-        """J and ‖∇J‖ at which the loop leaves, where it knows them."""
+        """Return J and ‖∇J‖ at which the loop leaves, where it knows them."""
         return self.stops.thresholds if self.saves_its_steps else (-np.inf, -np.inf)
 
     def _prepare(self) -> tuple[float, float]:
@@ -288,13 +288,13 @@ class DescentLoop:
         return None
 
     def reached(self) -> str:
-        """The result of a run that has taken all its steps."""
+        """Return the result of a run that has taken all its steps."""
         if not np.isfinite(loss := self._last_loss()):
             return self._diverged(loss)
         return f"reached t = {self.t:g} in {self.k:,} steps"
 
     def cut_short(self, ending: BaseException) -> str:
-        """The result of a run that is ended from outside."""
+        """Return the result of a run that is ended from outside."""
         what = {BudgetSpent: "budget spent", ObserverFailed: "ended"}.get(type(ending))
         at = f"{what or 'interrupted'} at step {self.k:,} (t = {self.t:g})"
         return at if what is None else f"{at}: {ending}"
@@ -336,7 +336,7 @@ class DescentLoop:
         return self.objective.flatten(to_numpy(params))
 
     def _measure(self, theta: np.ndarray) -> tuple[float, float]:
-        """J and ‖∇J‖ of all the data."""
+        """Return J and ‖∇J‖ of all the data."""
         self.meter.gradients += 1
         self.meter.save_gradients += 1
         function = self.objective.compiled(
@@ -346,14 +346,14 @@ class DescentLoop:
         return float(loss), float(norm)
 
     def _last_loss(self) -> float:
-        """J at the step that was reached."""
+        """Return J at the step that was reached."""
         if self._saved != self.k:
             return self._measure(self.theta)[0]
         return self.recorder.rows[-1]["loss"]
 
     @property
     def _saved(self) -> int:
-        """The last step that was saved; −1 where none was."""
+        """Return the last step that was saved; −1 where none was."""
         rows = self.recorder.rows
         return rows[-1]["work"]["steps"] if rows else -1
 
@@ -380,7 +380,7 @@ class DescentLoop:
             self._save(observe=False)
 
     def _largest_rise(self, saved: np.ndarray, last: float) -> float:
-        """Largest rise of J over a step, uphill of −J.
+        """Return the largest rise of J over a step, uphill of −J.
 
         With mini-batches, whose losses rise and fall by chance, over a pair of saves; likewise of
         an evaluated θ.
@@ -424,7 +424,7 @@ class DescentLoop:
 
 
 def moments(state: Any, params: PyTree) -> dict[str, np.ndarray]:
-    """What an optax state carries beside counters and keys: vectors of θ's structure, flat.
+    """Return what an optax state carries beside counters and keys: vectors of θ's structure, flat.
 
     By field name.
 
@@ -468,7 +468,7 @@ def _flat(tree: PyTree) -> np.ndarray:
 
 
 def _counted(tree: PyTree) -> list[Any]:
-    """What is counted or drawn from: the same to the bit, or another."""
+    """Return what is counted or drawn from: the same to the bit, or another."""
     return [np.asarray(x).tolist() for x in leaves(tree) if _counts(x)]
 
 
@@ -477,7 +477,7 @@ def _counts(x: Any) -> bool:
 
 
 def measure_of(objective: Objective) -> Callable:
-    """(θ, data) ↦ J and ‖∇J‖."""
+    """Return (θ, data) ↦ J and ‖∇J‖."""
 
     def measure(theta: Any, data: Any) -> Any:
         params = objective.tree(theta)
@@ -490,10 +490,10 @@ def measure_of(objective: Objective) -> Callable:
 def loop_of(
     objective: Objective, make: Callable[[Any], Any], batches: Batches | None, ascent: bool
 ) -> Callable:
-    """The loop to step `end`; it leaves where the loss is small enough or not finite."""
+    """Return the loop to step `end`; it leaves where the loss is small enough or not finite."""
 
     def minimised(tree: PyTree) -> PyTree:
-        """What the optimizer, which minimises, is told: of J, or uphill of −J."""
+        """Return what the optimizer, which minimises, is told: of J, or uphill of −J."""
         return jax.tree.map(jnp.negative, tree) if ascent else tree
 
     def step(key: Any, eta: Any, below: Any, data: Any, carry: Carry) -> Carry:

@@ -48,7 +48,7 @@ class DescentMember(DescentLoop):
             self.result = self._save()
 
     def attempt(self, what: Callable, *arguments: Any) -> Any:
-        """What it returns, or None where it ends the member instead."""
+        """Return what it returns, or None where it ends the member instead."""
         try:
             return what(*arguments)
         except ENDINGS as ending:
@@ -56,7 +56,7 @@ class DescentMember(DescentLoop):
             return None
 
     def wish(self, chunk: int) -> tuple[int, int]:
-        """Where its next chunk is to end, and the step at which J is wanted there."""
+        """Return where its next chunk is to end, and the step at which J is wanted there."""
         if self.result is not None:
             return NEVER, NEVER
         total = self.clock.steps
@@ -75,7 +75,7 @@ class DescentMember(DescentLoop):
     def trajectory(
         self, first: tuple[float, float], seconds: float, compile_seconds: float
     ) -> Trajectory:
-        """The member's run."""
+        """Return the member's run."""
         return self._trajectory(self.result, first, seconds, compile_seconds)
 
     def save_end(self) -> None:
@@ -221,12 +221,12 @@ def _stacked(*leaves: Any) -> Any:
 
 
 def _fetched(x: Any) -> Any:
-    """An array of the device as numpy's; keys, which an optimizer may carry, have none."""
+    """Return an array of the device as numpy's; keys, which an optimizer may carry, have none."""
     return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)
 
 
 def _gradient_of(objective: Objective, batches: Batches | None) -> Callable:
-    """J and ∇J as a step computes them, of flat θ."""
+    """Return J and ∇J as a step computes them, of flat θ."""
 
     def gradient(theta: Any, data: Any) -> Any:
         params = objective.tree(theta)
@@ -238,7 +238,7 @@ def _gradient_of(objective: Objective, batches: Batches | None) -> Callable:
 
 
 def _compile(one: DescentLoop, over: Callable) -> Callable:
-    """The jitted loop of all members, and J and ‖∇J‖ of those that are to be saved."""
+    """Return the jitted loop of all members, and J and ‖∇J‖ of those that are to be saved."""
     loop = loop_of(one.objective, one.rule.optimizer, one.batches, one.ascent)
     measure = measure_of(one.objective)
 
@@ -260,7 +260,7 @@ def _compile(one: DescentLoop, over: Callable) -> Callable:
 
 
 def zipped(objective: Objective, ensemble: Any, **each: Any) -> list[tuple[Any, ...]] | None:
-    """The objective and the arguments of each member; None where nothing is of many.
+    """Return the objective and the arguments of each member; None where nothing is of many.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ ONE = "make one of several θ₀ by jax.tree.map(lambda *x: np.stack(x), *severa
 
 
 def initialisations(objective: Objective, ensemble: Any) -> list[Objective]:
-    """The objective from each member's θ₀.
+    """Return the objective from each member's θ₀.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def _starts(objective: Objective, ensemble: Any) -> list[PyTree]:
 
 
 def _stacked(objective: Objective, ensemble: Any) -> Any:
-    """Several θ₀ in a list, each like the parameters or flat, as one with a leading axis."""
+    """Return several θ₀ in a list, each like the parameters or flat, as one with a leading axis."""
     own = jax.tree.structure(objective.params)
     if not isinstance(ensemble, list | tuple) or jax.tree.structure(ensemble) == own:
         return ensemble
@@ -119,7 +119,7 @@ LISTED = 6
 
 
 def stacked(runs: Sequence[Trajectory]) -> Trajectory:
-    """The members as one; rows that a member lacks beside the longest are NaN.
+    """Return the members as one; rows that a member lacks beside the longest are NaN.
 
     >>> import flow, numpy as np
     >>> objective = flow.Objective(lambda x: x @ x, np.ones(2))
@@ -161,7 +161,7 @@ def stacked(runs: Sequence[Trajectory]) -> Trajectory:
 
 
 def _configs(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What was run: of what members differ in a list, one entry each, named in "each"."""
+    """Return what was run: of what members differ in a list, one entry each, named in "each"."""
     first = configs[0]
     each = [k for k in first if k == "problem" or any(c[k] != first[k] for c in configs)]
     return first | {k: [config[k] for config in configs] for k in each} | {"each": each}
@@ -201,7 +201,7 @@ def summary(results: Sequence[str], ends: Sequence[float]) -> str:
 def check_devices(
     devices: Sequence[Any] | None, objective: Objective, members: int | None
 ) -> tuple[Any, ...] | None:
-    """The devices that a user asked for, refused where they are not to be had.
+    """Return the devices that a user asked for, refused where they are not to be had.
 
     Parameters
     ----------

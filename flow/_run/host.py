@@ -55,7 +55,7 @@ class Point:
 def kernel_of(
     dynamics: Dynamics, flat: FlatDynamics, method: Method, over: Callable | None = None
 ) -> Kernel:
-    """The method as a compiled loop on a dynamics; `over` many members, if given."""
+    """Return the method as a compiled loop on a dynamics; `over` many members, if given."""
 
     def rate(derivatives: Any) -> Any:
         rates = dynamics.dissipation(derivatives)
@@ -109,12 +109,12 @@ class Driver:
 
     @property
     def name(self) -> str:
-        """What the user typed as the method."""
+        """Return what the user typed as the method."""
         return self.method.name
 
     @property
     def solver_class(self) -> type[OdeSolver] | None:
-        """What repeats the run, where its name does not."""
+        """Return what repeats the run, where its name does not."""
         return self.method.solver
 
     @property
@@ -172,7 +172,7 @@ class Driver:
             self.keeper.keep(state, self.recorder.rows, self.meter.units)
 
     def books(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the run beside its rows and what the method carries."""
+        """Return what a checkpoint keeps of the run beside its rows and what the method carries."""
         point = self.reached
         measures = None if point.measures is None else np.asarray(point.measures)
         return {name: getattr(self, name) for name in BOOKS} | {
@@ -198,7 +198,7 @@ class Driver:
         """The method that ran; there is one alone."""
 
     def _solver_to_go_on(self) -> OdeSolver:
-        """The solver at the start, or as it was kept."""
+        """Return the solver at the start, or as it was kept."""
         if self.keeper is None or (books := self.keeper.resumed) is None:
             return self._solver(self.reached)
         self.take_up(books)  # before anything can end the run
@@ -211,7 +211,7 @@ class Driver:
         return solver
 
     def _first_look(self) -> np.ndarray:
-        """J and ‖∇J‖ where the run starts."""
+        """Return J and ‖∇J‖ where the run starts."""
         self.reached = Point(0.0, self.flat.initial)
         first = self._measured(self.reached)
         check_start(self.dynamics.objective, *first)
@@ -230,11 +230,11 @@ class Driver:
             self.flat.compile_jacobian()
 
     def kernel(self) -> Kernel:
-        """The method as a compiled loop on this dynamics."""
+        """Return the method as a compiled loop on this dynamics."""
         return kernel_of(self.dynamics, self.flat, self.method)
 
     def tolerance(self) -> Tolerance | Fixed:
-        """What the kernel takes as rtol, atol and unit roundoff, or as the step."""
+        """Return what the kernel takes as rtol, atol and unit roundoff, or as the step."""
         if not self.method.adaptive:
             return Fixed(self.settings["step"], self.settings.get("seed", 0), self.path)
         resolution = self.dynamics.objective.resolution
@@ -266,7 +266,7 @@ class Driver:
             return self._failed(str(error))
 
     def _cut_short(self, ending: BaseException) -> str:
-        """The result of a run that one of `ENDINGS` ended."""
+        """Return the result of a run that one of `ENDINGS` ended."""
         where = self._at(self.reached.t)
         if isinstance(ending, KeyboardInterrupt):
             return f"interrupted at {where}"
@@ -275,11 +275,11 @@ class Driver:
         return f"ended at {where}: {ending}"
 
     def _at(self, t: float) -> str:
-        """A solver's time as flow time, in words."""
+        """Return a solver's time as flow time, in words."""
         return f"t = {self.dynamics.time(t):g}"
 
     def _go_on_with(self, solver: OdeSolver) -> OdeSolver:
-        """The solver of the next step: the same."""
+        """Return the solver of the next step: the same."""
         return solver
 
     def _solver(self, start: Point) -> OdeSolver:
@@ -312,7 +312,7 @@ class Driver:
             check_spectrum(self.method.name, carry)
 
     def affordable(self) -> float:
-        """Evaluations of the right-hand side that the budget allows."""
+        """Return evaluations of the right-hand side that the budget allows."""
         gradients, hvps = self.dynamics.cost
         return np.floor(self.meter.left / (gradients + 2 * hvps))
 
@@ -345,12 +345,12 @@ class Driver:
         return np.asarray(derivative)
 
     def _jacobian(self, t: float, y: np.ndarray) -> np.ndarray:
-        """∂ẏ/∂y, one product a column."""
+        """Return ∂ẏ/∂y, one product a column."""
         self.meter.spend(0, self.dynamics.cost[0] * y.size)
         return self.flat.jacobian(t, y)
 
     def _measured(self, point: Point) -> np.ndarray:
-        """J and ‖∇J‖ at a point, evaluated if the solver has not."""
+        """Return J and ‖∇J‖ at a point, evaluated if the solver has not."""
         if point.measures is None:
             with self.meter.saving():
                 self._rhs(point.t, point.y)
@@ -395,13 +395,13 @@ class Driver:
         return result
 
     def _rejections(self, solver: OdeSolver) -> int | None:
-        """Rejected attempts up to and with this step, where the method tells."""
+        """Return rejected attempts up to and with this step, where the method tells."""
         if self.method.attempts is None:
             return None
         return self.rejected + self.method.attempts(self.evaluated, solver.t_old) - 1
 
     def _gain(self, solver: OdeSolver) -> float | None:
-        """∫ rate dt over the step."""
+        """Return ∫ rate dt over the step."""
         return dissipated(solver, self.dynamics.dissipation)
 
     def _seen(self, point: Point) -> tuple[float, float]:
@@ -461,7 +461,7 @@ class Driver:
             self.recorder.add(self.reached.t, theta, loss, norm, state, self._work(), observe=False)
 
     def _work(self) -> dict[str, float]:
-        """What has been spent, and the end of the step that it was spent on."""
+        """Return what has been spent, and the end of the step that it was spent on."""
         gradients, hvps = self.meter.motion
         return {"t": self.reached.t, "steps": self.steps, "gradients": gradients, "hvps": hvps}
 
@@ -496,11 +496,11 @@ class Driver:
         return f"{share}. {KINK_REMEDY}" if may_have_kinks(objective) else share
 
     def _energy(self, y: Any, loss: float) -> float:
-        """What falls at the rate of dissipation: J, unless the dynamics says otherwise."""
+        """Return what falls at the rate of dissipation: J, unless the dynamics says otherwise."""
         return loss if self.flat.energy is None else self.flat.energy(y)
 
     def _own_stats(self) -> dict[str, Any]:
-        """λ_max as it was met on the way, for methods that watch it."""
+        """Return λ_max as it was met on the way, for methods that watch it."""
         if not self.looks:
             return {}
         t, eigenvalue = map(np.array, zip(*self.looks, strict=True))
@@ -508,7 +508,7 @@ class Driver:
         return {"lambda_max_t": t.tolist(), "lambda_max": (eigenvalue * slow).tolist()}
 
     def _problem_norm(self, recorded: float) -> float:
-        """‖∇J(θ₀)‖, which is not what is recorded of a dynamics on a manifold."""
+        """Return ‖∇J(θ₀)‖, which is not what is recorded of a dynamics on a manifold."""
         if type(self.dynamics.in_flow_time).gradient is Dynamics.gradient:
             return recorded
         objective = self.dynamics.objective.counted()

@@ -349,7 +349,7 @@ def check_engine(engine: Any, dynamics: Dynamics, ensemble: Any, paths: Any) -> 
 
 
 def _given_again(dynamics: Dynamics, method: "Method") -> dict[str, Any]:
-    """What names a dynamics and a method that no file can hold."""
+    """Return what names a dynamics and a method that no file can hold."""
     from flow.methods.catalogue import METHODS
 
     made_of = f"{type(dynamics).__name__} {dynamics.constants}"
@@ -357,7 +357,7 @@ def _given_again(dynamics: Dynamics, method: "Method") -> dict[str, Any]:
 
 
 def _members(dynamics: Dynamics, ensemble: Any, paths: Any) -> list[Dynamics] | None:
-    """The dynamics of each member; None of a single run."""
+    """Return the dynamics of each member; None of a single run."""
     if ensemble is None and paths is None:
         return None
     if ensemble is None:
@@ -369,7 +369,7 @@ def _members(dynamics: Dynamics, ensemble: Any, paths: Any) -> list[Dynamics] | 
 def _on_log_clock(
     dynamics: Dynamics, method: "Method", t: float, save: Any
 ) -> tuple[Dynamics, float, Any]:
-    """The dynamics, its end and the times to save at in s = ln(1 + t)."""
+    """Return the dynamics, its end and the times to save at in s = ln(1 + t)."""
     if dynamics.noise or dynamics.hamiltonian or not method.adaptive:
         raise ValueError(
             "clock='log' is for error-controlled methods, and for dynamics without noise that are "
@@ -435,7 +435,7 @@ SHARE = 0.02
 
 
 def noise_settings(objective: Objective, step: Any, seed: Any, show: Any) -> dict[str, Any]:
-    """The step, 0.02/λ_max(θ₀) unless given, and the seed; `show` what is compiled for it.
+    """Return the step, 0.02/λ_max(θ₀) unless given, and the seed; `show` what is compiled for it.
 
     Raises
     ------

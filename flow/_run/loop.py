@@ -19,7 +19,7 @@ Report = tuple[float, Any, int]
 
 
 class Engine(Protocol):
-    """What moves a run, or the members of an ensemble."""
+    """An engine, which moves a run or the members of an ensemble."""
 
     @property
     def label(self) -> str:

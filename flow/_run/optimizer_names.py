@@ -33,7 +33,7 @@ class Made(NamedTuple):
 
     @property
     def shape(self) -> Any:
-        """Names alone, by which it is told from others."""
+        """Return names alone, by which it is told from others."""
         return self.name, tuple(part.shape for part in self.parts)
 
     def settings(self) -> Iterator[tuple[str, Any]]:

@@ -37,7 +37,7 @@ SETTLES = 4
 
 
 class Lookahead(NamedTuple):
-    """What `optax.lookahead` carries: its state and slow parameters; the fast ones take steps."""
+    """The state of `optax.lookahead`, with its slow parameters; the fast ones take steps."""
 
     state: Any
     slow: PyTree

@@ -86,7 +86,7 @@ class Meter:
 
     @property
     def units(self) -> float:
-        """What was spent."""
+        """Return what was spent."""
         return units(self.gradients, self.hvps, self.values)
 
     @property
@@ -105,12 +105,12 @@ class Meter:
 
     @property
     def left(self) -> float:
-        """Units that may still be spent."""
+        """Return units that may still be spent."""
         return self._most - self.units
 
     @property
     def max_steps(self) -> float:
-        """Steps that may be taken in all."""
+        """Return steps that may be taken in all."""
         return self._max_steps
 
     def exhausted(self) -> None:
@@ -194,11 +194,11 @@ class Recorder:
 
     @property
     def stride(self) -> int:
-        """A thinned recorder keeps one row in so many."""
+        """Return a thinned recorder keeps one row in so many."""
         return self._stride
 
     def wants(self) -> bool:
-        """Whether a thinned recorder keeps the next row that is offered."""
+        """Return whether a thinned recorder keeps the next row that is offered."""
         self._offered += 1
         return (self._offered - 1) % self._stride == 0
 
@@ -246,7 +246,7 @@ class Recorder:
         return row["work"]["steps"] if self._stands else row["t"]
 
     def state(self) -> dict[str, Any]:
-        """What it carries beside its rows, for a checkpoint."""
+        """Return what it carries beside its rows, for a checkpoint."""
         return {
             "thinning": [self._stride, self._offered, self._added],
             "observers": self._states,
@@ -262,7 +262,7 @@ class Recorder:
         self._objective.tally = Tally(**state["spent"])
 
     def columns(self) -> dict[str, Any]:
-        """Rows as arrays, the first axis being the saved times."""
+        """Return rows as arrays, the first axis being the saved times."""
         rows = self.rows
 
         def stacked(group: str) -> dict[str, np.ndarray]:
@@ -320,7 +320,7 @@ def check_start(objective: Objective, loss: float, gradient_norm: float) -> None
 
 
 def ran_away(loss: float) -> bool:
-    """Whether a run has diverged by its J, whatever of J and ∇J was the first to overflow.
+    """Return whether a run has diverged by its J, whatever of J and ∇J was the first to overflow.
 
     >>> ran_away(1e300), ran_away(np.inf), ran_away(0.3)
     (True, True, False)

@@ -43,20 +43,20 @@ class Clock:
 
     @property
     def scheduled(self) -> bool:
-        """Whether steps differ in length."""
+        """Return whether steps differ in length."""
         return self.times is not None
 
     def at(self, k: int) -> float:
-        """t_k."""
+        """Return t_k."""
         return float(self.time_step * k if self.times is None else self.times[k])
 
     @property
     def end(self) -> float:
-        """The last time."""
+        """Return the last time."""
         return self.at(self.steps)
 
     def nearest(self, t: np.ndarray) -> np.ndarray:
-        """The steps whose times are nearest to the given ones: of t = 0 the start."""
+        """Return the steps whose times are nearest to the given ones: of t = 0 the start."""
         if self.times is None:
             return np.clip(np.rint(t / self.time_step), 0, self.steps).astype(int)
         found = nearest(self.times, t)
@@ -92,7 +92,7 @@ Save: TypeAlias = Any  # an int, or anything numpy makes a vector of times of
 
 
 def save_times(save: Save, spacing: str, t: float) -> np.ndarray:
-    """Times (times,) in [0, t] at which to save.
+    """Return times (times,) in [0, t] at which to save.
 
     A number n gives n times from 0 to t, both included: evenly spaced ("linear"), or 0 and then
     evenly spaced in log t over five decades ("log"). Of equal times, as of a descent whose learning
@@ -131,7 +131,7 @@ def save_times(save: Save, spacing: str, t: float) -> np.ndarray:
 
 
 def save_steps(save: Save, spacing: str, clock: Clock) -> np.ndarray:
-    """Steps of a discrete run at which to save.
+    """Return steps of a discrete run at which to save.
 
     Times that fall between two steps are saved at the nearer one; a number that is no less than
     that of the steps saves them all.
@@ -142,7 +142,7 @@ def save_steps(save: Save, spacing: str, clock: Clock) -> np.ndarray:
 
 
 def is_number(save: Save) -> bool:
-    """Whether it is one thing, a number of times, and not a vector; ragged lists are none."""
+    """Return whether it is one thing, a number of times; vectors and ragged lists are none."""
     try:
         return np.ndim(save) == 0
     except ValueError:

@@ -40,7 +40,7 @@ _PACKAGES = ["gradient-flow", "jax", "numpy", "scipy", "optax"]
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What a run computed, in numpy float64.
+    """A run: its times, parameters, losses and observables, in numpy float64.
 
     Of an ensemble (``ensemble=`` of `integrate` and `descend`, or several learning rates) the
     first axis of every array is the member, and rows that a member lacks beside the longest are
@@ -111,17 +111,17 @@ class Trajectory:
         return vars(self) | dict.fromkeys(HERE)
 
     def __copy__(self) -> "Trajectory":
-        """The same, in this process with its dynamics."""
+        """Return the same, in this process with its dynamics."""
         return replace(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Trajectory":
-        """Arrays of its own, in this process with its dynamics."""
+        """Return arrays of its own, in this process with its dynamics."""
         own = {k: copy.deepcopy(x, memo) for k, x in vars(self).items() if k not in HERE}
         return replace(self, **own)
 
     @property
     def label(self) -> str:
-        """What tables and figures call it."""
+        """Return what tables and figures call it."""
         label = self.config["label"]
         return label if isinstance(label, str) else f"{label[0]}, and {len(label) - 1} more"
 
@@ -143,26 +143,26 @@ class Trajectory:
 
     @property
     def members(self) -> int | None:
-        """How many runs an ensemble has; None for a single run."""
+        """Return how many runs an ensemble has; None for a single run."""
         return None if self.t.ndim == 1 else len(self.t)
 
     @property
     def keeps_theta(self) -> bool:
-        """Whether θ is there at every saved time."""
+        """Return whether θ is there at every saved time."""
         return self.theta.shape[:-1] == self.t.shape
 
     @property
     def watched(self) -> list[str]:
-        """Names of what `observe=` recorded: of all but what ``keep="projection"`` adds."""
+        """Return names of what `observe=` recorded: of all but what ``keep="projection"`` adds."""
         return [name for name in self.observed if self.keeps_theta or name != "projection"]
 
     @property
     def noisy(self) -> bool:
-        """Whether noise moved it: a flow of one seed."""
+        """Return whether noise moved it: a flow of one seed."""
         return self.config["kind"] == "flow" and "seed" in self.config
 
     def member(self, i: int) -> "Trajectory":
-        """The i-th run of an ensemble by itself, without the padding.
+        """Return the i-th run of an ensemble by itself, without the padding.
 
         Raises
         ------
@@ -201,14 +201,14 @@ class Trajectory:
         )
 
     def _config_of(self, i: int) -> dict[str, Any]:
-        """What the i-th member ran: its own of the entries in which members differ."""
+        """Return what the i-th member ran: its own of the entries in which members differ."""
         config = dict(self.config)
         each = config.pop("each", ["problem"])
         own = {k: config[k][i] for k in each if isinstance(config[k], list)}  # or renamed for all
         return config | own
 
     def params(self, i: int) -> PyTree:
-        """Parameters at the i-th saved time, a pytree like the θ₀ that the user gave.
+        """Return parameters at the i-th saved time, a pytree like the θ₀ that the user gave.
 
         Raises
         ------
@@ -241,12 +241,12 @@ class Trajectory:
         return restored(self.structure, self.theta[i])
 
     def named(self, label: str) -> "Trajectory":
-        """The same run under another name in tables and figures."""
+        """Return the same run under another name in tables and figures."""
         instance("label", label, str, "a string")
         return replace(self, config={**self.config, "label": label})
 
     def __repr__(self) -> str:
-        """A line that tells runs apart."""
+        """Return a line that tells runs apart."""
         if self.members is not None:
             return visible(
                 f"<Trajectory {self.label}: {self.members} members to t = {np.nanmax(self.t):g}, "
@@ -400,7 +400,7 @@ def _differences(configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def uninterrupted(run: Trajectory) -> Trajectory:
-    """The run, unless Ctrl-C ended it: then what it is a part of ends as well.
+    """Return the run, unless Ctrl-C ended it: then what it is a part of ends as well.
 
     `integrate` and `descend` return what they have; a study of many runs must not go on with the
     next, nor take its last row for its end.
@@ -427,7 +427,7 @@ def problem(objective: Objective, loss: float, gradient_norm: float) -> dict[str
 
 @cache
 def current_versions() -> dict[str, str]:
-    """Versions of what computes a run, kept with it; looking them up takes milliseconds."""
+    """Return versions of what computes a run, kept with it; looking them up takes milliseconds."""
     # What may change a number: not the kernel, but the C library and the processor's kind.
     system = "-".join([platform.system(), platform.machine(), *platform.libc_ver()])
     versions = {"python": platform.python_version(), "platform": system}

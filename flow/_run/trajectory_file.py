@@ -99,7 +99,7 @@ def load(
 
 
 def run_of(file: NetCDF, group: str, like: PyTree = None) -> Trajectory:
-    """The run in a group of an open file; `like` as in `load`.
+    """Return the run in a group of an open file; `like` as in `load`.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def _check_shapes(
 
 
 def _of_each(members: int | None, kind: Kind) -> Kind:
-    """A kind for every member; of a single run the kind itself."""
+    """Return a kind for every member; of a single run the kind itself."""
     if members is None:
         return kind
     words = f"a list of {members} entries, each {kind.words}"

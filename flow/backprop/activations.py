@@ -49,7 +49,7 @@ class Activation(Shown, Travels):
         return {}
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The input's shape."""
+        """Return the input's shape."""
         return shape
 
     def forward(
@@ -57,7 +57,7 @@ class Activation(Shown, Travels):
         params: dict[str, Any],
         A: Float[Array, "*units N"],
     ) -> tuple[Float[Array, "*units N"], Any]:
-        """A = σ(z); z and a are stored."""
+        """Return a = σ(z); z and a are stored."""
         a = self.value(A)
         return a, (A, a)
 
@@ -67,12 +67,12 @@ class Activation(Shown, Travels):
         stored: Any,
         dA: Float[Array, "*units N"],
     ) -> tuple[Float[Array, "*units N"], dict[str, Any]]:
-        """∂J/∂z = ∂J/∂a ⊙ σ′(z)."""
+        """Return ∂J/∂z = ∂J/∂a ⊙ σ′(z)."""
         return through_activation(dA, self.slope(*stored)), {}
 
 
 def softplus(beta: float = 1.0) -> Activation:
-    """σ(z) = log(1 + e^{βz})/β with slope sigmoid(βz); β → ∞ is ReLU without its kink.
+    """Return σ(z) = log(1 + e^{βz})/β with slope sigmoid(βz); β → ∞ is ReLU without its kink.
 
     >>> softplus(beta=200.0).value(0.5).item()
     0.5

@@ -70,11 +70,11 @@ class BatchNormalisation:
         object.__setattr__(self, "features", positive_integer("features", self.features))
 
     def initialise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """γ = 1 and β = 0, each (features,)."""
+        """Return γ = 1 and β = 0, each (features,)."""
         return {"beta": np.zeros(self.features), "gamma": np.ones(self.features)}
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The input's shape."""
+        """Return the input's shape."""
         ndim = len(shape) - 1
         if not (-ndim <= self.axis < ndim and shape[self._feature_axis(ndim)] == self.features):
             raise ValueError(f"takes {self.features} features on axis {self.axis}")
@@ -89,7 +89,7 @@ class BatchNormalisation:
         return self.axis % ndim
 
     def _feature(self, params: Float[Array, "features"], ndim: int) -> Float[Array, "..."]:
-        """A vector over features, to be broadcast against A."""
+        """Return a vector over features, to be broadcast against A."""
         shape = np.ones(ndim + 1, int)
         shape[self._feature_axis(ndim)] = self.features
         return params.reshape(tuple(shape))
@@ -101,7 +101,7 @@ class BatchNormalisation:
     def forward(
         self, params: dict[str, Any], A: Float[Array, "*units N"]
     ) -> tuple[Float[Array, "*units N"], Any]:
-        """Y = γ X̂ + β; X̂ and s are stored."""
+        """Return Y = γ X̂ + β; X̂ and s are stored."""
         self.output_shape(A.shape)
         others = self._others(A.ndim - 1)
         centred = A - A.mean(others, keepdims=True)

@@ -53,7 +53,7 @@ class Chain:
         return [layer.initialise(rng) for layer in distinct.values()]
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The outputs' shape, from that of the inputs; examples are the last axis.
+        """Return the outputs' shape, from that of the inputs; examples are the last axis.
 
         Raises
         ------
@@ -105,11 +105,11 @@ class Chain:
         X: Float[Array, "*inputs N"],
         Y: Float[Array, "out N"],
     ) -> tuple[Float[Array, ""], list[dict[str, Any]]]:
-        """J and ∂J/∂params in one forward and one backward pass."""
+        """Return J and ∂J/∂params in one forward and one backward pass."""
         A, stored = self.forward(params, X)
         return loss.value(A, Y), self.backward(params, stored, loss.cotangent(A, Y))
 
 
 def columns(X: Any) -> Array:
-    """Rows of data with the examples last."""
+    """Return rows of data with the examples last."""
     return jnp.moveaxis(jnp.asarray(X, jnp.float64), 0, -1)

@@ -95,7 +95,7 @@ class Convolution:
 
     @property
     def windows(self) -> Windows:
-        """Where the kernel is laid, on the padded input."""
+        """Return where the kernel is laid, on the padded input."""
         return Windows(self.window, self._ones if self.stride is None else self.stride)
 
     @property
@@ -116,7 +116,7 @@ class Convolution:
         return params | ({"b": b} if self.bias else {})
 
     def output_shape(self, shape: Shape) -> Shape:
-        """(outputs, *positions, N)."""
+        """Return (outputs, *positions, N)."""
         if len(shape) != len(self.window) + 2 or shape[0] != self.inputs:
             axes = self.windows.axes.replace("channels", f"{self.inputs}")
             raise ValueError(f"takes {axes}")
@@ -131,7 +131,7 @@ class Convolution:
     def forward(
         self, params: dict[str, Any], A: Float[Array, "channels *space N"]
     ) -> tuple[Float[Array, "outputs *positions N"], Any]:
-        """Z = W ∗ A + b; the padded A is stored."""
+        """Return Z = W ∗ A + b; the padded A is stored."""
         A, axes = self._padded(A), "HW"[: len(self.window)]
         Z = lax.conv_general_dilated(
             A,
@@ -145,14 +145,14 @@ class Convolution:
     def backward(
         self, params: dict[str, Any], stored: Any, dA: Float[Array, "outputs *positions N"]
     ) -> tuple[Float[Array, "channels *space N"], dict[str, Any]]:
-        """Lemma 1 for the parameters, lemma 3 for the input, at every position."""
+        """Return lemma 1 for the parameters, lemma 3 for the input, at every position."""
         gradient = {"W": self._kernel_gradient(stored, dA)}
         if self.bias:
             gradient["b"] = dA.sum(tuple(range(1, dA.ndim)), keepdims=True)
         return self._input_gradient(params["W"], stored.shape, dA), gradient
 
     def _kernel_gradient(self, A: Float[Array, "..."], dZ: Float[Array, "..."]) -> Any:
-        """Σ over positions and examples of ∂J/∂Z Aᵀ, at each offset."""
+        """Return Σ over positions and examples of ∂J/∂Z Aᵀ, at each offset."""
         axes, spatial = "HW"[: len(self.window)], range(1, A.ndim - 1)
         # Entries at the end that no window saw are cut off, or there would be offsets too many.
         seen = [

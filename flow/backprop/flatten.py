@@ -51,7 +51,7 @@ class Reshape:
         return {}
 
     def output_shape(self, shape: Shape) -> Shape:
-        """(*self.shape, N)."""
+        """Return (*self.shape, N)."""
         if prod(shape[:-1]) != prod(self.shape):
             raise ValueError(f"takes {prod(self.shape)} numbers an example, for {self.shape}")
         return (*self.shape, shape[-1])
@@ -59,13 +59,13 @@ class Reshape:
     def forward(
         self, params: dict[str, Any], A: Float[Array, "*inputs N"]
     ) -> tuple[Float[Array, "*outputs N"], Any]:
-        """The shape of the input is stored."""
+        """Return the shape of the input is stored."""
         return A.reshape(self.output_shape(A.shape)), A.shape
 
     def backward(
         self, params: dict[str, Any], stored: Any, dA: Float[Array, "*outputs N"]
     ) -> tuple[Float[Array, "*inputs N"], dict[str, Any]]:
-        """∂J/∂(input) is ∂J/∂(output) in the input's shape."""
+        """Return ∂J/∂(input) is ∂J/∂(output) in the input's shape."""
         return dA.reshape(stored), {}
 
 
@@ -84,5 +84,5 @@ class Flatten(Reshape):
     shape: Shape = field(init=False, default=())
 
     def output_shape(self, shape: Shape) -> Shape:
-        """(units, N)."""
+        """Return (units, N)."""
         return (prod(shape[:-1]), shape[-1])

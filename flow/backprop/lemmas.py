@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 def linear_parameters(
     dz: Float[Array, "out N"], u: Float[Array, "in N"]
 ) -> tuple[Float[Array, "out in"], Float[Array, "out 1"]]:
-    """Lemma 1: z = Wu + b ⇒ ∂J/∂W = ∂J/∂z · uᵀ and ∂J/∂b = Σ over examples of ∂J/∂z.
+    """Return lemma 1: z = Wu + b ⇒ ∂J/∂W = ∂J/∂z · uᵀ and ∂J/∂b = Σ over examples of ∂J/∂z.
 
     ∂z_i/∂W_jk = δ_ij u_k is a 3-tensor; summing it against ∂J/∂z entry by entry leaves the
     outer product, and the sum over examples turns the outer products into one matrix product.
@@ -27,7 +27,7 @@ def linear_parameters(
 def through_activation(
     da: Float[Array, "*units N"], slope: Float[Array, "*units N"]
 ) -> Float[Array, "*units N"]:
-    """Lemma 2: a = σ(z) elementwise ⇒ ∂J/∂z = ∂J/∂a ⊙ σ′(z).
+    """Return lemma 2: a = σ(z) elementwise ⇒ ∂J/∂z = ∂J/∂a ⊙ σ′(z).
 
     `slope` is σ′ at the stored z. The Jacobian ∂a/∂z is diagonal, hence ⊙; an inverse of σ is
     never needed, which is why ReLU, which has none, is no special case.
@@ -40,7 +40,7 @@ def through_activation(
 
 
 def linear_input(W: Float[Array, "out in"], dz: Float[Array, "out N"]) -> Float[Array, "in N"]:
-    """Lemma 3: z = Wu + b ⇒ ∂J/∂u = Wᵀ ∂J/∂z.
+    """Return lemma 3: z = Wu + b ⇒ ∂J/∂u = Wᵀ ∂J/∂z.
 
     u_k feeds every z_i with weight W_ik, and the terms of its branches add: Σ_i W_ik ∂J/∂z_i.
 

@@ -65,16 +65,16 @@ class Linear:
 
     @property
     def deviation(self) -> float:
-        """σ = gain·√v."""
+        """Return σ = gain·√v."""
         return self.gain * sqrt(INITIALISATIONS[self.init](self.inputs, self.outputs))
 
     @property
     def factor(self) -> float:
-        """What W is multiplied by: 1, or σ."""
+        """Return what W is multiplied by: 1, or σ."""
         return self.deviation if self.parameterisation == "ntk" else 1.0
 
     def output_shape(self, shape: Shape) -> Shape:
-        """(outputs, N)."""
+        """Return (outputs, N)."""
         if len(shape) != 2 or shape[0] != self.inputs:  # noqa: PLR2004
             raise ValueError(f"takes ({self.inputs}, N)")
         return (self.outputs, shape[1])
@@ -88,7 +88,7 @@ class Linear:
     def forward(
         self, params: dict[str, Any], A: Float[Array, "in N"]
     ) -> tuple[Float[Array, "out N"], Any]:
-        """Z = W A + b; A is stored, by its factor."""
+        """Return Z = W A + b; A is stored, by its factor."""
         A = A if self.factor == 1.0 else self.factor * A
         Z = params["W"] @ A
         return (Z + params["b"] if self.bias else Z), A
@@ -96,7 +96,7 @@ class Linear:
     def backward(
         self, params: dict[str, Any], stored: Any, dA: Float[Array, "out N"]
     ) -> tuple[Float[Array, "in N"], dict[str, Any]]:
-        """Lemma 1 for the parameters, lemma 3 for the input."""
+        """Return lemma 1 for the parameters, lemma 3 for the input."""
         dW, db = linear_parameters(dA, stored)
         dA = dA if self.factor == 1.0 else self.factor * dA
         return linear_input(params["W"], dA), {"W": dW} | ({"b": db} if self.bias else {})

@@ -30,13 +30,13 @@ class Loss(Shown, Travels):
     residual: Callable[[Array, Array], Array]
 
     def value(self, A: Float[Array, "out N"], Y: Float[Array, "out N"]) -> Float[Array, ""]:
-        """J = (1/N) Σ over examples."""
+        """Return J = (1/N) Σ over examples."""
         return self.summed(A, Y) / A.shape[1]
 
     def cotangent(
         self, A: Float[Array, "out N"], Y: Float[Array, "out N"]
     ) -> Float[Array, "out N"]:
-        """∂J/∂A = (1/N)·residual."""
+        """Return ∂J/∂A = (1/N)·residual."""
         return self.residual(A, Y) / A.shape[1]
 
 

@@ -25,7 +25,7 @@ class _Pooling:
 
     @property
     def windows(self) -> Windows:
-        """Where the windows are."""
+        """Return where the windows are."""
         return Windows(self.window, self.window if self.stride is None else self.stride)
 
     def initialise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -33,7 +33,7 @@ class _Pooling:
         return {}
 
     def output_shape(self, shape: Shape) -> Shape:
-        """(channels, *positions, N)."""
+        """Return (channels, *positions, N)."""
         return self.windows.output_shape(shape)
 
 
@@ -71,7 +71,7 @@ class AveragePooling(_Pooling):
     def forward(
         self, params: dict[str, Any], A: Float[Array, "channels *space N"]
     ) -> tuple[Float[Array, "channels *positions N"], Any]:
-        """The means; the shape of the input is stored."""
+        """Return the means; the shape of the input is stored."""
         return sum(self.windows.views(A)) / self.windows.count, A.shape
 
     def backward(
@@ -136,7 +136,7 @@ class MaxPooling(_Pooling):
     def backward(
         self, params: dict[str, Any], stored: Any, dA: Float[Array, "channels *positions N"]
     ) -> tuple[Float[Array, "channels *space N"], dict[str, Any]]:
-        """∂J/∂a goes to the entry that was largest."""
+        """Return ∂J/∂a goes to the entry that was largest."""
         place, shape = stored
         dviews = (jnp.where(place == k, dA, 0.0) for k in range(self.windows.count))
         return self.windows.pull_back(dviews, shape), {}

@@ -47,7 +47,7 @@ _LATEX = {
 
 
 def node_symbols(chain: Chain) -> list[str]:
-    """A₀ and the output of every layer; layers with weights of their own open a new number.
+    """Return A₀ and the output of every layer; layers with weights of their own open a new number.
 
     Z is a linear layer's or a convolution's output, A an activation's, Ẑ batch normalisation's,
     P a pooling's, F of a change of shape, U of a layer of one's own; a second one of a number has
@@ -73,7 +73,7 @@ def _letter(layer: Layer) -> str:
 
 
 def subscript(number: int) -> str:
-    """12 as ₁₂."""
+    """Return 12 as ₁₂."""
     return str(number).translate(_SUBSCRIPTS)
 
 
@@ -89,7 +89,7 @@ def plain(symbol: str) -> str:
 
 
 def parameter_symbol(key: str, output: str) -> str:
-    """W₁ of the layer whose output is Z₁.
+    """Return W₁ of the layer whose output is Z₁.
 
     >>> parameter_symbol("gamma", "Ẑ₁")
     'γ₁'
@@ -98,12 +98,12 @@ def parameter_symbol(key: str, output: str) -> str:
 
 
 def shape_text(shape: Shape) -> str:
-    """(3, 2) as 3×2."""
+    """Return (3, 2) as 3×2."""
     return "×".join(map(str, shape)) or "scalar"
 
 
 def latex(symbol: str) -> str:
-    r"""A symbol or a small expression in LaTeX.
+    r"""Return a symbol or a small expression in LaTeX.
 
     >>> print(latex("∂J/∂W₁₂"), latex("W₂ᵀ"), latex("relu′(Z₁)"))
     \frac{\partial J}{\partial W_{12}} W_{2}^{\top} \mathrm{relu}'(Z_{1})

@@ -51,16 +51,16 @@ class Windows:
 
     @property
     def axes(self) -> str:
-        """What an input's axes are, for messages."""
+        """Return what an input's axes are, for messages."""
         return ("(channels, length, N)", "(channels, height, width, N)")[len(self.size) - 1]
 
     @property
     def count(self) -> int:
-        """Entries in a window."""
+        """Return entries in a window."""
         return prod(self.size)
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Shape of one entry a window; ValueError where no window fits."""
+        """Return the shape of one entry a window; ValueError where no window fits."""
         if len(shape) != len(self.size) + 2:
             raise ValueError(f"takes {self.axes}")
         space = shape[1:-1]
@@ -82,7 +82,7 @@ class Windows:
             )
 
     def pull_back(self, dviews: Any, shape: Shape) -> Float[Array, "channels *space N"]:
-        """The transpose of `views`: each entry gets the sum over the windows that saw it.
+        """Return the transpose of `views`: each entry gets the sum over the windows that saw it.
 
         Windows that overlap are branches of one node, whose terms add.
         """

@@ -39,7 +39,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`draw`, which waits for its first use, as it needs matplotlib."""
+    """Return `draw`, which waits for its first use, as it needs matplotlib."""
     if name == "draw":
         from flow.plots import circuit
 

@@ -20,7 +20,7 @@ class Branch:
 def pull_back(
     nodes: Sequence[Node], output: Node, active: set[Node], of: Callable[[Node], Any]
 ) -> tuple[dict[Node, Any], dict[Node, list[Branch]]]:
-    """∂L/∂node = Σ over the node's branches of ∂L/∂child · ∂child/∂node, last node first.
+    """Return ∂L/∂node = Σ over the node's branches of ∂L/∂child · ∂child/∂node, last node first.
 
     Chain rule: L depends on a node through the nodes it feeds alone, and the terms add. Each
     branch is visited once: the cost is proportional to the size of the circuit.

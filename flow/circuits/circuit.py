@@ -90,7 +90,7 @@ class Circuit:
 
     @property
     def output(self) -> Node:
-        """The one output."""
+        """Return the one output."""
         if len(self.outputs) != 1:
             raise ValueError(
                 f"this needs a circuit of one output, this one has {len(self.outputs)}; "
@@ -100,7 +100,7 @@ class Circuit:
 
     @cached_property
     def labels(self) -> dict[Node, str]:
-        """Node -> its name, its number, or "#" and its place in the topological order."""
+        """Return node -> its name, its number, or "#" and its place in the topological order."""
         return {
             n: n.name or (n.short() if n.constant is not None else f"#{i}")
             for i, n in enumerate(self.nodes)
@@ -108,7 +108,7 @@ class Circuit:
 
     @cached_property
     def active(self) -> set[Node]:
-        """The nodes that depend on an input."""
+        """Return the nodes that depend on an input."""
         active = set(self.inputs)
         for node in self.nodes:
             if any(x in active for x in node.operands):
@@ -116,7 +116,7 @@ class Circuit:
         return active
 
     def node(self, label: str) -> Node:
-        """The node of a name, or of "#3" as in the table."""
+        """Return the node of a name, or of "#3" as in the table."""
         instance("label", label, str, "a node's name")
         if label in self._named:
             return self._named[label]
@@ -153,7 +153,7 @@ class Circuit:
         return Evaluation(self, MappingProxyType(given), MappingProxyType(values), operations)
 
     def gradient(self) -> "Circuit":
-        """The circuit of ∂L/∂input for every input, by the backward pass over nodes.
+        """Return the circuit of ∂L/∂input for every input, by the backward pass over nodes.
 
         It shares this circuit's nodes and has at most 10 times its operations.
 
@@ -170,7 +170,7 @@ class Circuit:
         return Circuit({x.name: _node(derivatives.get(x, 0.0)) for x in self.inputs}, self.inputs)
 
     def dot(self, v: Mapping[str, float]) -> "Circuit":
-        """The circuit of Σ v_k · output_k, for fixed numbers v."""
+        """Return the circuit of Σ v_k · output_k, for fixed numbers v."""
         v = mapping("v", v, "{name: number}")
         if v.keys() != self.outputs.keys():
             raise ValueError(f"v must have a number for each of {list(self.outputs)}, got {v!r}")
@@ -195,7 +195,7 @@ class Circuit:
         return {name: jnp.asarray(values[node], dtype) for name, node in self.outputs.items()}
 
     def objective(self, params: Mapping[str, float]) -> Objective:
-        """The objective J = L of the inputs as parameters, with the gradient circuit as ∇J.
+        """Return the objective J = L of the inputs as parameters, with the gradient circuit as ∇J.
 
         Parameters
         ----------
@@ -242,7 +242,7 @@ def _node(derivative: Any) -> Node:
 
 
 def _topological(roots: list[Node]) -> tuple[Node, ...]:
-    """Operands before their operations, by depth-first search on a stack of its own."""
+    """Return operands before their operations, by depth-first search on a stack of its own."""
     order: dict[Node, None] = {}
     for root in roots:
         stack = [(root, iter(root.operands))]

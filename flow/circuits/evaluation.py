@@ -43,11 +43,11 @@ class Evaluation:
 
     @property
     def value(self) -> float:
-        """The value of the one output."""
+        """Return the value of the one output."""
         return self.values[self.circuit.output]
 
     def __getitem__(self, name: str) -> float:
-        """The value of a named node, or of "#3" as in the table."""
+        """Return the value of a named node, or of "#3" as in the table."""
         return self.values[self.circuit.node(name)]
 
     @property
@@ -56,11 +56,11 @@ class Evaluation:
         return {x.name: self._backward[0].get(x, 0.0) for x in self.circuit.inputs}
 
     def derivative(self, name: str) -> float:
-        """∂L/∂node, of a named node or of "#3" as in the table."""
+        """Return ∂L/∂node, of a named node or of "#3" as in the table."""
         return self._backward[0].get(self.circuit.node(name), 0.0)
 
     def branches(self, name: str) -> list[Branch]:
-        """The terms whose sum is ∂L/∂node; none of the output, whose derivative is 1."""
+        """Return the terms whose sum is ∂L/∂node; none of the output, whose derivative is 1."""
         return self._backward[1].get(self.circuit.node(name), [])
 
     def table(self) -> Any:
@@ -111,7 +111,7 @@ class Evaluation:
 def undefined(
     circuit: Any, node: Node, values: Mapping[Node, float], what: str
 ) -> CircuitDomainError:
-    """The error that names the node, its expression and its operands' values."""
+    """Return the error that names the node, its expression and its operands' values."""
     labels = circuit.labels
     met = ", ".join(f"{labels[x]} = {values[x]:g}" for x in node.operands if x.constant is None)
     return CircuitDomainError(

@@ -11,7 +11,7 @@ from flow.circuits.node import LOG, Operation, all_floats, apply
 
 
 def exp(x: Any) -> Any:
-    """e^x, with slope e^x.
+    """Return e^x, with slope e^x.
 
     >>> exp(0.0)
     1.0
@@ -20,42 +20,42 @@ def exp(x: Any) -> Any:
 
 
 def log(x: Any) -> Any:
-    """Natural logarithm of x > 0, with slope 1/x."""
+    """Return the natural logarithm of x > 0, with slope 1/x."""
     return apply(LOG, x)
 
 
 def tanh(x: Any) -> Any:
-    """Hyperbolic tangent z, with slope 1 − z²."""
+    """Return the hyperbolic tangent z, with slope 1 − z²."""
     return apply(_TANH, x)
 
 
 def sin(x: Any) -> Any:
-    """Sine of x in radians, with slope cos x."""
+    """Return the sine of x in radians, with slope cos x."""
     return apply(_SIN, x)
 
 
 def cos(x: Any) -> Any:
-    """Cosine of x in radians, with slope −sin x."""
+    """Return the cosine of x in radians, with slope −sin x."""
     return apply(_COS, x)
 
 
 def sqrt(x: Any) -> Any:
-    """Square root z of x ≥ 0, with slope 1/(2z), which does not exist at 0."""
+    """Return the square root z of x ≥ 0, with slope 1/(2z), which does not exist at 0."""
     return apply(_SQRT, x)
 
 
 def sigmoid(x: Any) -> Any:
-    """Logistic function z = 1/(1 + e^{−x}), with slope z(1 − z)."""
+    """Return logistic function z = 1/(1 + e^{−x}), with slope z(1 − z)."""
     return apply(_SIGMOID, x)
 
 
 def relu(x: Any) -> Any:
-    """max(x, 0), with slope `step`; at the kink relu′(0) = 0."""
+    """Return max(x, 0), with slope `step`; at the kink relu′(0) = 0."""
     return apply(_RELU, x)
 
 
 def step(x: Any) -> Any:
-    """1 where x > 0, else 0, the slope of `relu`; its own slope is taken to be 0.
+    """Return 1 where x > 0, else 0, the slope of `relu`; its own slope is taken to be 0.
 
     >>> step(0.0), step(2.0)
     (0.0, 1.0)

@@ -60,7 +60,7 @@ class Node:
     __array_ufunc__ = None  # numpy's numbers leave arithmetic with nodes to the nodes
 
     def named(self, name: str) -> "Node":
-        """The same node under a name of its own; use the returned one from here on."""
+        """Return the same node under a name of its own; use the returned one from here on."""
         if not name:
             raise ValueError(f"name must be a non-empty string, got {name!r}")
         if self.operation is None:
@@ -71,11 +71,11 @@ class Node:
         return visible(self.name or self.expression(lambda node: node.name or node.short()))
 
     def short(self) -> str:
-        """A constant's number; # for an unnamed operation."""
+        """Return a constant's number; # for an unnamed operation."""
         return "#" if self.constant is None else f"{self.constant:g}"
 
     def expression(self, label: Callable[["Node"], str]) -> str:
-        """The operation on its operands' labels."""
+        """Return the operation on its operands' labels."""
         if self.operation is None:
             return self.name or self.short()
         return self.operation.text.format(*map(label, self.operands))
@@ -115,14 +115,14 @@ class Node:
 
 
 def variable(name: str) -> Node:
-    """An input of a circuit; used twice, the object is one input (a tied weight)."""
+    """Return an input of a circuit; used twice, the object is one input (a tied weight)."""
     if not (isinstance(name, str) and name):
         raise ValueError(f"name must be a non-empty string, got {name!r:.80}")
     return Node(name=name)
 
 
 def constant(value: float) -> Node:
-    """A number that no derivative is taken by."""
+    """Return a number that no derivative is taken by."""
     number = real("a constant of a circuit", value)
     if not isfinite(number):
         raise ValueError(f"a constant of a circuit must be finite, got {value!r}")
@@ -130,7 +130,7 @@ def constant(value: float) -> Node:
 
 
 def apply(operation: Operation, *operands: Any) -> Any:
-    """The operation's node where an operand is a node, else its value."""
+    """Return the operation's node where an operand is a node, else its value."""
     for x in operands:
         instance("an operand", x, (Node, Real, np.ndarray, jax.Array), "a node or a number")
         if isinstance(x, Real):
@@ -143,7 +143,7 @@ def apply(operation: Operation, *operands: Any) -> Any:
 
 
 def all_floats(*operands: Any) -> bool:
-    """Whether to compute in Python rather than in JAX."""
+    """Return whether to compute in Python rather than in JAX."""
     return all(isinstance(x, float) for x in operands)
 
 
@@ -160,7 +160,7 @@ def _power(x: Any, y: Any) -> Any:
 
 
 def _power_by_base(_: Any, x: Any, y: Any) -> Any:
-    """∂(x^y)/∂x = y x^{y−1}, and 0 where y = 0, for x = 0 too."""
+    """Return ∂(x^y)/∂x = y x^{y−1}, and 0 where y = 0, for x = 0 too."""
     n = y.constant if isinstance(y, Node) else y
     if n is None:
         return y * x ** (y - 1.0)

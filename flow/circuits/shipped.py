@@ -6,7 +6,7 @@ from flow.circuits.node import variable
 
 
 def product_of_sum() -> Circuit:
-    """L = c(a + 2b), by d = 2b, e = a + d, L = c·e.
+    """Return L = c(a + 2b), by d = 2b, e = a + d, L = c·e.
 
     >>> product_of_sum().evaluate({"a": 3.0, "b": 1.0, "c": 4.0}).gradient
     {'c': 5.0, 'a': 4.0, 'b': 8.0}
@@ -39,7 +39,7 @@ def two_two_two(
 
 
 def tied_weight(x: float = 1.0, y: float = 2.0) -> Circuit:
-    """L = ½(w·w·x − y)²: a linear network of two layers that share the weight w.
+    """Return L = ½(w·w·x − y)²: a linear network of two layers that share the weight w.
 
     w feeds both layers; the two branches add to dL/dw = 2wx(w²x − y).
 

@@ -87,13 +87,13 @@ class AdamFlow(Dynamics):
         return f"Adam's flow, η = {self.learning_rate:.3g}"
 
     def initial_state(self) -> PyTree:
-        """θ₀, and no moments yet."""
+        """Return θ₀, and no moments yet."""
         theta = self.objective.unflatten(self.objective.theta)
         zero = jax.tree.map(np.zeros_like, theta)
         return AdamState(theta, zero, zero)
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """The equations above."""
+        """Return the equations above."""
         gradient = self.objective.traced_gradient(state.theta, data)
         times = [-self.learning_rate / log(b) for b in (self.b1, self.b2)]
         start = t == 0.0
@@ -110,15 +110,15 @@ class AdamFlow(Dynamics):
         )
 
     def params(self, state: PyTree) -> PyTree:
-        """θ."""
+        """Return θ."""
         return state.theta
 
     def auxiliary(self, state: PyTree, data: PyTree) -> dict[str, Any]:
-        """The moments as optax keeps them, without the correction."""
+        """Return the moments as optax keeps them, without the correction."""
         return {"mu": ravel_pytree(state.mu)[0], "nu": ravel_pytree(state.nu)[0]}
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """`optax.adam`, t = ηk."""
+        """Return `optax.adam`, t = ηk."""
         import optax
 
         learning_rate = positive("learning_rate", learning_rate)
@@ -192,12 +192,12 @@ class RMSPropFlow(Dynamics):
         return f"RMSProp's flow, η = {self.learning_rate:.3g}"
 
     def initial_state(self) -> PyTree:
-        """θ₀ and v = 0."""
+        """Return θ₀ and v = 0."""
         theta = self.objective.unflatten(self.objective.theta)
         return RMSPropState(theta, jax.tree.map(np.zeros_like, theta))
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """The equations above."""
+        """Return the equations above."""
         gradient = self.objective.traced_gradient(state.theta, data)
         time = -self.learning_rate / log(self.decay)
         return RMSPropState(
@@ -208,15 +208,15 @@ class RMSPropFlow(Dynamics):
         )
 
     def params(self, state: PyTree) -> PyTree:
-        """θ."""
+        """Return θ."""
         return state.theta
 
     def auxiliary(self, state: PyTree, data: PyTree) -> dict[str, Any]:
-        """The second moment."""
+        """Return the second moment."""
         return {"nu": ravel_pytree(state.nu)[0]}
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """`optax.rmsprop`, t = ηk."""
+        """Return `optax.rmsprop`, t = ηk."""
         import optax
 
         learning_rate = positive("learning_rate", learning_rate)
@@ -261,7 +261,7 @@ class SignFlow(Dynamics):
 
     @property
     def continuous(self) -> bool:
-        """Where it is smoothed."""
+        """Return where it is smoothed."""
         return self.smoothing > 0
 
     @property
@@ -270,14 +270,14 @@ class SignFlow(Dynamics):
         return "sign flow" + (f", δ = {self.smoothing:g}" if self.smoothing else "")
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """−sign ∇J, or smoothed."""
+        """Return −sign ∇J, or smoothed."""
         gradient = self.objective.traced_gradient(state, data)
         if self.smoothing == 0:
             return jax.tree.map(lambda g: -jnp.sign(g), gradient)
         return jax.tree.map(lambda g: -g / jnp.sqrt(g * g + self.smoothing**2), gradient)
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Sign descent θ ← θ − η sign ∇J, t = ηk; smoothed as the flow is."""
+        """Return the sign descent θ ← θ − η sign ∇J, t = ηk; smoothed as the flow is."""
         import optax
 
         learning_rate = positive("learning_rate", learning_rate)

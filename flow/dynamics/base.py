@@ -126,17 +126,17 @@ class Dynamics(Shown, Travels):
 
     @property
     def has_real_spectrum(self) -> bool:
-        """Whether the Jacobian is declared to have real eigenvalues only."""
+        """Return whether the Jacobian is declared to have real eigenvalues only."""
         return self.symmetric_jacobian or self.real_spectrum
 
     @property
     def energy_is_loss(self) -> bool:
-        """Whether `energy` is J and nothing else."""
+        """Return whether `energy` is J and nothing else."""
         return type(self).energy is Dynamics.energy
 
     @property
     def label(self) -> str:
-        """What tables and figures call it."""
+        """Return what tables and figures call it."""
         return type(self).__name__
 
     @property
@@ -146,7 +146,7 @@ class Dynamics(Shown, Travels):
         return {k: v for k, v in values.items() if isinstance(v, bool | int | float | str)}
 
     def time(self, t: Any) -> Any:
-        """The flow time that a solver's time stands for."""
+        """Return the flow time that a solver's time stands for."""
         return t
 
     def slowness(self, t: Any) -> Any:
@@ -155,7 +155,7 @@ class Dynamics(Shown, Travels):
 
     @property
     def in_flow_time(self) -> "Dynamics":
-        """Itself, on its own clock."""
+        """Return itself, on its own clock."""
         return self
 
     @property
@@ -167,7 +167,7 @@ class Dynamics(Shown, Travels):
         return {} if self.noise else self.objective.conserved
 
     def starting_at(self, objective: Objective) -> "Dynamics":
-        """The same dynamics of the same loss from another θ₀, that of `objective`."""
+        """Return the same dynamics of the same loss from another θ₀, that of `objective`."""
         if not is_dataclass(self):
             raise ValueError(
                 "an ensemble needs a dynamics that starts from its objective's parameters; "
@@ -182,40 +182,40 @@ class Dynamics(Shown, Travels):
         )
 
     def initial_state(self) -> PyTree:
-        """The state at t = 0; θ₀ unless overridden."""
+        """Return the state at t = 0; θ₀ unless overridden."""
         if type(self) is Dynamics:
             return self._state
         return self.objective.unflatten(self.objective.theta)
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """d(state)/dt, traced by JAX; `data` is the objective's."""
+        """Return d(state)/dt, traced by JAX; `data` is the objective's."""
         return self._rhs(t, state)
 
     def diffusion(self, t: Any, state: PyTree, data: PyTree) -> tuple[Callable, tuple[int, ...]]:
-        """Of an SDE d(state) = rhs dt + B dW: ξ ↦ Bξ, and the shape of ξ."""
+        """Return ξ ↦ Bξ and the shape of ξ, of an SDE d(state) = rhs dt + B dW."""
         raise NotImplementedError(f"{type(self).__name__} has no noise")
 
     def params(self, state: PyTree) -> PyTree:
-        """θ from the state; the state itself unless overridden."""
+        """Return θ from the state; the state itself unless overridden."""
         return self._params(state) if type(self) is Dynamics else state
 
     def gradient(self, params: PyTree, data: PyTree) -> PyTree:
-        """∇J, whose norm is recorded; on a manifold the part that is tangent to it."""
+        """Return ∇J, whose norm is recorded; on a manifold the part that is tangent to it."""
         return self.objective.traced_gradient(params, data)
 
     def auxiliary(self, state: PyTree, data: PyTree) -> dict[str, Any]:
-        """What else the state carries: arrays by name, kept in `path.state`."""
+        """Return what else the state carries: arrays by name, kept in `path.state`."""
         return {}
 
     def energy(self, state: PyTree, data: PyTree) -> Any:
-        """What falls at the rate `dissipation`; J unless overridden."""
+        """Return what falls at the rate `dissipation`; J unless overridden."""
         return self.objective.traced_value(self.params(state), data)
 
     def dissipation(
         self,
         derivatives: Float[Any, "points n"],
     ) -> Float[Any, "points"] | None:
-        """Rate at which the energy falls, from flat derivatives d(state)/dt, one a row.
+        """Return rate at which the energy falls, from flat derivatives d(state)/dt, one a row.
 
         Of numpy's arrays and of JAX's alike. None where the dynamics has no energy that falls at
         a known rate.
@@ -223,11 +223,11 @@ class Dynamics(Shown, Travels):
         return None
 
     def beyond(self, auxiliary: Mapping[str, Any]) -> str | None:
-        """Why the model holds no longer where `auxiliary` was met, which ends the run; or None."""
+        """Return why the model no longer holds at `auxiliary`, which ends the run; or None."""
         return None
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """The optax optimizer that this dynamics models, and its `time_step`."""
+        """Return the optax optimizer that this dynamics models, and its `time_step`."""
         raise NotImplementedError(f"{type(self).__name__} declares no discrete counterpart")
 
 
@@ -244,5 +244,5 @@ def _check_rhs(rhs: Callable, state: PyTree) -> None:
 
 
 def squared_speed(derivatives: Float[Any, "points n"]) -> Float[Any, "points"]:
-    """‖ẏ‖² of each row."""
+    """Return ‖ẏ‖² of each row."""
     return (derivatives[:, None, :] @ derivatives[:, :, None])[:, 0, 0]

@@ -30,7 +30,7 @@ UNSOLVED = 1e-6
 
 
 class Edge(NamedTuple):
-    """What the oscillation is made of at a point."""
+    """The oscillation at a point."""
 
     gradient: Any  # ∇J (n,)
     U: Any  # the tracked basis (n, k + 1), orthonormal
@@ -125,7 +125,7 @@ class CentralFlow(Dynamics):
 
     @property
     def cost(self) -> tuple[int, int]:
-        """A product for each tracked direction, and two for each third derivative."""
+        """Return a product for each tracked direction, and two for each third derivative."""
         return 1, self._width + self.k * (self.k + 1)
 
     @property
@@ -135,16 +135,16 @@ class CentralFlow(Dynamics):
 
     @property
     def _limit(self) -> float:
-        """The edge."""
+        """Return the edge."""
         return 2.0 / self.learning_rate
 
     @property
     def _width(self) -> int:
-        """How many directions are tracked: one more than k, to see it coming."""
+        """Return how many directions are tracked: one more than k, to see it coming."""
         return min(self.k + 1, self.objective.size)
 
     def initial_state(self) -> PyTree:
-        """θ₀ and the top eigenvectors there; refused beyond the edge."""
+        """Return θ₀ and the top eigenvectors there; refused beyond the edge."""
         state, curvatures = tracked(self.objective, self._width)
         top = curvatures[0]
         if top > (1.0 + BEYOND) * self._limit:
@@ -157,7 +157,7 @@ class CentralFlow(Dynamics):
         return state
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """The field above, and Oja's flow."""
+        """Return the field above, and Oja's flow."""
         edge, unravel = self._edge(state, data)
         push = edge.G @ vector(edge.solution.X)
         # Beside k that oscillate a further direction would take turns with them, at every step.
@@ -166,11 +166,11 @@ class CentralFlow(Dynamics):
         return Tracked(unravel(moved), oja(edge.U, edge.HU))
 
     def params(self, state: PyTree) -> PyTree:
-        """θ."""
+        """Return θ."""
         return state.theta
 
     def auxiliary(self, state: PyTree, data: PyTree) -> dict[str, Any]:
-        """Curvatures, the oscillation, and the averages that it predicts."""
+        """Return curvatures, the oscillation, and the averages that it predicts."""
         edge, _ = self._edge(state, data)
         X, eta = edge.solution.X, self.learning_rate
         total = jnp.trace(X)
@@ -185,7 +185,7 @@ class CentralFlow(Dynamics):
         }
 
     def beyond(self, auxiliary: Mapping[str, np.ndarray]) -> str | None:
-        """X was not found, or there are more than k directions at the edge."""
+        """Return X was not found, or there are more than k directions at the edge."""
         if not auxiliary["residual"] <= UNSOLVED:
             return (
                 f"the complementarity problem of k = {self.k} directions was solved to "
@@ -201,7 +201,7 @@ class CentralFlow(Dynamics):
         )
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Gradient descent, t = ηk; it is the average of its steps that is modelled."""
+        """Return gradient descent, t = ηk; it is the average of its steps that is modelled."""
         import optax
 
         learning_rate = positive("learning_rate", learning_rate)
@@ -231,13 +231,13 @@ class CentralFlow(Dynamics):
 
 
 def _critical(X: Any) -> Any:
-    """How many directions oscillate: the rank of X."""
+    """Return how many directions oscillate: the rank of X."""
     total = jnp.trace(X)
     return jnp.sum(jnp.linalg.eigvalsh(X) > RANK * total) * (total > 0.0)
 
 
 def _full(eigenvalues: Any, X: Any, share: float) -> Any:
-    """Whether all k directions oscillate and a further one has come as near to the edge."""
+    """Return whether all k directions oscillate and a further one has come as near to the edge."""
     k = X.shape[0]
     if len(eigenvalues) == k:
         return False

@@ -28,7 +28,7 @@ class Solution(NamedTuple):
 
 
 def vector(X: Float[Array, "k k"]) -> Float[Array, "p"]:
-    """The vector of a symmetric matrix.
+    """Return the vector of a symmetric matrix.
 
     >>> vector(jnp.array([[1.0, 2.0], [2.0, 3.0]])).round(3).tolist()
     [1.0, 2.828..., 3.0]
@@ -38,20 +38,20 @@ def vector(X: Float[Array, "k k"]) -> Float[Array, "p"]:
 
 
 def matrix(x: Float[Array, "p"], k: int) -> Float[Array, "k k"]:
-    """The symmetric matrix of a vector."""
+    """Return the symmetric matrix of a vector."""
     i, j = np.triu_indices(k)
     entries = x / weights(k)
     return jnp.zeros((k, k)).at[i, j].set(entries).at[j, i].set(entries)
 
 
 def weights(k: int) -> np.ndarray:
-    """1 on the diagonal and √2 off it, (p,)."""
+    """Return 1 on the diagonal and √2 off it, (p,)."""
     i, j = np.triu_indices(k)
     return np.where(i == j, 1.0, np.sqrt(2.0))
 
 
 def solve(K: Float[Array, "p p"], a: Float[Array, "p"], k: int) -> Solution:
-    """X of K and A = a, both in the basis of `vector`; one X where it is not unique.
+    """Return X of K and A = a, both in the basis of `vector`; one X where it is not unique.
 
     Semismooth Newton (Qi and Sun 2006; Sun and Sun 2002 for the derivative of Π) on
     F(x) = x − Π(x − s(Kx + a)), Π the projection on X ⪰ 0 and s = 1/tr K. A step that does not

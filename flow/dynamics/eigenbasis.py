@@ -18,7 +18,7 @@ class Tracked(NamedTuple):
 
 
 def tracked(objective: Objective, k: int) -> tuple[Tracked, np.ndarray]:
-    """θ₀ and the top k eigenvectors there; and their eigenvalues, largest first."""
+    """Return θ₀ and the top k eigenvectors there; and their eigenvalues, largest first."""
     from flow.spectrum import eigenpairs
 
     theta = objective.unflatten(objective.theta)
@@ -35,7 +35,7 @@ def oja(U: Any, HU: Any) -> Any:
 
 
 def orthonormal(U: Any) -> Any:
-    """An orthonormal basis of the columns of U, near U if it almost is one.
+    """Return an orthonormal basis of the columns of U, near U if it almost is one.
 
     By Cholesky's factor of UᵀU; a QR factorisation may turn the sign of a column at any time.
     """

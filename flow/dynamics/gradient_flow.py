@@ -54,17 +54,17 @@ class GradientFlow(Dynamics):
 
     @property
     def energy_is_loss(self) -> bool:
-        """Whether nothing decays."""
+        """Return whether nothing decays."""
         return not self.weight_decay
 
     @property
     def label(self) -> str:
-        """Gradient flow, and how it differs from the plain one."""
+        """Return gradient flow, and how it differs from the plain one."""
         decay = f", decay {self.weight_decay:g}" if self.weight_decay else ""
         return "gradient flow" + decay + (", ascent" if self.ascent else "")
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """−∇J − wθ, or ∇J − wθ uphill."""
+        """Return −∇J − wθ, or ∇J − wθ uphill."""
         sign = 1.0 if self.ascent else -1.0
         gradient = self.objective.traced_gradient(state, data)
         if not self.weight_decay:
@@ -72,19 +72,19 @@ class GradientFlow(Dynamics):
         return jax.tree.map(lambda g, p: sign * g - self.weight_decay * p, gradient, state)
 
     def energy(self, state: PyTree, data: PyTree) -> Any:
-        """J + (w/2)‖θ‖², uphill J − (w/2)‖θ‖²."""
+        """Return J + (w/2)‖θ‖², uphill J − (w/2)‖θ‖²."""
         theta = ravel_pytree(state)[0]
         sign = -1.0 if self.ascent else 1.0
         J = self.objective.traced_value(state, data)
         return J + sign * 0.5 * self.weight_decay * jnp.vdot(theta, theta)
 
     def dissipation(self, derivatives: Float[Any, "points n"]) -> Float[Any, "points"]:
-        """‖θ̇‖², and −‖θ̇‖² uphill."""
+        """Return ‖θ̇‖², and −‖θ̇‖² uphill."""
         squares = squared_speed(derivatives)
         return -squares if self.ascent else squares
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Gradient descent, or ascent, on the clock t = ηk."""
+        """Return gradient descent, or ascent, on the clock t = ηk."""
         import optax
 
         learning_rate = positive("learning_rate", learning_rate)

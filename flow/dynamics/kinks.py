@@ -71,7 +71,7 @@ def may_have_kinks(objective: Objective) -> bool:
 
 
 def _gradient_jumps(objective: Objective) -> bool:
-    """Whether ∇J jumps somewhere on lines through θ₀, as far as θ₀ is long."""
+    """Return whether ∇J jumps somewhere on lines through θ₀, as far as θ₀ is long."""
     objective, rng = objective.counted(), np.random.default_rng(0)
     theta = objective.theta
     size = float(np.sqrt(np.mean(theta**2))) or 1.0
@@ -86,7 +86,7 @@ def _gradient_jumps(objective: Objective) -> bool:
 
 
 def _jumps(of: Callable[[float], np.ndarray], floor: float) -> bool:
-    """Whether a function of s in [−1, 1] jumps where its second difference is largest."""
+    """Return whether a function of s in [−1, 1] jumps where its second difference is largest."""
 
     def bend(*values: Any) -> float:
         found = np.linalg.norm(values[0] - 2.0 * values[1] + values[2])

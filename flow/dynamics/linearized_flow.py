@@ -71,7 +71,7 @@ class LinearizedFlow(Dynamics):
 
     @property
     def label(self) -> str:
-        """Where it is linear."""
+        """Return where it is linear."""
         return "linearised flow"
 
     @property
@@ -80,22 +80,22 @@ class LinearizedFlow(Dynamics):
         return {}
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """−∇J of the linearised network."""
+        """Return −∇J of the linearised network."""
         return jax.tree.map(jnp.negative, self.objective.traced_gradient(state, data))
 
     def dissipation(self, derivatives: Float[Any, "points n"]) -> Float[Any, "points"]:
-        """‖θ̇‖²."""
+        """Return ‖θ̇‖²."""
         return squared_speed(derivatives)
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Gradient descent on `objective`, the linearised network's, t = ηk."""
+        """Return gradient descent on `objective`, the linearised network's, t = ηk."""
         import optax
 
         learning_rate = positive("learning_rate", learning_rate)
         return optax.sgd(learning_rate), learning_rate
 
     def kernel(self) -> np.ndarray:
-        """Θ (N·outputs, N·outputs), rows in the order of the outputs' entries.
+        """Return Θ (N·outputs, N·outputs), rows in the order of the outputs' entries.
 
         Raises
         ------
@@ -195,7 +195,7 @@ def _integrated(kernel: np.ndarray, slope: Any, start: np.ndarray, times: np.nda
 
 
 def _linearised(objective: Objective) -> Objective:
-    """The objective of the network that is linear about θ₀, with the same output loss."""
+    """Return the objective of the network that is linear about θ₀, with the same output loss."""
     outputs = partial(_tangent, objective, objective.unflatten(objective.theta))
     made = objective.beside(outputs=outputs, output_loss=objective.traced_output_loss)
     made.network = objective
@@ -203,7 +203,7 @@ def _linearised(objective: Objective) -> Objective:
 
 
 def _tangent(objective: Objective, start: PyTree, params: PyTree, X: Any) -> Any:
-    """f(θ₀, X) + ∂f/∂θ(θ₀, X)·(θ − θ₀)."""
+    """Return f(θ₀, X) + ∂f/∂θ(θ₀, X)·(θ − θ₀)."""
     away = jax.tree.map(lambda p, p0: p - p0.astype(p.dtype), params, start)
     # Made of p, so that on a mesh it is each device's own, as p is.
     at = jax.tree.map(lambda p, p0: jnp.zeros_like(p) + p0.astype(p.dtype), params, start)

@@ -33,81 +33,81 @@ class LogClock(Dynamics):
 
     @property
     def objective(self) -> Objective:
-        """That of the dynamics in t."""
+        """Return that of the dynamics in t."""
         return self.inner.objective
 
     @property
     def symmetric_jacobian(self) -> bool:
-        """(1 + t) times the other's."""
+        """Return (1 + t) times the other's."""
         return self.inner.symmetric_jacobian
 
     @property
     def real_spectrum(self) -> bool:
-        """(1 + t) times the other's."""
+        """Return (1 + t) times the other's."""
         return self.inner.real_spectrum
 
     @property
     def continuous(self) -> bool:
-        """As the other."""
+        """Return what the dynamics in flow time says."""
         return self.inner.continuous
 
     @property
     def ascent(self) -> bool:
-        """As the other."""
+        """Return what the dynamics in flow time says."""
         return self.inner.ascent
 
     @property
     def cost(self) -> tuple[int, int]:
-        """As the other."""
+        """Return what the dynamics in flow time says."""
         return self.inner.cost
 
     @property
     def energy_is_loss(self) -> bool:
-        """As the other."""
+        """Return what the dynamics in flow time says."""
         return self.inner.energy_is_loss
 
     def time(self, t: Any) -> Any:
-        """The t of an s."""
+        """Return the t of an s."""
         return np.expm1(t)
 
     def slowness(self, t: Any) -> Any:
-        """ds/dt."""
+        """Return ds/dt."""
         return np.exp(-t)
 
     @property
     def in_flow_time(self) -> Dynamics:
-        """The other."""
+        """Return the other."""
         return self.inner
 
     def starting_at(self, objective: Objective) -> "LogClock":
-        """The other from another θ₀."""
+        """Return the other from another θ₀."""
         return LogClock(self.inner.starting_at(objective))
 
     def beyond(self, auxiliary: Mapping[str, Any]) -> str | None:
-        """As the other."""
+        """Return what the dynamics in flow time says."""
         return self.inner.beyond(auxiliary)
 
     def initial_state(self) -> PyTree:
-        """Of the other."""
+        """Return that of the dynamics in flow time."""
         return self.inner.initial_state()
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """(1 + t)·d(state)/dt; the argument is s."""
+        """Return (1 + t)·d(state)/dt; the argument is s."""
         moved = self.inner.rhs(jnp.expm1(t), state, data)
         return jax.tree.map(lambda x: jnp.exp(t) * x, moved)
 
     def params(self, state: PyTree) -> PyTree:
-        """Of the other."""
+        """Return that of the dynamics in flow time."""
         return self.inner.params(state)
 
     def gradient(self, params: PyTree, data: PyTree) -> PyTree:
-        """Of the other."""
+        """Return that of the dynamics in flow time."""
         return self.inner.gradient(params, data)
 
     def auxiliary(self, state: PyTree, data: PyTree) -> dict[str, Any]:
-        """Of the other."""
+        """Return that of the dynamics in flow time."""
         return self.inner.auxiliary(state, data)
 
     def energy(self, state: PyTree, data: PyTree) -> Any:
-        """Of the other; the rate at which it falls would have to know s, and is not given."""
+        """Return that in flow time; its rate of fall would have to know s, and is not given."""
         return self.inner.energy(state, data)

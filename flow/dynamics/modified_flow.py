@@ -68,12 +68,12 @@ class ModifiedFlow(Dynamics):
 
     @property
     def symmetric_jacobian(self) -> bool:
-        """Of order 2 it is a gradient; of order 3 it is not, in general."""
+        """Return whether it is a gradient: of order 2 it is, of order 3 not, in general."""
         return self.order == 2  # noqa: PLR2004
 
     @property
     def cost(self) -> tuple[int, int]:
-        """Hg; and HHg and the derivative of an Hg, which costs about two."""
+        """Return hg; and HHg and the derivative of an Hg, which costs about two."""
         return (1, 1) if self.order == 2 else (1, 4)  # noqa: PLR2004
 
     @property
@@ -82,7 +82,7 @@ class ModifiedFlow(Dynamics):
         return f"modified flow of order {self.order}, η = {self.learning_rate:.3g}"
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """The field above."""
+        """Return the field above."""
         eta = self.learning_rate
         gradient = partial(self.objective.traced_gradient, data=data)
 
@@ -102,17 +102,17 @@ class ModifiedFlow(Dynamics):
         )  # fmt: skip
 
     def energy(self, state: PyTree, data: PyTree) -> Any:
-        """J + (η/4)‖∇J‖², whose gradient flow that of order 2 is."""
+        """Return J + (η/4)‖∇J‖², whose gradient flow that of order 2 is."""
         gradient = ravel_pytree(self.objective.traced_gradient(state, data))[0]
         J = self.objective.traced_value(state, data)
         return J + 0.25 * self.learning_rate * jnp.vdot(gradient, gradient)
 
     def dissipation(self, derivatives: Float[Any, "points n"]) -> Float[Any, "points"] | None:
-        """‖θ̇‖² for order 2."""
+        """Return ‖θ̇‖² for order 2."""
         return squared_speed(derivatives) if self.order == 2 else None  # noqa: PLR2004
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Gradient descent, t = ηk."""
+        """Return gradient descent, t = ηk."""
         import optax
 
         learning_rate = positive("learning_rate", learning_rate)

@@ -66,7 +66,7 @@ class NaturalGradientFlow(Dynamics):
 
     @property
     def cost(self) -> tuple[int, int]:
-        """A gradient, and the products of a solve that takes all it may."""
+        """Return a gradient, and the products of a solve that takes all it may."""
         return 1, min(self.objective.size, MOST)
 
     @property
@@ -80,11 +80,11 @@ class NaturalGradientFlow(Dynamics):
         return {}
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """−(G + λI)⁻¹∇J."""
+        """Return −(G + λI)⁻¹∇J."""
         return jax.tree.map(jnp.negative, natural_gradient(self, state, data))
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """The damped Gauss–Newton step θ ← θ − η(G + λI)⁻¹∇J on all the data, t = ηk."""
+        """Return the damped Gauss–Newton step θ ← θ − η(G + λI)⁻¹∇J on all the data, t = ηk."""
         import optax
 
         eta, data = positive("learning_rate", learning_rate), self.objective.data
@@ -100,7 +100,7 @@ class NaturalGradientFlow(Dynamics):
 
 
 def natural_gradient(dynamics: NaturalGradientFlow, params: PyTree, data: PyTree) -> PyTree:
-    """(G + λI)⁻¹∇J, traced."""
+    """Return (G + λI)⁻¹∇J, traced."""
     objective = dynamics.objective
 
     def curved(at: tuple[PyTree, PyTree], batch: PyTree) -> PyTree:

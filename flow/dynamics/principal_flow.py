@@ -81,11 +81,11 @@ class PrincipalFlow(Dynamics):
         return f"principal flow, k = {self.k}, η = {self.learning_rate:.3g}"
 
     def initial_state(self) -> PyTree:
-        """θ₀ and the top eigenvectors there."""
+        """Return θ₀ and the top eigenvectors there."""
         return tracked(self.objective, self.k)[0]
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """The field above, and Oja's flow."""
+        """Return the field above, and Oja's flow."""
         eta = self.learning_rate
         gradient = partial(self.objective.traced_gradient, data=data)
         g, unravel = ravel_pytree(gradient(state.theta))
@@ -105,15 +105,15 @@ class PrincipalFlow(Dynamics):
         return Tracked(unravel(moved), oja(U, HU))
 
     def params(self, state: PyTree) -> PyTree:
-        """θ."""
+        """Return θ."""
         return state.theta
 
     def auxiliary(self, state: PyTree, data: PyTree) -> dict[str, Any]:
-        """U, orthonormal (n, k)."""
+        """Return U, orthonormal (n, k)."""
         return {"U": orthonormal(state.U)}
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Gradient descent, t = ηk."""
+        """Return gradient descent, t = ηk."""
         import optax
 
         learning_rate = positive("learning_rate", learning_rate)
@@ -121,7 +121,7 @@ class PrincipalFlow(Dynamics):
 
 
 def coefficient(z: Any) -> Any:
-    """log|1 − z|/z, −1 at z = 0.
+    """Return log|1 − z|/z, −1 at z = 0.
 
     >>> [round(float(coefficient(jnp.array(z))), 4) for z in (0.0, 0.5, 1.0, 1.5, 2.0)]
     [-1.0, -1.3863, -6.9078, -0.4621, 0.0]

@@ -77,25 +77,25 @@ class ScaleFreeFlow(Dynamics):
 
     @property
     def label(self) -> str:
-        """What tables and figures call it."""
+        """Return what tables and figures call it."""
         return "scale-free flow"
 
     def starting_at(self, objective: Objective) -> Dynamics:
-        """The same dynamics from another θ₀, that of `objective`, which is J̃ already."""
+        """Return the same dynamics from another θ₀, that of `objective`, which is J̃ already."""
         moved = copy.copy(self)
         object.__setattr__(moved, "objective", objective)
         return moved
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """−∇J̃."""
+        """Return −∇J̃."""
         return jax.tree.map(jnp.negative, self.objective.traced_gradient(state, data))
 
     def dissipation(self, derivatives: Float[Any, "points n"]) -> Float[Any, "points"]:
-        """‖ẇ‖²."""
+        """Return ‖ẇ‖²."""
         return squared_speed(derivatives)
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Gradient descent of J̃, on the clock t = ηk."""
+        """Return gradient descent of J̃, on the clock t = ηk."""
         import optax
 
         learning_rate = positive("learning_rate", learning_rate)

@@ -29,32 +29,32 @@ class SecondOrder(Dynamics):
     clock_power: ClassVar[float] = 0.5
 
     def acceleration(self, t: Any, gradient: PyTree, velocity: PyTree) -> PyTree:
-        """θ̈."""
+        """Return θ̈."""
         raise NotImplementedError
 
     def initial_state(self) -> PyTree:
-        """θ₀, at rest."""
+        """Return θ₀, at rest."""
         theta = self.objective.unflatten(self.objective.theta)
         return Motion(theta, jax.tree.map(np.zeros_like, theta))
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """(θ̇, θ̈)."""
+        """Return (θ̇, θ̈)."""
         gradient = self.objective.traced_gradient(state.theta, data)
         return Motion(state.velocity, self.acceleration(t, gradient, state.velocity))
 
     def params(self, state: PyTree) -> PyTree:
-        """θ."""
+        """Return θ."""
         return state.theta
 
     def auxiliary(self, state: PyTree, data: PyTree) -> dict[str, Any]:
-        """θ̇, flat, and the energy."""
+        """Return θ̇, flat, and the energy."""
         return {
             "velocity": ravel_pytree(state.velocity)[0],
             "energy": self.energy(state, data),
         }
 
     def energy(self, state: PyTree, data: PyTree) -> Any:
-        """H = ½‖θ̇‖² + J."""
+        """Return H = ½‖θ̇‖² + J."""
         velocity = ravel_pytree(state.velocity)[0]
         return 0.5 * jnp.vdot(velocity, velocity) + self.objective.traced_value(state.theta, data)
 
@@ -97,7 +97,7 @@ class HeavyBall(SecondOrder):
 
     @property
     def hamiltonian(self) -> bool:
-        """Without friction."""
+        """Return without friction."""
         return self.friction == 0
 
     @property
@@ -106,15 +106,15 @@ class HeavyBall(SecondOrder):
         return f"heavy ball, γ = {self.friction:g}"
 
     def acceleration(self, t: Any, gradient: PyTree, velocity: PyTree) -> PyTree:
-        """−γθ̇ − ∇J."""
+        """Return −γθ̇ − ∇J."""
         return jax.tree.map(lambda g, v: -self.friction * v - g, gradient, velocity)
 
     def dissipation(self, derivatives: Float[Any, "points n"]) -> Float[Any, "points"]:
-        """γ‖θ̇‖²."""
+        """Return γ‖θ̇‖²."""
         return self.friction * squared_speed(derivatives[:, : derivatives.shape[1] // 2])
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Momentum with β = 1 − γ√η, on the clock t = k√η."""
+        """Return momentum with β = 1 − γ√η, on the clock t = k√η."""
         import optax
 
         learning_rate = positive("learning_rate", learning_rate)
@@ -168,7 +168,7 @@ class Nesterov(SecondOrder):
         return f"Nesterov's ODE, r = {self.r:g}"
 
     def acceleration(self, t: Any, gradient: PyTree, velocity: PyTree) -> PyTree:
-        """−(r/t)θ̇ − ∇J, and its limit where t = 0."""
+        """Return −(r/t)θ̇ − ∇J, and its limit where t = 0."""
         start = t == 0.0
         friction = self.r / jnp.where(start, 1.0, t)
         return jax.tree.map(
@@ -178,7 +178,7 @@ class Nesterov(SecondOrder):
         )
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Nesterov's method with momentum k/(k + r), on the clock t = k√η."""
+        """Return Nesterov's method with momentum k/(k + r), on the clock t = k√η."""
         eta = positive("learning_rate", learning_rate)
         return nesterov(eta, self.r), eta**0.5
 

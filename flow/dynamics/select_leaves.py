@@ -12,7 +12,7 @@ ROOT = "params"
 
 
 def by_name(params: PyTree) -> dict[str, Any]:
-    """Leaves under the names that flow prints.
+    """Return leaves under the names that flow prints.
 
     >>> by_name([{"W": 1.0}, {"W": 2.0}])
     {"params[0]['W']": 1.0, "params[1]['W']": 2.0}
@@ -21,7 +21,7 @@ def by_name(params: PyTree) -> dict[str, Any]:
 
 
 def map_by_name(function: Callable[..., Any], tree: PyTree, *more: PyTree) -> PyTree:
-    """`jax.tree.map` of a function whose first argument is the leaf's name."""
+    """Return `jax.tree.map` of a function whose first argument is the leaf's name."""
     return jax.tree_util.tree_map_with_path(
         lambda path, *leaves: function(path_name(ROOT, path), *leaves), tree, *more
     )

@@ -113,24 +113,24 @@ class StiefelFlow(Dynamics):
 
     @property
     def label(self) -> str:
-        """What tables and figures call it."""
+        """Return what tables and figures call it."""
         return "Stiefel flow"
 
     @property
     def scales(self) -> dict[str, float]:
-        """The m of each of the leaves."""
+        """Return the m of each of the leaves."""
         return {name: _scale(W) for name, W in _matrices(self.objective, self.leaves).items()}
 
     @property
     def conserved(self) -> dict[str, Callable[[PyTree], Any]]:
-        """WWᵀ of each of the leaves; what free gradient flow conserves is lost."""
+        """Return WWᵀ of each of the leaves; what free gradient flow conserves is lost."""
         return {
             f"WWᵀ of {name}": lambda params, name=name: (W := by_name(params)[name]) @ W.T
             for name in self.leaves
         }
 
     def starting_at(self, objective: Objective) -> Dynamics:
-        """The same dynamics from another θ₀ with the same m.
+        """Return the same dynamics from another θ₀ with the same m.
 
         Raises
         ------
@@ -147,12 +147,12 @@ class StiefelFlow(Dynamics):
         return moved
 
     def params(self, state: PyTree) -> PyTree:
-        """The polar factors of the leaves, and the others as they are."""
+        """Return the polar factors of the leaves, and the others as they are."""
         scales = self.scales
         return map_by_name(lambda name, W: polar(W, scales[name]) if name in scales else W, state)
 
     def gradient(self, params: PyTree, data: PyTree) -> PyTree:
-        """The Riemannian gradient."""
+        """Return the Riemannian gradient."""
         return riemannian(self.objective.traced_gradient(params, data), params, self.scales)
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
@@ -160,11 +160,11 @@ class StiefelFlow(Dynamics):
         return jax.tree.map(jnp.negative, self.gradient(self.params(state), data))
 
     def dissipation(self, derivatives: Float[Any, "points n"]) -> Float[Any, "points"]:
-        """‖Ẇ‖² + ‖ḃ‖²."""
+        """Return ‖Ẇ‖² + ‖ḃ‖²."""
         return squared_speed(derivatives)
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Riemannian gradient descent, W ← polar(W − η·Riemannian gradient), at t = ηk.
+        """Return the riemannian gradient descent, W ← polar(W − η·Riemannian gradient), at t = ηk.
 
         Absil, Mahony & Sepulchre 2008, with the polar retraction. Other leaves descend by −η∇J.
         """
@@ -190,7 +190,7 @@ class StiefelFlow(Dynamics):
 
 @own_keywords
 def orthogonal(objective: Objective, leaves: str | Sequence[str] | None = None) -> Objective:
-    """The same loss from the nearest θ₀ whose `leaves` have WWᵀ = mI and the norms of now.
+    """Return the same loss from the nearest θ₀ whose `leaves` have WWᵀ = mI and the norms of now.
 
     W becomes √m (WWᵀ)^{−1/2} W, m = ‖W‖²/n. Names are those of `flow.StiefelFlow`.
 
@@ -226,7 +226,7 @@ def orthogonal(objective: Objective, leaves: str | Sequence[str] | None = None) 
 
 
 def riemannian(gradient: PyTree, params: PyTree, scales: dict[str, float]) -> PyTree:
-    """G − sym(GWᵀ)W/m of the leaves that have an m; of the others G."""
+    """Return G − sym(GWᵀ)W/m of the leaves that have an m; of the others G."""
 
     def tangent(name: str, G: Any, W: Any) -> Any:
         if name not in scales:
@@ -238,13 +238,13 @@ def riemannian(gradient: PyTree, params: PyTree, scales: dict[str, float]) -> Py
 
 
 def polar(W: Any, m: float) -> Any:
-    """√m (WWᵀ)^{−1/2} W, the point of WWᵀ = mI that is nearest to W (n, p)."""
+    """Return √m (WWᵀ)^{−1/2} W, the point of WWᵀ = mI that is nearest to W (n, p)."""
     return inverse_root(W @ W.T / m) @ W
 
 
 @jax.custom_jvp
 def inverse_root(A: Any) -> Any:
-    """A^{−1/2} of a symmetric positive matrix (n, n)."""
+    """Return A^{−1/2} of a symmetric positive matrix (n, n)."""
     values, Q = jnp.linalg.eigh(A)
     return Q / jnp.sqrt(values) @ Q.T
 
@@ -263,12 +263,12 @@ def _inverse_root_jvp(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
 
 
 def _scale(W: np.ndarray) -> float:
-    """m, so that ‖W‖² = nm."""
+    """Return m, so that ‖W‖² = nm."""
     return float(np.sum(W**2) / len(W))
 
 
 def _matrices(objective: Objective, leaves: str | Sequence[str] | None) -> dict[str, np.ndarray]:
-    """The chosen leaves at θ₀ by name; refuse what can't have orthonormal rows."""
+    """Return the chosen leaves at θ₀ by name; refuse what can't have orthonormal rows."""
     instance("objective", objective, Objective, "a flow.Objective")
     params = as_parameters(objective.params)
     found = {name: by_name(params)[name] for name in chosen(params, leaves)}

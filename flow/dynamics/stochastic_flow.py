@@ -73,7 +73,7 @@ class StochasticFlow(Dynamics):
 
     @property
     def examples(self) -> int:
-        """N."""
+        """Return N."""
         return jax.tree.leaves(self.objective.data)[0].shape[0]
 
     @property
@@ -82,11 +82,11 @@ class StochasticFlow(Dynamics):
         return f"stochastic flow, η = {self.learning_rate:.3g}, batches of {self.batch_size}"
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """−∇J."""
+        """Return −∇J."""
         return jax.tree.map(jnp.negative, self.objective.traced_gradient(state, data))
 
     def diffusion(self, t: Any, state: PyTree, data: PyTree) -> tuple[Callable, tuple[int, ...]]:
-        """√η (BN)^{-1/2} Σᵢ (gᵢ − ∇J)ξᵢ, and N."""
+        """Return √η (BN)^{-1/2} Σᵢ (gᵢ − ∇J)ξᵢ, and N."""
         scale = (self.learning_rate / (self.batch_size * self.examples)) ** 0.5
 
         def losses(params: PyTree) -> Any:
@@ -100,7 +100,7 @@ class StochasticFlow(Dynamics):
         return lambda xi: pull(scale * (xi - jnp.mean(xi)))[0], (self.examples,)
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Gradient descent, t = ηk; `flow.descend` draws the batches, batch_size=B."""
+        """Return gradient descent, t = ηk; `flow.descend` draws the batches, batch_size=B."""
         import optax
 
         learning_rate = positive("learning_rate", learning_rate)
@@ -145,16 +145,16 @@ class LangevinFlow(Dynamics):
         return f"Langevin flow, τ = {self.temperature:g}"
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
-        """−∇J."""
+        """Return −∇J."""
         return jax.tree.map(jnp.negative, self.objective.traced_gradient(state, data))
 
     def diffusion(self, t: Any, state: PyTree, data: PyTree) -> tuple[Callable, tuple[int, ...]]:
-        """√(2τ)ξ, and n."""
+        """Return √(2τ)ξ, and n."""
         scale = (2.0 * self.temperature) ** 0.5
         return lambda xi: self.objective.tree(scale * xi), (self.objective.size,)
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Gradient descent with noise of variance 2τ/η on the gradient, t = ηk.
+        """Return gradient descent with noise of variance 2τ/η on the gradient, t = ηk.
 
         One realisation: optax draws it from a key of its own, not from the seed of `flow.descend`.
         """

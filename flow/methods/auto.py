@@ -59,7 +59,7 @@ class Auto:
         self.current, self.units, self.gone, self.steps = kind, 0.0, 0.0, 0
 
     def first(self, radius: float, t: float, linear: bool) -> tuple[str, str]:
-        """The method to begin with, and the reason."""
+        """Return the method to begin with, and the reason."""
         stiff = radius * t
         # N ≈ 60 steps of a stabilised method cost √(ρTN) in all; Radau 2n once, and 8 a step.
         if linear and self.dense and 2 * self.size + 200 < (60.0 * stiff) ** 0.5:

@@ -72,7 +72,7 @@ class Method:
 
     @property
     def stabilised(self) -> bool:
-        """Whether it is one of our own, for a real negative spectrum."""
+        """Return whether it is one of our own, for a real negative spectrum."""
         return self.solver is not None and issubclass(self.solver, StabilisedSolver)
 
 

@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
 
 def derivatives(xp: Any, s: Any, w0: Any) -> tuple[Any, Any, Any]:
-    """T′_s, T″_s, T‴_s at w₀ > 1, by Chebyshev's differential equation.
+    """Return T′_s, T″_s, T‴_s at w₀ > 1, by Chebyshev's differential equation.
 
     (1 − x²)T″ − xT′ + s²T = 0, and its derivative.
 
@@ -60,7 +60,7 @@ def derivatives(xp: Any, s: Any, w0: Any) -> tuple[Any, Any, Any]:
 
 
 def coefficients(xp: Any, plan: Plan, h: Any) -> Any:
-    """Row j: what stage j takes of y, u_{j−1}, u_{j−2}, f(u_{j−1}) and f, and c_{j−1}.
+    """Return row j: what stage j takes of y, u_{j−1}, u_{j−2}, f(u_{j−1}) and f, and c_{j−1}.
 
     All in closed form, T_j(w₀) = cosh jα and T′_j = j sinh jα/sinh α with α = arccosh w₀, and as
     vectors: by recursion they took a third as long as the gradients of a network of 17 parameters
@@ -80,7 +80,7 @@ def coefficients(xp: Any, plan: Plan, h: Any) -> Any:
 
 
 def last_stage(backend: Backend, rhs: Callable, plan: Plan, t: Any, y: Any, f: Any, h: Any) -> Any:
-    """The last stage of a step (Sommeijer, Shampine, Verwer 1998).
+    """Return the last stage of a step (Sommeijer, Shampine, Verwer 1998).
 
     u₁ = y + μ̃₁hf, u_j = (1−μ_j−ν_j)y + μ_j u_{j−1} + ν_j u_{j−2} + μ̃_j hf(u_{j−1}) + γ̃_j hf,
     μ_j = 2b_j w₀/b_{j−1}, ν_j = −b_j/b_{j−2}, μ̃_j = 2b_j w₁/b_{j−1},

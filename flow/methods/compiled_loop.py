@@ -46,7 +46,7 @@ class Stepper:
 
 
 class Found(NamedTuple):
-    """What a chunk brings home beside its last state.
+    """The findings of a chunk beside its last state.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class Found(NamedTuple):
 
 
 def stabilised_stepper(plan: Callable[..., Plan]) -> Stepper:
-    """RKC2 or TSRKC3, by the plan of its step."""
+    """Return RKC2 or TSRKC3, by the plan of its step."""
 
     def dense(carry: stabilised.Carry, t: Any) -> Any:
         h = carry.t - carry.t_old
@@ -84,7 +84,7 @@ def stabilised_stepper(plan: Callable[..., Plan]) -> Stepper:
 def advance(
     stepper: Stepper, problem: Problem, numbers: Any, arrays: list, layout: Layout
 ) -> tuple[Any, list]:
-    """Attempts until the carry's status or `limits.steps` ends the loop.
+    """Return attempts until the carry's status or `limits.steps` ends the loop.
 
     Takes and gives (tolerance, limits, carry), packed.
     """
@@ -167,7 +167,7 @@ def chunk(
 
 
 def measured(_: Stepper, problem: Problem, times: Any, found: Found) -> Any:
-    """J and ‖∇J‖ at the states that a chunk found, (times, 2)."""
+    """Return J and ‖∇J‖ at the states that a chunk found, (times, 2)."""
 
     def one(k: Any, measures: Any) -> Any:
         return measures.at[k].set(problem.derivative(times[k], found.states[k])[1])

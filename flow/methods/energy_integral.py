@@ -27,7 +27,7 @@ _X, _W, _D = _derivative_at_gauss_nodes()
 def dissipated(
     solver: OdeSolver, rate: Callable[[np.ndarray], np.ndarray | None], end: float | None = None
 ) -> float | None:
-    """∫ rate(ẏ) dt over the solver's last step, or from its start to `end` within it.
+    """Return ∫ rate(ẏ) dt over the solver's last step, or from its start to `end` within it.
 
     For a Runge–Kutta method it is the quadrature h Σ b_i rate(K_i) of its own stages: exactly
     what one more component ė = rate(ẏ) of the state would have given, without a say in the error

@@ -26,7 +26,7 @@ SMALL, FLAT = 1e-5, 1e-15
 
 
 class Carry(NamedTuple):
-    """What goes from step to step."""
+    """The state that goes from step to step."""
 
     t: Any
     y: Any
@@ -48,7 +48,7 @@ class Carry(NamedTuple):
 def runge_kutta(
     make: Callable[[], diffrax.AbstractERK], watched: tuple[float, float] | None = None
 ) -> Stepper:
-    """A method of diffrax, with scipy's control of the step.
+    """Return a method of diffrax, with scipy's control of the step.
 
     diffrax has the tableaus and the dense outputs; the loop is flow's own, since
     `diffrax.diffeqsolve` has no budgets and no way to stop and go on at a saved time. Beside y it

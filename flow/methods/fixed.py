@@ -12,7 +12,7 @@ from flow.methods.loop_state import BUDGET, FAILED, Fixed, Limits, Problem, outc
 
 
 class Carry(NamedTuple):
-    """What goes from step to step."""
+    """The state that goes from step to step."""
 
     t: Any
     y: Any
@@ -53,14 +53,14 @@ Move = Callable[[Problem, Step], Moved]
 
 
 def euler(problem: Problem, step: Step) -> Moved:
-    """The end of the line y + hf, order 1."""
+    """Return the end of the line y + hf, order 1."""
     new = step.y + step.h * step.f
     gain = step.h * problem.rate(step.f[None])[0]
     return Moved(new, *problem.derivative(step.t + step.h, new), gain)
 
 
 def rk4(problem: Problem, step: Step) -> Moved:
-    """The classical method of order 4."""
+    """Return the classical method of order 4."""
     t, h, y, f, _ = step
     f2 = problem.rhs(t + h / 2, y + h / 2 * f)
     f3 = problem.rhs(t + h / 2, y + h / 2 * f2)
@@ -71,7 +71,7 @@ def rk4(problem: Problem, step: Step) -> Moved:
 
 
 def verlet(problem: Problem, step: Step) -> Moved:
-    """Velocity Verlet, order 2."""
+    """Return the velocity Verlet, order 2."""
     t, h, y, f, _ = step
     half = y.size // 2
     velocity = y[half:] + h / 2 * f[half:]
@@ -84,7 +84,7 @@ def verlet(problem: Problem, step: Step) -> Moved:
 
 
 def fixed_stepper(move: Move, evaluations: int, straight: bool = False) -> Stepper:
-    """A stepper of that move; between steps a cubic, or a `straight` line."""
+    """Return a stepper of that move; between steps a cubic, or a `straight` line."""
 
     def start(problem: Problem, fixed: Fixed, _: Limits, t: Any, y: Any) -> Carry:
         f, measures = problem.derivative(t, y)
@@ -141,6 +141,6 @@ def fixed_stepper(move: Move, evaluations: int, straight: bool = False) -> Stepp
 
 
 def path_key(fixed: Fixed) -> Any:
-    """The key of one path of one seed."""
+    """Return the key of one path of one seed."""
     seed, path = fixed.seed.astype(jnp.uint32), fixed.path.astype(jnp.uint32)
     return jax.random.fold_in(jax.random.key(seed), path)

@@ -13,7 +13,7 @@ _NODES, _WEIGHTS = (_NODES + 1.0) / 2.0, _WEIGHTS / 2.0
 
 
 def hermite(x: Any, h: Any, y0: Any, y1: Any, f0: Any, f1: Any) -> Any:
-    """State at the share x of a step of length h.
+    """Return state at the share x of a step of length h.
 
     >>> hermite(0.5, 2.0, 0.0, 8.0, 0.0, 12.0)  # t³ at t = 1
     1.0
@@ -23,14 +23,14 @@ def hermite(x: Any, h: Any, y0: Any, y1: Any, f0: Any, f1: Any) -> Any:
 
 
 def slopes(xp: Any, x: Any, h: Any, y0: Any, y1: Any, f0: Any, f1: Any) -> Any:
-    """ẏ at shares x (points,) of the step: (points, n)."""
+    """Return ẏ at shares x (points,) of the step: (points, n)."""
     mean = (y1 - y0) / h
     x = xp.asarray(x)[:, None]
     return mean + (1.0 + x * (3.0 * x - 4.0)) * (f0 - mean) + x * (3.0 * x - 2.0) * (f1 - mean)
 
 
 def dissipated(xp: Any, rate: Callable, h: Any, y0: Any, y1: Any, f0: Any, f1: Any) -> Any:
-    """∫ rate(ẏ) dt over the step, exactly for a quadratic rate."""
+    """Return ∫ rate(ẏ) dt over the step, exactly for a quadratic rate."""
     return h * (_WEIGHTS @ rate(slopes(xp, _NODES, h, y0, y1, f0, f1)))
 
 

@@ -47,7 +47,7 @@ class Kernel:
 
 
 def host_kernel(plan: Callable[..., Plan], problem: Problem) -> Kernel:
-    """A stabilised method on numpy, with Python's loops."""
+    """Return a stabilised method on numpy, with Python's loops."""
 
     def advance(tolerance: Tolerance | Fixed, limits: Limits, carry: Any) -> Any:
         while carry.status == RUNNING and carry.steps < limits.steps:
@@ -68,7 +68,7 @@ def device_kernel(
     over: Callable | None = None,
     diffusion: Callable | None = None,
 ) -> Kernel:
-    """A method compiled for one problem.
+    """Return a method compiled for one problem.
 
     Parameters
     ----------

@@ -43,7 +43,7 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What is integrated.
+    """The problem that is integrated.
 
     Parameters
     ----------
@@ -63,12 +63,12 @@ class Problem:
     diffusion: Callable | None = None
 
     def rhs(self, t: Any, y: Any) -> Any:
-        """ẏ alone; XLA drops what only the measures need."""
+        """Return ẏ alone; XLA drops what only the measures need."""
         return self.derivative(t, y)[0]
 
 
 def rise(xp: Any, problem: Problem, carry: Any, measures: Any, accepted: Any) -> Any:
-    """The largest rise of J over a step, with the one that was just attempted."""
+    """Return the largest rise of J over a step, with the one that was just attempted."""
     change = measures[0] - carry.measures[0]
     change = -change if problem.uphill else change
     return xp.maximum(carry.rise, xp.where(accepted, change, 0.0))
@@ -77,7 +77,7 @@ def rise(xp: Any, problem: Problem, carry: Any, measures: Any, accepted: Any) ->
 def outcome(
     xp: Any, limits: Limits, accepted: Any, t: Any, t_old: Any, h_next: Any, measures: Any
 ) -> Any:
-    """The status after an attempt that would end at t and start another of length h_next."""
+    """Return the status after an attempt that would end at t and start another of length h_next."""
     small = (measures[0] <= limits.loss) | (measures[1] <= limits.gradient_norm)
     after = xp.where(t >= limits.t, FINISHED, xp.where(small, STOPPED, RUNNING))
     standstill = t_old + 0.1 * h_next <= t_old  # lost in the spacing of numbers
@@ -85,5 +85,5 @@ def outcome(
 
 
 def rms(xp: Any, x: Any) -> Any:
-    """Root mean square."""
+    """Return root mean square."""
     return xp.sqrt(xp.mean(x * x))

@@ -39,7 +39,7 @@ def in_turn(run: Callable, common: PyTree, *arguments: Any) -> Any:
 
 
 def way(gradient: Callable, *arguments: Any) -> Callable:
-    """How many members are computed in one call, by what a gradient costs: one of the above.
+    """Return how many members are computed in one call, by what a gradient costs: one of the above.
 
     A CPU has no room beside a gradient of more than `SMALL` operations: there members would only
     wait for each other.
@@ -77,7 +77,7 @@ class OnDevices:
         return split(common, *arguments)
 
     def copied(self, data: PyTree) -> PyTree:
-        """What all members see, on each device."""
+        """Return what all members see, on each device."""
         return jax.device_put(data, NamedSharding(self._mesh, P()))
 
     @property
@@ -86,12 +86,12 @@ class OnDevices:
 
 
 def shared(over: Callable, devices: tuple[Any, ...] | None) -> Callable:
-    """The way on one device, or on several."""
+    """Return the way on one device, or on several."""
     return over if devices is None else OnDevices(over, devices)
 
 
 def padded(over: Callable, rows: PyTree) -> PyTree:
-    """Rows of the members, the last one repeated until they divide over the devices.
+    """Return rows of the members, the last one repeated until they divide over the devices.
 
     >>> padded(OnDevices(in_turn, (0, 1, 2)), np.arange(4))
     array([0, 1, 2, 3, 3, 3])

@@ -23,7 +23,7 @@ def euler_maruyama(problem: Problem, step: Step) -> Moved:
 
 
 def heun(problem: Problem, step: Step) -> Moved:
-    """Diffrax's `Heun`, of Stratonovich's calculus; of weak order 2 where B is constant."""
+    """Return Diffrax's `Heun`, of Stratonovich's calculus; of weak order 2 where B is constant."""
     import diffrax
     import lineax
 

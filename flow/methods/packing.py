@@ -25,7 +25,7 @@ def pack(xp: Any, tree: Any) -> tuple[Any, list, Layout]:
 
 
 def unpack(layout: Layout, numbers: Any, arrays: list) -> Any:
-    """The pytree that `pack` took apart."""
+    """Return the pytree that `pack` took apart."""
     structure, types = layout
     scalars, others = iter(numbers), iter(arrays)
     leaves = [next(others) if char is None else next(scalars).astype(char) for char in types]

@@ -11,7 +11,7 @@ CALIBRATION = 0.1
 
 
 def plan(xp: Any, z: Any, _q: Any = 0.0, s: Any = None) -> Plan:
-    """The step that is stable to z = hρ (Sommeijer, Shampine, Verwer 1998).
+    """Return the step that is stable to z = hρ (Sommeijer, Shampine, Verwer 1998).
 
     w₀ = 1 + ε/s², ε = 2/13, w₁ = T′_s/T″_s; with it b₀ = b₁ = b₂. Error estimate
     0.8(y − y₁) + 0.4h(f + f₁). A one-step method: the ratio of the step before to

@@ -16,7 +16,7 @@ INTERVAL = 30
 
 
 class Watch(NamedTuple):
-    """What is known of the dominant eigenvalue.
+    """The dominant eigenvalue, as far as it is known.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Watch(NamedTuple):
 
 
 def start(backend: Backend, y: Any, f: Any) -> Watch:
-    """A watch that knows nothing.
+    """Return a watch that knows nothing.
 
     Its vector is half at random, half along ẏ: a gradient lies mostly in the stiff directions,
     but may be orthogonal to the stiffest.
@@ -69,7 +69,7 @@ def refine(
     resolution: Any,
     most: Any,
 ) -> Watch:
-    """Power iterations v ← (f(y + δv) − f(y))/δ until the radius changes by less than 1 %.
+    """Return power iterations v ← (f(y + δv) − f(y))/δ until the radius changes by less than 1 %.
 
     One evaluation each, where an exact product costs two; `most` of them at most, none if it is 0.
     """

@@ -32,7 +32,7 @@ EXPONENT, LOOSEST, SHARE = 0.5, 10.0, 0.1
 
 
 class Carry(NamedTuple):
-    """What goes from step to step: y, f, both of the step before, and the watch's vector."""
+    """The state between steps: y, f, both of the step before, and the watch's vector."""
 
     t: Any
     y: Any
@@ -62,7 +62,7 @@ def allowance(xp: Any, calibration: Any, z: Any, rtol: Any) -> Any:
 def start(
     backend: Backend, problem: Problem, tolerance: Tolerance, limits: Limits, t: Any, y: Any
 ) -> Carry:
-    """The first derivative, the radius from nothing, and the length of the first step."""
+    """Return the first derivative, the radius from nothing, and the length of the first step."""
     xp = backend.xp
     f, measures = problem.derivative(t, y)
     watch = radius.start(backend, y, f)

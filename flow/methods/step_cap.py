@@ -53,7 +53,7 @@ class StepCap:
     asleep: int = 0  # attempts to let pass
 
     def state(self) -> dict[str, Any]:
-        """What it has learnt, for a checkpoint."""
+        """Return what it has learnt, for a checkpoint."""
         kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _GIVEN}
         return kept | {"watch": None if self.watch is None else list(self.watch)}
 

@@ -77,7 +77,7 @@ class MLP(Network):
         return self.sizes[-1]
 
     def _conserved(self) -> dict[str, Callable[[Any], Any]]:
-        """What the flow keeps constant between adjacent layers, for any loss.
+        """Return what the flow keeps constant between adjacent layers, for any loss.
 
         Linear layers: W_{l+1}ᵀW_{l+1} − W_lW_lᵀ − b_lb_lᵀ (Du, Hu & Lee 2018); any homogeneous
         activation, ReLU and leaky ReLU: its diagonal alone, ‖w_out‖² − ‖w_in‖² − b² of each

@@ -15,7 +15,7 @@ XOR, AND = np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.0, 0.0, 1.0])
 
 
 def two_three_two(hidden: str = "relu") -> Objective:
-    """2-3-2: ŷ = σ(W₂ g(W₁x + b₁) + b₂), J = ½ Σ (ŷ − y)², a mean over four examples.
+    """Return 2-3-2: ŷ = σ(W₂ g(W₁x + b₁) + b₂), J = ½ Σ (ŷ − y)², a mean over four examples.
 
     Backward, in denominator layout: dZ₂ = (ŷ − y) ⊙ ŷ ⊙ (1 − ŷ), and
     ∂J/∂W₁ = ((W₂ᵀ dZ₂) ⊙ g′(Z₁)) A₀ᵀ; in the order in which they are met the factors do not
@@ -50,7 +50,7 @@ def two_layer_relu() -> Objective:
 
 
 def two_two_two() -> Objective:
-    """2-2-2, sigmoid and sigmoid, no biases: J = ½ Σ (ŷ − y)², a mean over four examples.
+    """Return 2-2-2, sigmoid and sigmoid, no biases: J = ½ Σ (ŷ − y)², a mean over four examples.
 
     θ is (w₁, ..., w₈): w₁, w₂ lead to the first hidden unit, w₃, w₄ to the second; w₅, w₆ to the
     first output, w₇, w₈ to the second. Each hidden activation branches to both outputs, and the
@@ -64,7 +64,7 @@ def two_two_two() -> Objective:
 
 
 def logistic() -> Objective:
-    """2-3-1: p = σ(w₂ᵀ σ(W₁x)), no biases, and J the mean log-likelihood, to be maximised.
+    """Return 2-3-1: p = σ(w₂ᵀ σ(W₁x)), no biases, and J the mean log-likelihood, to be maximised.
 
     J = mean of y log p + (1 − y) log(1 − p), computed from the logits z = w₂ᵀ σ(W₁x) as
     yz − log(1 + eᶻ), which does not overflow; ∂J/∂z = (y − p)/N. The network's outputs are the
@@ -82,7 +82,7 @@ def logistic() -> Objective:
 
 @own_keywords
 def deep(depth: int = 4) -> Objective:
-    """L layers, ReLU hidden and a sigmoid output, with binary cross-entropy on 32 examples.
+    """Return L layers, ReLU hidden and a sigmoid output, with binary cross-entropy on 32 examples.
 
     Points of a square, of class 1 outside a disc; hidden layers have 8 units. The sigmoid is part
     of the loss, the canonical link, so that ∂J/∂z_L = (ŷ − y)/N and nothing overflows; the

@@ -71,7 +71,7 @@ class Network:
         self.chain = Chain(found)
 
     def __repr__(self) -> str:
-        """A line a layer, cut."""
+        """Return a line a layer, cut."""
         layers = self.chain.layers
         return cut(
             "\n".join([f"{type(self).__name__} of {len(layers)} layers", *map(repr, layers)])
@@ -86,7 +86,7 @@ class Network:
         return self.chain.initialise(np.random.default_rng(random_seed(seed)))
 
     def outputs(self, params: list[dict[str, Any]], X: Any) -> Any:
-        """Outputs (examples, outputs) on rows X (examples, ...); traced by JAX."""
+        """Return outputs (examples, outputs) on rows X (examples, ...); traced by JAX."""
         return self.chain.forward(params, jnp.moveaxis(X, 0, -1))[0].T
 
     @own_keywords
@@ -147,7 +147,7 @@ class Network:
         return objective
 
     def _output_width(self, shape: Shape) -> int:
-        """Number of outputs on rows of that shape."""
+        """Return number of outputs on rows of that shape."""
         outputs = self.chain.output_shape((*shape[1:], *shape[:1]))
         if len(outputs) != 2:  # noqa: PLR2004
             raise ValueError(
@@ -157,12 +157,12 @@ class Network:
         return outputs[0]
 
     def _conserved(self) -> dict[str, Callable[[Any], Any]]:
-        """What the flow keeps constant; nothing is known of a network in general."""
+        """Return what the flow keeps constant; nothing is known of a network in general."""
         return {}
 
 
 def as_outputs(y: np.ndarray, width: int) -> np.ndarray:
-    """Targets as rows (examples, width); refuse any other shape."""
+    """Return targets as rows (examples, width); refuse any other shape."""
     if y.ndim == 1 and width == 1:
         return y[:, None]
     if y.ndim != 2 or y.shape[1] != width:  # noqa: PLR2004

@@ -26,20 +26,20 @@ from flow.plots.style import (
 
 @own_keywords
 def loss(*runs: Trajectory, ax: Any = None) -> Any:
-    """J against t."""
+    """Return J against t."""
     return _along("loss", runs, lambda run: (run.t, run.loss), "loss J", ax)
 
 
 @own_keywords
 def gradient_norm(*runs: Trajectory, ax: Any = None) -> Any:
-    """‖∇J‖ against t."""
+    """Return ‖∇J‖ against t."""
     pick = lambda run: (run.t, run.gradient_norm)  # noqa: E731
     return _along("gradient_norm", runs, pick, "gradient norm ‖∇J‖", ax)
 
 
 @own_keywords
 def step_size(*runs: Trajectory, ax: Any = None) -> Any:
-    """The integrator's step along t: the mean length of the steps between saves.
+    """Return the integrator's step along t: the mean length of the steps between saves.
 
     In units of t. Of a discrete run it is its learning rate.
 
@@ -64,7 +64,7 @@ def stages(*runs: Trajectory, ax: Any = None) -> Any:
 
 
 def _per_step(run: Trajectory, quantity: str) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the steps that were met at saves, and Δquantity/Δsteps up to each."""
+    """Return ends of the steps that were met at saves, and Δquantity/Δsteps up to each."""
     if not run.work:
         raise ValueError(
             f"{run.label!r} was saved by a flow that did not record its steps; run it again"
@@ -82,7 +82,7 @@ def sharpness(
     name: str = "sharpness",
     ax: Any = None,
 ) -> Any:
-    """The observed sharpness against t, and limits of stability dotted.
+    """Return the observed sharpness against t, and limits of stability dotted.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def observable(*runs: Trajectory, name: str, ax: Any = None) -> Any:
 
 
 def _vectors(runs: Sequence[Trajectory], name: str, ax: Any) -> Any:
-    """An observable of every run, (times,) or (times, ...), one curve an entry."""
+    """Return an observable of every run, (times,) or (times, ...), one curve an entry."""
     for i, run in enumerate(told_apart(runs)):
         values = recorded(run, name).reshape(len(run.t), -1)
         style = look(ax, i, run, len(run.t))
@@ -131,7 +131,7 @@ def _vectors(runs: Sequence[Trajectory], name: str, ax: Any) -> Any:
 
 
 def recorded(run: Trajectory, name: str) -> np.ndarray:
-    """An observable of a run; an error that says how to record it."""
+    """Return an observable of a run; an error that says how to record it."""
     instance("name", name, str, "a string")
     if name in run.observed:
         return run.observed[name]
@@ -145,7 +145,7 @@ def recorded(run: Trajectory, name: str) -> np.ndarray:
 
 @own_keywords
 def distance(comparison: Any, ax: Any = None) -> Any:
-    """‖θ_run − θ_ref‖ against t, with the reference's own error where it is known."""
+    """Return ‖θ_run − θ_ref‖ against t, with the reference's own error where it is known."""
     carrying("comparison", comparison, "reference pairs", "what flow.compare returns")
     given, ax = ax, axes(ax)
     for i, pair in enumerate(comparison.pairs):

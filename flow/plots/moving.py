@@ -15,5 +15,5 @@ def moving(artist: Any, t: np.ndarray) -> Any:
 
 
 def times_of(artist: Any) -> np.ndarray | None:
-    """The times of an artist's points; None if it stands still."""
+    """Return the times of an artist's points; None if it stands still."""
     return _TIMES.get(artist)

@@ -21,7 +21,7 @@ LIMITS_IN_VIEW = 2.0
 
 @own_keywords
 def comparison(comparison: Any, figure: Any = None) -> Any:
-    """Loss, distance, gradient norm and common PCA plane in one 2 × 2 figure."""
+    """Return the loss, distance, gradient norm and common PCA plane in one 2 × 2 figure."""
     import matplotlib.pyplot as plt
 
     carrying("comparison", comparison, "reference pairs", "what flow.compare returns")
@@ -87,7 +87,7 @@ def study(study: Any, figure: Any = None) -> Any:
 
 
 def _observed(runs: Sequence[Trajectory], name: str, ax: Any) -> None:
-    """What was observed by that name, or the norm of a long vector."""
+    """Draw what was observed by that name, or the norm of a long vector."""
     vectors = [run.observed[name].reshape(len(run.t), -1) for run in runs]
     if max(vector.shape[1] for vector in vectors) > ENTRIES:
         name = f"‖{name}‖"

@@ -21,7 +21,7 @@ WEIGHTS = 6
 
 @own_keywords
 def layer_norms(*runs: Trajectory, ax: Any = None) -> Any:
-    """‖W_l‖ of each leaf of the parameters, a layer's weights or biases, against t.
+    """Return ‖W_l‖ of each leaf of the parameters, a layer's weights or biases, against t.
 
     >>> import flow
     >>> objective = flow.MLP([64, 8, 10]).objective(*flow.datasets.digits(50))
@@ -40,7 +40,7 @@ def layer_norms(*runs: Trajectory, ax: Any = None) -> Any:
 
 @own_keywords
 def weights(*runs: Trajectory, entries: Sequence[int] | None = None, ax: Any = None) -> Any:
-    """Single parameters against t.
+    """Return the single parameters against t.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def weights(*runs: Trajectory, entries: Sequence[int] | None = None, ax: Any = N
 
 @own_keywords
 def conserved(*runs: Trajectory, objective: Objective | None = None, ax: Any = None) -> Any:
-    """Drift ‖Q(θ(t)) − Q(θ₀)‖ of each conserved quantity against t.
+    """Return drift ‖Q(θ(t)) − Q(θ₀)‖ of each conserved quantity against t.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def check_alike(what: str, runs: Sequence[Trajectory]) -> None:
 
 
 def objective_of(runs: Sequence[Trajectory]) -> Objective:
-    """The objective that a flow of this process brings along."""
+    """Return the objective that a flow of this process brings along."""
     for run in runs:
         if run.dynamics is not None:
             return run.dynamics.objective
@@ -125,7 +125,7 @@ def objective_of(runs: Sequence[Trajectory]) -> Objective:
 
 
 def leaves(run: Trajectory) -> list[tuple[str, slice, PyTree]]:
-    """Of each leaf of the parameters its name, its part of θ, and the leaf at θ₀."""
+    """List the leaves of the parameters: name, part of θ, and the leaf at θ₀."""
     paths, start = [], 0
     for path, leaf in jax.tree_util.tree_flatten_with_path(run.params(0))[0]:
         end = start + np.size(leaf)
@@ -135,7 +135,7 @@ def leaves(run: Trajectory) -> list[tuple[str, slice, PyTree]]:
 
 
 def entry_name(run: Trajectory, entry: int) -> str:
-    """What an entry of θ is called: its leaf, and where in it."""
+    """Return what an entry of θ is called: its leaf, and where in it."""
     for name, part, leaf in leaves(run):
         if entry < part.stop:
             at = np.unravel_index(entry - part.start, np.shape(leaf))

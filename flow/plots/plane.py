@@ -45,12 +45,12 @@ class Plane:
     start: tuple[float, float] = (0.0, 0.0)
 
     def coordinates(self, theta: np.ndarray) -> np.ndarray:
-        """Of the points (points, n), the nearest ones' in the plane (points, 2)."""
+        """Return the coordinates in the plane (points, 2) of the points (points, n)."""
         found = (theta - self.origin) @ np.linalg.pinv(self.directions)
         return np.pad(found, ((0, 0), (0, 2 - found.shape[1])))
 
     def residual(self, theta: np.ndarray) -> np.ndarray:
-        """Distance of the points (points, n) from the plane (points,)."""
+        """Return distance of the points (points, n) from the plane (points,)."""
         inside = self.coordinates(theta)[:, : len(self.directions)] @ self.directions
         off = np.linalg.norm(theta - self.origin - inside, axis=1)
         # What rounding left of points in the plane is no distance.
@@ -59,12 +59,12 @@ class Plane:
 
 
 def start_of(runs: Sequence[Trajectory]) -> np.ndarray:
-    """θ₀, where a run has saved it; else where the first run begins."""
+    """Return θ₀, where a run has saved it; else where the first run begins."""
     return next((run.theta[0] for run in runs if run.t[0] == 0), runs[0].theta[0])
 
 
 def principal_plane(runs: Sequence[Trajectory]) -> Plane:
-    """The plane of the first two principal components of all points of all runs about θ₀.
+    """Return the plane of the first two principal components of all points of all runs about θ₀.
 
     θ₀ is the one point that all runs share; each run is given the same weight. Two parameters are
     themselves the plane's coordinates.
@@ -116,7 +116,7 @@ def _two_components(moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def given_plane(runs: Sequence[Trajectory], directions: Any, *, filter_normalised: bool) -> Plane:
-    """The plane of two given directions, pytrees like the parameters or vectors (n,).
+    """Return the plane of two given directions, pytrees like the parameters or vectors (n,).
 
     Raises
     ------
@@ -153,7 +153,7 @@ def given_plane(runs: Sequence[Trajectory], directions: Any, *, filter_normalise
 
 
 def plane_of(runs: Sequence[Trajectory], directions: Any, *, filter_normalised: bool) -> Plane:
-    """The principal plane, or that of the given directions."""
+    """Return the principal plane, or that of the given directions."""
     if directions is not None:
         return given_plane(runs, directions, filter_normalised=filter_normalised)
     if filter_normalised:
@@ -163,7 +163,7 @@ def plane_of(runs: Sequence[Trajectory], directions: Any, *, filter_normalised: 
 
 
 def _like_filters(run: Trajectory, direction: np.ndarray) -> np.ndarray:
-    """The direction with each filter as long as θ₀'s, and zero in biases.
+    """Return the direction with each filter as long as θ₀'s, and zero in biases.
 
     A filter is what a leaf of at least two axes has along its first. Li et al. 2018, section 4.
     """
@@ -199,7 +199,7 @@ def plane(*runs: Trajectory, ax: Any = None) -> Any:
 
 
 def seen(run: Trajectory) -> Trajectory:
-    """The run, or its projection in the place of the θ that it has not kept."""
+    """Return the run, or its projection in the place of the θ that it has not kept."""
     if getattr(run, "keeps_theta", True) or "projection" not in run.observed:
         return run
     return replace(run, theta=run.observed["projection"])

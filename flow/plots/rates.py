@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @own_keywords
 def order(study: Any, ax: Any = None) -> Any:
-    """Distance at a fixed time against the learning rate, with the fitted line."""
+    """Return distance at a fixed time against the learning rate, with the fitted line."""
     carrying("study", study, "learning_rates distance slope", "what flow.order_study returns")
     ax = axes(ax)
     rates = study.learning_rates
@@ -32,7 +32,7 @@ def work_precision(
     by: str = "method",
     ax: Any = None,
 ) -> Any:
-    """Error against cost in log–log, one curve a method; NaN where a method has none.
+    """Return error against cost in log–log, one curve a method; NaN where a method has none.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @own_keywords
 def spectrum(eigenvalues: Mapping[str, Any], ax: Any = None) -> Any:
-    """Eigenvalues by rank, the largest first; negative ones by their size, hollow.
+    """Return eigenvalues by rank, the largest first; negative ones by their size, hollow.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def spectrum(eigenvalues: Mapping[str, Any], ax: Any = None) -> Any:
 
 @own_keywords
 def spectral_density(density: "SpectralDensity", width: float | None = None, ax: Any = None) -> Any:
-    """The density of the Hessian's eigenvalues; `width` as in `SpectralDensity.density`."""
+    """Return the density of the Hessian's eigenvalues; `width` as in `SpectralDensity.density`."""
     from flow.spectrum import SpectralDensity
 
     instance("density", density, SpectralDensity, "what flow.spectral_density returns")

@@ -29,7 +29,7 @@ LABEL_WIDTH, LABEL_LINES = 44, 8
 
 
 def setting(name: str, ours: Any) -> Any:
-    """What the user set in matplotlib's `rcParams`, or ours where that is the default."""
+    """Return what the user set in matplotlib's `rcParams`, or ours where that is the default."""
     import matplotlib as mpl
 
     theirs = mpl.rcParams[name]
@@ -213,7 +213,7 @@ def _line(line: str) -> str:
 
 @lru_cache
 def _drawn(line: str) -> bool:
-    """Whether matplotlib can draw a line, if there is a formula in it."""
+    """Return whether matplotlib can draw a line, if there is a formula in it."""
     from matplotlib.cbook import is_math_text
     from matplotlib.mathtext import MathTextParser
 
@@ -224,7 +224,7 @@ def _drawn(line: str) -> bool:
 
 
 def look(ax: Any, i: int, run: Trajectory, points: int) -> dict[str, Any]:
-    """Of the i-th run, the first in black; a flow is a line, a discrete run points.
+    """Return the look of the i-th run, the first in black; a flow is a line, a descent points.
 
     Where colours begin anew, dashes and markers are others. Points are staggered from run to run,
     so that runs on one curve stay visible.

@@ -36,7 +36,7 @@ def surface(
     margin: float = 0.25,
     ax: Any = None,
 ) -> Any:
-    """The runs over the loss surface, in one plane through θ₀.
+    """Return the runs over the loss surface, in one plane through θ₀.
 
     Contours are of J in the plane, at logarithmic levels. Paths are coloured by their own, true J,
     which differs from the plane's where they are off it; how far they are is the band below.
@@ -105,7 +105,7 @@ def surface(
 
 
 def evaluate(objective: Objective, plane: Plane, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """J at the plane's points (len(y), len(x)), in one compiled call."""
+    """Return J at the plane's points (len(y), len(x)), in one compiled call."""
 
     def build() -> Any:
         def all_of(corner: Any, directions: Any, at: Any, data: Any) -> Any:
@@ -125,7 +125,7 @@ def evaluate(objective: Objective, plane: Plane, x: np.ndarray, y: np.ndarray) -
 
 
 def _extent(points: np.ndarray, resolution: int, margin: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates along both axes, the runs and a margin around them."""
+    """Return coordinates along both axes, the runs and a margin around them."""
     points = points[np.all(np.isfinite(points), axis=1)]
     low, high = points.min(axis=0), points.max(axis=0)
     wide = np.where(high > low, high - low, 0.0)
@@ -138,7 +138,7 @@ def _extent(points: np.ndarray, resolution: int, margin: float) -> tuple[np.ndar
 
 
 def _levels(heights: np.ndarray, runs: Sequence[Trajectory]) -> tuple[np.ndarray, Any]:
-    """Levels of the contours, logarithmic where the loss is positive, and their colours."""
+    """Return levels of the contours, logarithmic where the loss is positive, and their colours."""
     from matplotlib.colors import LogNorm, Normalize
 
     met = np.concatenate([heights.ravel(), *(run.loss for run in runs)])

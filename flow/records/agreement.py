@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well two tables agree.
+    """The agreement of two tables.
 
     Attributes
     ----------

@@ -32,7 +32,7 @@ def find_runs(root: Path) -> tuple[list[Run], list[str]]:
 
 
 def listing(runs: Sequence[Run]) -> "pandas.DataFrame":
-    """A row a run; "options" are those in which it differs from others of its experiment."""
+    """Return a row a run; "options" are those in which it differs from others of its experiment."""
     import pandas
 
     return pandas.DataFrame(
@@ -51,7 +51,7 @@ def listing(runs: Sequence[Run]) -> "pandas.DataFrame":
 
 
 def telling(run: Run, runs: Sequence[Run]) -> str:
-    """The options of a run in which runs of its experiment are not all alike."""
+    """Return the options of a run in which runs of its experiment are not all alike."""
     own = options(run.facts["configuration"])
     alike = [
         options(r.facts["configuration"])
@@ -67,7 +67,7 @@ def _typed(value: Any) -> str:
 
 
 def trajectories_of(path: Path) -> dict[str, Trajectory]:
-    """Runs in a run folder, a saved run, or a saved study.
+    """Return runs in a run folder, a saved run, or a saved study.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def side_by_side(
 
 
 def _gap(reference: Trajectory, run: Trajectory) -> dict[str, Any]:
-    """Distance to the reference at the last time that both saved, or why there is none."""
+    """Return distance to the reference at the last time that both saved, or why there is none."""
     if run is reference:
         return {"distance": np.nan, "at t": np.nan, "note": "the reference"}
     try:

@@ -19,7 +19,7 @@ EXPERIMENTS = PACKAGE.parent / "experiments"
 
 
 def provenance(experiment: str, configuration: Any) -> dict[str, Any]:
-    """The facts of a run that starts now; `configuration` is a dataclass."""
+    """Return the facts of a run that starts now; `configuration` is a dataclass."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -46,7 +46,7 @@ def options(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A configuration's value as JSON has it."""
+    """Return a configuration's value as JSON has it."""
     if isinstance(value, tuple | list):
         return [plain(v) for v in value]
     return value if isinstance(value, bool | int | float | str | None) else str(value)
@@ -83,7 +83,7 @@ def checkout() -> dict[str, Any] | None:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between the facts of two runs, the configuration apart; a line each."""
+    """Return what differs between the facts of two runs, the configuration apart; a line each."""
     found = []
     for what in ("versions", "checkout", "source"):
         old, new = (facts.get(what) or {} for facts in (then, now))

@@ -105,14 +105,14 @@ class Run:
 
     @cached_property
     def edited(self) -> tuple[str, ...]:
-        """Files that have changed, or gone, since they were written."""
+        """Return files that have changed, or gone, since they were written."""
         if not self.source.is_dir():
             return ()
         files = self.facts.get("files", {})
         return tuple(name for name, known in files.items() if self._digest(name) != known)
 
     def _digest(self, name: str) -> str | None:
-        """Of a file in the folder; None where it is gone, or no file."""
+        """Return the digest of a file in the folder; None where it is gone, or no file."""
         try:
             return file_digest(self.source / name)
         except (OSError, Unreadable):
@@ -120,7 +120,7 @@ class Run:
 
     @property
     def result(self) -> str:
-        """Why it ended."""
+        """Return why it ended."""
         return self.facts.get("result", UNFINISHED)
 
     def trajectories(self) -> dict[str, Trajectory]:
@@ -162,7 +162,7 @@ def read_run(path: str | os.PathLike) -> Run:
 
 
 def trajectories(file: Path, *, own: bool = False) -> dict[str, Trajectory]:
-    """The runs of a netCDF file by name: one, or those of a study; `own` as in `opened`.
+    """Return the runs of a netCDF file by name: one, or those of a study; `own` as in `opened`.
 
     Raises
     ------

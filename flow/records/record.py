@@ -40,7 +40,7 @@ def new_run_folder(script: str, slug: str, root: str | os.PathLike = "results") 
 
 
 def file_name(label: str) -> str:
-    """A label as a file's name.
+    """Return a label as a file's name.
 
     >>> file_name("GD, η = 0.05")
     'GD-η-0.05'
@@ -134,12 +134,12 @@ class Record:
 
     @property
     def seconds(self) -> float:
-        """Since the record was opened."""
+        """Return since the record was opened."""
         return time.perf_counter() - self._began
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was kept yet."""
+        """Return whether nothing was kept yet."""
         return not self._figures and [p.name for p in self.folder.iterdir()] == [CONFIGURATION]
 
     def discard(self) -> None:
@@ -157,6 +157,6 @@ class Record:
 
 
 def file_digest(file: Path) -> str:
-    """A file's digest, by which an edit is noticed; of a file in its folder, and no link."""
+    """Return a file's digest, by which an edit is noticed; of a file in its folder, and no link."""
     with opened(file, own=True) as content:
         return hashlib.file_digest(content, "sha256").hexdigest()[:16]

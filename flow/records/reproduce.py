@@ -99,7 +99,7 @@ def _code(line: list[str], max_seconds: float, stdout: int | None) -> int | None
 
 
 def experiment(name: str) -> ModuleType:
-    """The shipped experiment of that name, imported."""
+    """Return the shipped experiment of that name, imported."""
     if not EXPERIMENTS.is_dir():
         raise CannotReproduce(
             "experiments are in flow's repository, which this installation is not of; clone it and "
@@ -124,7 +124,7 @@ def experiment(name: str) -> ModuleType:
 
 
 def command_line(module: ModuleType, values: dict[str, Any]) -> list[str]:
-    """The options of a recorded configuration, of science, that differ from the usual ones.
+    """Return the options of a recorded configuration, of science, that differ from the usual ones.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def _check(flag: str, value: Any, most: float) -> None:
 
 
 def agreements(old: Run, new: Run, rtol: float) -> dict[str, Agreement]:
-    """How well the tables of two runs agree, by name."""
+    """Return how well the tables of two runs agree, by name."""
     timings = old.facts.get("timings", {})
     return {
         name: agreement(table, new.tables[name], timings.get(name, ()), rtol)
@@ -205,7 +205,7 @@ def agreements(old: Run, new: Run, rtol: float) -> dict[str, Agreement]:
 
 
 def verdict(old: Run, new: Run, rtol: float) -> tuple[list[str], bool]:
-    """What agrees and what differs, line by line, and whether all numbers agree."""
+    """Return what agrees and what differs, line by line, and whether all numbers agree."""
     lines = [f"made {old.facts.get('started', 'at an unknown time')}: {old.result}"]
     if new.result != old.result:
         lines.append(f"the rerun: {new.result}")

@@ -42,7 +42,7 @@ class SpectralDensity(Shown):
     products: int
 
     def density(self, eigenvalues: Any, width: float | None = None) -> np.ndarray:
-        """φ at `eigenvalues`, each node drawn as a normal distribution; its integral is 1.
+        """Return φ at `eigenvalues`, each node drawn as a normal distribution; its integral is 1.
 
         `width` is its standard deviation, a hundredth of the spectrum's range unless given.
         """
@@ -54,7 +54,7 @@ class SpectralDensity(Shown):
             return np.exp(-0.5 * z**2) @ self.weights / (width * np.sqrt(2.0 * np.pi))
 
     def quantile(self, share: Any) -> np.ndarray:
-        """The λ below which lies a share of the eigenvalues, between nodes by interpolation.
+        """Return the λ below which lies a share of the eigenvalues, between nodes by interpolation.
 
         >>> SpectralDensity(np.array([1.0, 2.0, 3.0]), np.full(3, 1 / 3), 0).quantile(0.5)
         array(2.)
@@ -74,7 +74,7 @@ def spectral_density(
     probes: int = 10,
     seed: int = 0,
 ) -> SpectralDensity:
-    """The density of the eigenvalues of ∇²J at `params`.
+    """Return the density of the eigenvalues of ∇²J at `params`.
 
     Stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017; Ghorbani, Krishnan and Xiao 2019,
     arXiv 1901.10159), matfree's: of a random unit vector v, m steps of Lanczos' method give the

@@ -54,7 +54,7 @@ class Eigenpairs(NamedTuple):
     products: int
 
     def __repr__(self) -> str:
-        """The eigenvalues, vectors by their shape."""
+        """Return the eigenvalues, vectors by their shape."""
         return shown(self)
 
 
@@ -66,7 +66,7 @@ def eigenpairs(
     tol: float | None = None,
     preconditioner: PyTree = None,
 ) -> Eigenpairs:
-    """The k eigenpairs of ∇²J at one end of its spectrum, checked.
+    """Return the k eigenpairs of ∇²J at one end of its spectrum, checked.
 
     Up to 300 parameters by the dense Hessian; beyond by Hessian-vector products and ARPACK, asked
     for "LA" or "SA": a large negative eigenvalue is no sharpness. One vector's Krylov space holds
@@ -140,7 +140,7 @@ def top_eigenvalues(
 def bottom_eigenvalues(
     objective: Objective, params: PyTree, k: int = 1, tol: float | None = None
 ) -> np.ndarray:
-    """The k smallest eigenvalues of ∇²J (k,), smallest first; as in `eigenpairs`.
+    """Return the k smallest eigenvalues of ∇²J (k,), smallest first; as in `eigenpairs`.
 
     >>> import flow
     >>> H = np.array([1.0, -9.0, 4.0])
@@ -170,7 +170,7 @@ def sharpness(objective: Objective, params: PyTree) -> float:
 def preconditioned_sharpness(
     objective: Objective, params: PyTree, preconditioner: PyTree, tol: float | None = None
 ) -> float:
-    """λ_max(P^{−½}∇²J P^{−½}), whose limit is that of the optimizer that divides by P.
+    """Return λ_max(P^{−½}∇²J P^{−½}), whose limit is that of the optimizer that divides by P.
 
     P = √v̂ + ε for Adam, which at β₁ = 0.9 is stable below 38/η (Cohen et al. 2022,
     arXiv 2207.14484), and √(v + ε) for `optax.rmsprop`, stable below 2/η; `flow.observe` has it
@@ -235,7 +235,7 @@ def _by_products(H: Hessian, k: int, end: str, tol: float) -> Eigenpairs:
 def _arpack(
     H: Hessian, sign: float, k: int, tol: float, known: tuple[np.ndarray, float], start: np.ndarray
 ) -> np.ndarray:
-    """The top k eigenvectors (n, k) of ±H on the complement of what is known."""
+    """Return the top k eigenvectors (n, k) of ±H on the complement of what is known."""
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
     V, norm = known

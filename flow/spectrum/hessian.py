@@ -26,15 +26,15 @@ class Hessian(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Number of parameters."""
+        """Return number of parameters."""
         return self.theta.size
 
     def product(self, v: np.ndarray) -> np.ndarray:
-        """D∇²J·Dv, counted."""
+        """Return D∇²J·Dv, counted."""
         return self.scale * self.objective.flat_hvp(self.theta, self.scale * np.ravel(v))
 
     def dense(self) -> np.ndarray:
-        """The matrix (n, n), by n products, counted; symmetrised, as rounding is not."""
+        """Return the matrix (n, n), by n products, counted; symmetrised, as rounding is not."""
         self.objective.tally.hvps += self.size
         telling = self.objective.compiling("dense Hessian", "∇²J")
         with double_precision(), self.objective.reading(), telling:
@@ -78,7 +78,7 @@ def hessian(objective: Objective, params: PyTree, preconditioner: Any = None) ->
 
 
 def traced_product(objective: Objective, theta: Any, data: PyTree) -> Callable[[Any], Any]:
-    """The map v ↦ ∇²J(θ)·v of flat vectors, to be called under `jax.jit`."""
+    """Return the map v ↦ ∇²J(θ)·v of flat vectors, to be called under `jax.jit`."""
     from jax.flatten_util import ravel_pytree
 
     def gradient(x: Any) -> Any:

@@ -34,7 +34,7 @@ MOST = 1000
 
 
 def start_block(size: int, k: int) -> np.ndarray:
-    """A block (n, k + guards) that knows nothing."""
+    """Return a block (n, k + guards) that knows nothing."""
     rng = np.random.default_rng(0)
     return np.linalg.qr(rng.standard_normal((size, min(size, k + GUARDS))))[0]
 
@@ -42,7 +42,7 @@ def start_block(size: int, k: int) -> np.ndarray:
 def track(
     H: Hessian, block: np.ndarray, k: int, end: str, tol: float
 ) -> tuple[Eigenpairs, np.ndarray]:
-    """The k eigenpairs at one end of H, from a block near them; and the block to go on with.
+    """Return the k eigenpairs at one end of H, from a block near them; and the block to go on with.
 
     A block is Ritz vectors (n, k + guards), outermost first.
 

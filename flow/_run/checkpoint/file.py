@@ -44,7 +44,7 @@ def write(path: Path, tree: Any) -> None:
 
 
 def read(path: Path) -> Any:
-    """The tree of a file.
+    """Return the tree of a file.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def read(path: Path) -> Any:
 
 
 def _other(version: Any) -> str:
-    """What to do about another format."""
+    """Return what to do about another format."""
     if isinstance(version, int) and version < FORMAT_VERSION:
         return (
             f"older than this flow's {FORMAT_VERSION}, which knows a changed file by its digest; "
@@ -88,7 +88,7 @@ def _other(version: Any) -> str:
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Of arrays: their names, kinds, shapes and bytes."""
+    """Return a digest of arrays: of their names, kinds, shapes and bytes."""
     digest = sha256()
     for name, array in sorted(arrays.items()):
         kind = f"{array.dtype.kind}{array.dtype.itemsize}"  # bfloat16 is read as two bytes

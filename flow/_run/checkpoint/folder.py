@@ -43,7 +43,7 @@ class CheckpointWarning(UserWarning):
 
 
 def header(folder: Path) -> dict[str, Any]:
-    """What the run of a folder was asked for, and where it started.
+    """Return what the run of a folder was asked for, and where it started.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def header(folder: Path) -> dict[str, Any]:
 
 
 def latest(folder: Path, run: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """The last state of a run that can be read, None where none was written, and its rows.
+    """Return the last state of a run that can be read, None where none was written, and its rows.
 
     Raises
     ------
@@ -88,23 +88,23 @@ def latest(folder: Path, run: str) -> tuple[dict[str, Any] | None, list[dict[str
 
 
 def files(folder: Path, kind: str) -> list[Path]:
-    """Files of that kind, sorted."""
+    """Return files of that kind, sorted."""
     found = ((f, _NAMES.fullmatch(f.name)) for f in folder.iterdir())
     return sorted(f for f, match in found if match and match[1] == kind)
 
 
 def states(folder: Path) -> list[Path]:
-    """Files of states, the last first."""
+    """Return files of states, the last first."""
     return files(folder, "state")[::-1]
 
 
 def state_file(folder: Path, number: int) -> Path:
-    """That of the number-th state."""
+    """Return that of the number-th state."""
     return folder / f"state-{number:012d}.npz"
 
 
 def rows_file(folder: Path, first: int, end: int) -> Path:
-    """That of the rows from the first-th to before the end-th."""
+    """Return that of the rows from the first-th to before the end-th."""
     return folder / f"rows-{first:012d}-{end:012d}.npz"
 
 
@@ -140,7 +140,7 @@ def refuse_used(folder: Path) -> None:
 
 
 def columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rows as one array for each of their entries; entries of entries by name."""
+    """Return rows as one array for each of their entries; entries of entries by name."""
     first = rows[0]
     return {
         name: {inner: np.array([row[name][inner] for row in rows]) for inner in entry}
@@ -151,7 +151,7 @@ def columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _of_run(run: str, file: Path) -> dict[str, Any]:
-    """What a file of the run holds."""
+    """Return what a file of the run holds."""
     found = read(file)
     if not isinstance(found, dict) or found.get("run") != run:
         raise Refused(f"{file} is of another run than {HEADER} beside it; put its own file there")
@@ -159,7 +159,7 @@ def _of_run(run: str, file: Path) -> dict[str, Any]:
 
 
 def _rows(folder: Path, state: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows that a state names, from their files."""
+    """Return the rows that a state names, from their files."""
     wanted, found = set(state["rows"]), []
     with reading(f"rows of {folder} can't be read"):
         for first, end in state["segments"]:

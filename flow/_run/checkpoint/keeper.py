@@ -80,7 +80,7 @@ class Checkpoint:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Seconds and gradient units between two checkpoints."""
+        """Return seconds and gradient units between two checkpoints."""
         neither = self.seconds is None and self.gradients is None
         seconds = SECONDS if neither else self.seconds
         return seconds or np.inf, self.gradients or np.inf
@@ -95,7 +95,7 @@ def keeper(
     observe: Any,
     stops: Any,
 ) -> "Keeper | None":
-    """What keeps a run by a user's `checkpoint`, a folder or how often; None if it is None.
+    """Return what keeps a run by a user's `checkpoint`, a folder or how often; None if it is None.
 
     Parameters
     ----------
@@ -150,13 +150,13 @@ def released(kept: "Keeper | None") -> Iterator[None]:
 
 
 def is_first(mesh: jax.sharding.Mesh | None) -> bool:
-    """Whether this process is the first of those that a mesh spans, or a run is its own."""
+    """Return whether this process is the first of those that a mesh spans, or a run is its own."""
     here = jax.process_index()
     return here == min([here] if mesh is None else [d.process_index for d in mesh.devices.flat])
 
 
 def plain(value: Any) -> Any:
-    """A number as Python's own, numbers as an array."""
+    """Return a number as Python's own, numbers as an array."""
     if np.ndim(value):
         return np.asarray(value, np.float64)
     return np.asarray(value).item() if hasattr(value, "dtype") else value
@@ -215,7 +215,7 @@ class Keeper:
 
     @property
     def _exists(self) -> bool:
-        """Whether the folder holds the run already."""
+        """Return whether the folder holds the run already."""
         return "start" in self.facts
 
     def check_given(self, again: dict[str, Any]) -> None:
@@ -267,7 +267,7 @@ class Keeper:
             self._lock.release()
 
     def due(self, gradients: float) -> bool:
-        """Whether to write, now that so many gradient units are spent."""
+        """Return whether to write, now that so many gradient units are spent."""
         return gradients >= self._next_gradients or time.perf_counter() >= self._next_time
 
     def taken_up(self, gradients: float) -> None:
@@ -277,7 +277,7 @@ class Keeper:
 
     @property
     def seconds(self) -> float:
-        """Seconds that the run took before it was resumed."""
+        """Return seconds that the run took before it was resumed."""
         return self._before
 
     def keep(self, state: dict[str, Any], rows: list[dict[str, Any]], gradients: float) -> None:

@@ -11,7 +11,7 @@ _NUMBERS = "fiubcV"  # V: what numpy has no name for, bfloat16
 
 
 def taken_apart(tree: Any, arrays: dict[str, np.ndarray], where: str = "") -> Any:
-    """The tree as JSON; its arrays go to `arrays`, by number.
+    """Return the tree as JSON; its arrays go to `arrays`, by number.
 
     >>> arrays = {}
     >>> taken_apart({"t": 0.1, "y": (np.ones(2), None)}, arrays)
@@ -40,7 +40,7 @@ def taken_apart(tree: Any, arrays: dict[str, np.ndarray], where: str = "") -> An
 
 
 def put_together(node: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """The tree that `taken_apart` made JSON of."""
+    """Return the tree that `taken_apart` made JSON of."""
     if not isinstance(node, dict):
         return node
     ((tag, inner),) = node.items()
@@ -52,7 +52,7 @@ def put_together(node: Any, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def leaves(tree: Any) -> list[Any]:
-    """The leaves of any pytree, keys of random numbers as their bits.
+    """Return the leaves of any pytree, keys of random numbers as their bits.
 
     What has containers of its own, as an optimizer's state, is kept by them: `like` needs a tree
     of the same making to put them back.
@@ -61,7 +61,7 @@ def leaves(tree: Any) -> list[Any]:
 
 
 def like(tree: Any, kept: list[Any]) -> Any:
-    """A pytree made like `tree`, with those leaves.
+    """Return a pytree made like `tree`, with those leaves.
 
     Raises
     ------
