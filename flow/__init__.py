@@ -140,3 +140,12 @@ __all__ = [
     "sweep",
     "top_eigenvalues",
 ]
+
+
+def __getattr__(name: str) -> str:
+    """Return `__version__`, which takes milliseconds to look up, and is rarely asked for."""
+    if name == "__version__":
+        from flow._run.trajectory import current_versions
+
+        return current_versions()["gradient-flow"]
+    raise AttributeError(f"module 'flow' has no attribute {name!r}")

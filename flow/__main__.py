@@ -1,4 +1,4 @@
-"""`python -m flow`: runs on disk, shown, listed, compared and reproduced.
+"""`python -m flow`, or `flow`: runs on disk, shown, listed, compared and reproduced.
 
 python -m flow list              run folders under results/
 python -m flow show RUN          tables and a figure of a run folder or a saved run
@@ -256,10 +256,11 @@ def _say_table(table: Any, **options: Any) -> None:
 
 def main() -> None:
     """Run from the command line."""
+    program = "flow" if Path(sys.argv[0]).stem == "flow" else "python -m flow"
     commands = {"list": list_, "show": show, "compare": compare, "reproduce": reproduce}
     try:
         code = tyro.extras.subcommand_cli_from_dict(
-            commands, prog="python -m flow", description=__doc__.split("\n", maxsplit=1)[0]
+            commands, prog=program, description=(__doc__ or "").split("\n", maxsplit=1)[0]
         )
     except (ValueError, OSError) as error:
         print(visible(f"flow: {error}", keep="\n"), file=sys.stderr)  # noqa: T201

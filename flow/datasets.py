@@ -1,6 +1,6 @@
 """Real data that ships with scikit-learn."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -38,8 +38,8 @@ def digits(examples: int = 1797, test: int | None = None) -> Examples | tuple[Ex
     """
     from sklearn.datasets import load_digits
 
-    X, label = load_digits(return_X_y=True)
-    X, y = X / 16.0, np.eye(10)[label]
+    digits: Any = load_digits()
+    X, y = digits.data / 16.0, np.eye(10)[digits.target]
     n = positive_integer("examples", examples)
     held_out = 0 if test is None else positive_integer("test", test)
     if n + held_out > len(X):

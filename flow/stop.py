@@ -94,7 +94,8 @@ def conditions(
     stop: Condition | Iterable[Condition] | None, *, ascent: bool = False
 ) -> StopConditions:
     """Sort what a user gave as `stop` into what is tested when."""
-    given = [] if stop is None else list(stop) if isinstance(stop, list | tuple) else [stop]
+    many = isinstance(stop, list | tuple)
+    given: list[Any] = [] if stop is None else list(stop) if many else [stop]
     for condition in given:
         if not callable(condition):
             raise TypeError(

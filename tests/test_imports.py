@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -19,8 +20,10 @@ def test_heavy_libraries_come_in_where_they_are_used():
         f"print([name for name in {HEAVY.split()} if name in sys.modules])\n"
         "from flow import methods\n"
         "print(flow.methods.TSRKC3.__name__, methods is flow.methods)\n"
+        "print(flow.__version__)\n"
         "flow.no_such_name"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout.split("\n")[:2] == ["[]", "TSRKC3 True"]
+    assert found.stdout.split("\n")[2] == version("gradient-flow")
     assert "module 'flow' has no attribute 'no_such_name'" in found.stderr

@@ -113,14 +113,15 @@ def audit(
         kinds = "a flow.Objective or a dynamics, that was run"
         instance("objective", objective, (Objective, Dynamics), kinds)
     truth("progress", progress)
+    own = None if isinstance(objective, Dynamics) else objective
     if isinstance(objective, Dynamics):
-        path, objective = replace(path, dynamics=objective), None
-    if objective is None and path.dynamics is not None:
-        objective = path.dynamics.objective
-    conserved = getattr(path.dynamics or objective, "conserved", {})
-    if objective is not None and objective.size != path.theta.shape[1]:
+        path, own = replace(path, dynamics=objective), objective.objective
+    elif objective is None and path.dynamics is not None:
+        own = path.dynamics.objective
+    conserved = getattr(path.dynamics or own, "conserved", {})
+    if own is not None and own.size != path.theta.shape[1]:
         raise ValueError(
-            f"the objective has {objective.size} parameters, but the run {path.theta.shape[1]}; "
+            f"the objective has {own.size} parameters, but the run {path.theta.shape[1]}; "
             "pass the objective that was run"
         )
     stats = path.stats
@@ -133,9 +134,9 @@ def audit(
         # Of motion without friction, which dissipates nothing, beside the energy that it has.
         whole = fallen if dissipated else abs(first)
         residual = (fallen - dissipated) / whole if whole else dissipated
-    drifts = {} if objective is None else drifts_along(path, objective, conserved)
+    drifts = {} if own is None else drifts_along(path, own, conserved)
     with reruns() as spent:
-        bars = error_bars(path, objective, progress=progress) if error_bar else None
+        bars = error_bars(path, own, progress=progress) if error_bar else None
     return Audit(
         float(residual),
         stats["largest_rise"],

@@ -245,7 +245,8 @@ def compare(
     if not runs:
         raise ValueError("compare needs a reference and at least one other run")
     check_keeps_theta("flow.compare", reference, *runs)
-    reference, *runs = told_apart([reference, *runs])
+    reference, *others = told_apart([reference, *runs])
+    runs = tuple(others)
     for run in runs:
         _check_same_problem(reference, run)
     matched = _match(reference, runs)

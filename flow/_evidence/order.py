@@ -173,7 +173,7 @@ def order_study(
         if learning_rates != "auto":
             raise ValueError(f"learning_rates must be numbers or 'auto', got {learning_rates!r}")
         with silent(progress):
-            learning_rates = auto_learning_rates(dynamics.objective, AUTO_LADDER)
+            learning_rates = auto_learning_rates(dynamics.objective, AUTO_LADDER).tolist()
     rates, steps = _whole_steps(dynamics, t, learning_rates)
     if dynamics.noise:
         distance, bars, spent = weak_distances(dynamics, t, rates, steps, paths, seed, progress)
@@ -210,9 +210,7 @@ def whole_steps(name: str, t: float, time_step: float) -> int:
     return round(steps)
 
 
-def _whole_steps(
-    dynamics: Dynamics, t: float, learning_rates: Sequence[float]
-) -> tuple[np.ndarray, list[int]]:
+def _whole_steps(dynamics: Dynamics, t: float, learning_rates: Any) -> tuple[np.ndarray, list[int]]:
     """Learning rates near those asked for, largest first, and the whole numbers of steps to t."""
     given = several("learning_rates", learning_rates, "several numbers or 'auto'")
     asked = [positive("learning_rates", rate) for rate in given]
@@ -270,7 +268,7 @@ STEP = 1.0 / 16.0
 
 
 def weak_distances(
-    dynamics: Dynamics,
+    dynamics: Any,
     t: float,
     rates: np.ndarray,
     steps: Sequence[int],
@@ -301,7 +299,7 @@ def weak_distances(
             moved.objective,
             float(rate),
             count,
-            batch_size=moved.batch_size,
+            batch_size=dynamics.batch_size,
             seed=np.random.SeedSequence(seed).generate_state(paths).tolist(),
             save=[count * rate],
             keep="last",

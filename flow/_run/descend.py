@@ -193,7 +193,8 @@ def descend(
         clock = _clock(rates, time_step, steps)
         given = None if callable(time_step) else time_step
         ticks = None if clock.scheduled or (time_step or optimizer) is None else clock.time_step
-        fixed = learning_rate is not None and not callable(learning_rate)
+        fixed = _number(learning_rate)
+        read_at = np.float64(0.0) if rates is None or optimizer is not None else rates
         own = _label(learning_rate, name, clock, batch_size, ascent)
         own = own if told is None else f"{own}, {told}"
         again = {"optimizer": _label(learning_rate, kept, clock, batch_size, ascent)}
@@ -201,12 +202,12 @@ def descend(
         again |= {"time_step": f"scheduled to t = {clock.end!r}" if clock.scheduled else None}
         asked = {"steps": steps, "time_step": given, "save": save, "spacing": spacing}
         asked |= {"batch_size": batch_size, "sampling": sampling, "seed": seed}
-        asked |= {"learning_rate": learning_rate if fixed else None, "ascent": ascent}
+        asked |= {"learning_rate": None if fixed is None else learning_rate, "ascent": ascent}
         asked |= {"keep": keep, "label": label}
         return make(
             objective=objective,
             ascent=ascent,
-            rule=Rule(made, rates if optimizer is None else np.float64(0.0), (computed, read_key)),
+            rule=Rule(made, read_at, (computed, read_key)),
             evaluate=read,
             clock=clock,
             batches=drawn,
@@ -219,7 +220,7 @@ def descend(
                 "kind": "descent",
                 "label": own if label is None else label,
                 "ascent": ascent,
-                "learning_rate": float(learning_rate) if fixed else None,
+                "learning_rate": fixed,
                 "time_step": ticks,
                 "evaluate": told,
                 "steps": steps,
@@ -231,7 +232,7 @@ def descend(
         )
 
     each = zipped(objective, ensemble, learning_rate=learning_rate, steps=steps, seed=seed)
-    spread = check_devices(devices, objective, each and len(each))
+    spread = check_devices(devices, objective, None if each is None else len(each))
     if each is None:
         engine = loop(DescentLoop, objective, learning_rate, steps, seed)
     else:
@@ -251,6 +252,13 @@ def _computing(objective: Objective) -> Iterator[None]:
         yield
 
 
+def _number(learning_rate: Any) -> float | None:
+    """Return a learning rate that is one number; None of a schedule, or where there is none."""
+    if learning_rate is None or callable(learning_rate):
+        return None
+    return float(learning_rate)  # pyright: ignore[reportArgumentType]
+
+
 def _gradient_descent(learning_rate: Any) -> Any:
     """Take plain steps; η is an argument of the compiled loop, so that another compiles nothing."""
     import optax
@@ -258,7 +266,7 @@ def _gradient_descent(learning_rate: Any) -> Any:
     return optax.with_extra_args_support(optax.sgd(learning_rate))
 
 
-def _clock(rates: np.ndarray | None, time_step: Any, steps: int) -> Clock:
+def _clock(rates: np.ndarray | np.float64 | None, time_step: Any, steps: int) -> Clock:
     """Return the clock of a time step, a number or a schedule, or else of learning rates."""
     clock = rates if time_step is None else schedules.rates("time_step", time_step, steps)
     if clock is None:

@@ -48,7 +48,7 @@ class Rule:
     """
 
     optimizer: Callable[[Any], Any]
-    eta: np.ndarray
+    eta: np.ndarray | np.float64
     key: Hashable
 
     @property

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from scipy.integrate import OdeSolver
 
     from flow._run.checkpoint.keeper import Checkpoint, Keeper
-    from flow._run.host import Driver
     from flow.methods.catalogue import Method
 
 
@@ -57,7 +56,7 @@ def integrate(
     dynamics: Dynamics | Objective,
     t: float,
     *,
-    method: "str | type[OdeSolver] | None" = None,
+    method: "str | type[OdeSolver] | Method | None" = None,
     rtol: float = 1e-6,
     atol: float = 1e-9,
     step: float | None = None,
@@ -247,25 +246,25 @@ def integrate(
         times = at_steps(times, settings["step"], t)
     most = number_of_times(save) if thinned else None
 
-    def driver(make: "type[Driver]", dynamics: Dynamics, **options: Any) -> "Driver":
+    def made(make: "Callable[..., Any]", dynamics: Dynamics, **options: Any) -> Any:
         recorder = Recorder(dynamics.objective, observe, most, keep)
         meter = Meter(max_gradients, max_steps, max_seconds)
         return make(dynamics, chosen, t, settings, times, stops, meter, recorder, **options)
 
     own = _members(dynamics, ensemble, paths)
-    spread = check_devices(devices, dynamics.objective, own and len(own))
+    spread = check_devices(devices, dynamics.objective, None if own is None else len(own))
     if own is None:
         plain = Driver if chosen.stepper is None else CompiledDriver
         asked |= {"method": chosen.name, "engine": plain.engine, **settings}
         again = _given_again(dynamics.in_flow_time, chosen)
         kept = keeper(checkpoint, "flow", dynamics.objective.mesh, asked, again, observe, stops)
-        engine = driver(AutoDriver if chosen.name == "auto" else plain, dynamics, keeper=kept)
+        driver = made(AutoDriver if chosen.name == "auto" else plain, dynamics, keeper=kept)
     else:
         refuse_checkpoint(checkpoint)
-        members = [driver(Member, moved, members=len(own), path=i) for i, moved in enumerate(own)]
-        engine = EnsembleDriver(dynamics, chosen, members, spread)
+        members = [made(Member, moved, members=len(own), path=i) for i, moved in enumerate(own)]
+        driver = EnsembleDriver(dynamics, chosen, members, spread)
     threaded = chosen.dense and dynamics.objective.size > THREADED_SIZE
-    return run(engine, partial(_computing, dynamics.objective, threaded), progress)
+    return run(driver, partial(_computing, dynamics.objective, threaded), progress)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ TELL = (
 _SCHEDULES = ("eta", "step_size", "step_size_fn", "schedule")
 
 
-def rates(name: str, given: Any, steps: int) -> np.ndarray:
+def rates(name: str, given: Any, steps: int) -> np.ndarray | np.float64:
     """Return a number, or what a schedule has for each step (steps,).
 
     Raises
