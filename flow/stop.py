@@ -68,7 +68,7 @@ class StopConditions:
             given[condition.quantity] = max(given[condition.quantity], condition.threshold)
         return given["loss"], given["gradient_norm"]
 
-    def met(self, record: Mapping[str, Any], *, saved: bool) -> str | None:
+    def holding(self, record: Mapping[str, Any], *, saved: bool) -> str | None:
         """Say which condition a record meets, if any."""
         for condition in self.each_step:
             if condition(record):

@@ -10,7 +10,7 @@ import pytest
 from scipy.interpolate import CubicSpline
 
 import flow
-from flow._evidence.nearest import Curve
+from flow._evidence.nearest import HermitePath
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_nearest_of_many_rows():
     expected = [np.linalg.norm(point - fine, axis=1).min() for point in points]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flow._run.trajectory.PART", 1000)
-        found = Curve(source).distances(points)
+        found = HermitePath(source).distances(points)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert np.all(found < np.linalg.norm(points[:, None] - theta, axis=2).min(axis=1))
 

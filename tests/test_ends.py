@@ -393,7 +393,7 @@ def test_ctrl_c_that_the_parent_ignored(
     valley: flow.Objective, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     """Assert that it does nothing, which is said once, with what ends a run in its place."""
-    monkeypatch.setattr("flow._core.progress.pace", lambda: 0.0)
+    monkeypatch.setattr("flow._core.progress.redraw_seconds", lambda: 0.0)
     for _ in range(2):
         path = flow.integrate(valley, 3.0, save=10, observe={"calls": after(5, interrupt)})
         assert path.result == "reached t = 3"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flow
-from flow._evidence.streaming_compare import Gaps
+from flow._evidence.streaming_compare import StreamingDistances
 
 OBJECTIVE = flow.MLP([64, 8, 10]).objective(*flow.datasets.digits(40), seed=0)
 WHOLE = flow.integrate(OBJECTIVE, 3.0, save=7, progress=False)
@@ -150,19 +150,19 @@ def test_a_run_that_ends_early_keeps_nobody_waiting():
 
 def test_no_theta_waits_longer_than_for_its_counterpart():
     """Assert what is held: nothing once both have come by, or one will never come."""
-    gaps = Gaps("flow", np.zeros(1), 2.0)
-    gaps.expect({"GD": [0.0, 1.0, 2.0], "Adam": [0.0, 1.0]})
+    distances = StreamingDistances("flow", np.zeros(1), 2.0)
+    distances.expect({"GD": [0.0, 1.0, 2.0], "Adam": [0.0, 1.0]})
     record = {"theta": np.ones(1), "loss": 1.0}
     for name in ("flow", "GD", "Adam"):
-        gaps.meet(name, record | {"t": 0.0})
-    assert gaps.open_times == [1.0, 2.0]
-    gaps.meet("flow", record | {"t": 1.0})
-    gaps.meet("GD", record | {"t": 1.0})
-    gaps.leave("Adam")
-    assert gaps.open_times == [2.0]
-    gaps.meet("GD", record | {"t": 2.0})
-    gaps.leave("GD")
-    gaps.meet("flow", record | {"t": 2.0 + 4e-16})
-    assert gaps.open_times == []
-    np.testing.assert_array_equal(gaps.of("GD")["t"], [0.0, 1.0, 2.0])
-    np.testing.assert_array_equal(gaps.of("Adam")["t"], [0.0])
+        distances.meet(name, record | {"t": 0.0})
+    assert distances.open_times == [1.0, 2.0]
+    distances.meet("flow", record | {"t": 1.0})
+    distances.meet("GD", record | {"t": 1.0})
+    distances.leave("Adam")
+    assert distances.open_times == [2.0]
+    distances.meet("GD", record | {"t": 2.0})
+    distances.leave("GD")
+    distances.meet("flow", record | {"t": 2.0 + 4e-16})
+    assert distances.open_times == []
+    np.testing.assert_array_equal(distances.of("GD")["t"], [0.0, 1.0, 2.0])
+    np.testing.assert_array_equal(distances.of("Adam")["t"], [0.0])

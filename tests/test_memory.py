@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import flow
-from flow._evidence.streaming_compare import Gaps
+from flow._evidence.streaming_compare import StreamingDistances
 
 # State vectors beyond the gradient's own: what README and notebooks say.
 VECTORS = {"TSRKC3": 9, "RKC2": 10, "Euler": 6, "RK4": 9, "Tsit5": 20, "Dopri8": 61}
@@ -50,13 +50,13 @@ def test_vectors_of_each_method(large_models: ModuleType, method: str):
 
 def test_lockstep_holds_two_vectors(monkeypatch: pytest.MonkeyPatch):
     """Assert that of a flow and a descent no more than two θ wait for each other at any time."""
-    meet, most = Gaps.meet, [0]
+    meet, most = StreamingDistances.meet, [0]
 
-    def counted(gaps: Gaps, name: str, record: Any) -> None:
-        meet(gaps, name, record)
-        most[0] = max(most[0], gaps.waiting)
+    def counted(distances: StreamingDistances, name: str, record: Any) -> None:
+        meet(distances, name, record)
+        most[0] = max(most[0], distances.waiting)
 
-    monkeypatch.setattr(Gaps, "meet", counted)
+    monkeypatch.setattr(StreamingDistances, "meet", counted)
     objective = flow.MLP([64, 4, 10]).objective(*flow.datasets.digits(30), seed=0)
     for engine in ("scipy", "jax"):
         flow.study(

@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.text import Text
 
 import flow
-from flow._evidence.compare import GAPS, Comparison, Pair
+from flow._evidence.compare import DISTANCES, Comparison, Pair
 from flow._evidence.study import Study
 from flow.plots.style import readable
 
@@ -41,11 +41,11 @@ def many(path: flow.Trajectory) -> Comparison:
     """A hundred runs of 10,000 rows against a flow."""
     row = np.zeros(10_000)
     theta = np.zeros((10_000, 3))
-    gaps = dict.fromkeys([*GAPS, "loss"], row)
+    distances = dict.fromkeys([*DISTANCES, "loss"], row)
     named = [
         path.named(f"run {i} of a long name, longer than a column is wide") for i in range(100)
     ]
-    pairs = [Pair(run, t=row, theta=theta, reference_theta=theta, **gaps) for run in named]
+    pairs = [Pair(run, t=row, theta=theta, reference_theta=theta, **distances) for run in named]
     return Comparison(path, tuple(pairs))
 
 

@@ -24,7 +24,7 @@ COMPILING = 3.0
 _TOLD: ContextVar[bool] = ContextVar("told", default=False)
 
 
-def pace() -> float:
+def redraw_seconds() -> float:
     """Return seconds between two redraws of a bar."""
     live = sys.stderr.isatty() or "ipykernel" in sys.modules
     return _LIVE_SECONDS if live else _LOG_SECONDS
@@ -67,7 +67,7 @@ class Progress:
 
     def __init__(self, total: float, label: str, show: Any) -> None:
         self._bar = bar_along(total, label, show=show)
-        self._interval = pace()
+        self._interval = redraw_seconds()
         self._next = time.perf_counter() + self._interval
 
     def update(self, t: float, loss: Any, gradients: int) -> None:
@@ -130,7 +130,7 @@ def _tell(label: str, done: threading.Event) -> None:
     ) as bar:
         bar.start_t -= COMPILING
         bar.refresh()
-        while not done.wait(pace()):
+        while not done.wait(redraw_seconds()):
             bar.refresh()
 
 

@@ -11,7 +11,7 @@ from flow._core.display import Shown, cut, table
 from flow._core.keywords import own_keywords
 from flow._core.user_warnings import warn
 from flow._evidence.audit import error_bars
-from flow._evidence.nearest import Curve
+from flow._evidence.nearest import HermitePath
 from flow._run.integrate import rerun, reruns
 from flow._run.save_times import last_of_equal, nearest
 from flow._run.trajectory import TIME_UNIT, Trajectory, apart, check_keeps_theta, parts, told_apart
@@ -29,7 +29,7 @@ _TOGETHER = 1e-6
 # Of the farthest that the reference gets: before, a tiny distance over a tiny travel is no parting.
 UNDER_WAY = 0.1
 # What is known of a run at matched times.
-GAPS = ("distance", "relative_distance", "nearest_distance", "loss_gap", "angle", "error_bar")
+DISTANCES = ("distance", "relative_distance", "nearest_distance", "loss_gap", "angle", "error_bar")
 # The problem's numbers at θ₀ agree so well between processes, and in single precision so.
 _SAME_PROBLEM = 1e-4
 
@@ -90,7 +90,7 @@ class Pair(Shown):
         last matched time: of a first step it is about ηλ/2, of a tiny travel, however close the
         two stay.
         """
-        choice("of", of, GAPS)
+        choice("of", of, DISTANCES)
         beyond = np.abs(getattr(self, of)) > positive("threshold", threshold)
         if of == "relative_distance":
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -180,12 +180,12 @@ class Comparison:
         import xarray
 
         t = np.unique(np.concatenate([pair.t for pair in self.pairs]))
-        gaps = {name: np.full((len(self.pairs), len(t)), np.nan) for name in GAPS}
+        distances = {name: np.full((len(self.pairs), len(t)), np.nan) for name in DISTANCES}
         for i, pair in enumerate(self.pairs):
-            for name in GAPS:
-                gaps[name][i, np.searchsorted(t, pair.t)] = getattr(pair, name)
+            for name in DISTANCES:
+                distances[name][i, np.searchsorted(t, pair.t)] = getattr(pair, name)
         return xarray.Dataset(
-            {name: (("run", "time"), gap) for name, gap in gaps.items()},
+            {name: (("run", "time"), gap) for name, gap in distances.items()},
             coords={
                 "t": ("time", t, {"long_name": "flow time", "units": TIME_UNIT}),
                 "run": [pair.run.label for pair in self.pairs],
@@ -258,14 +258,14 @@ def compare(
         bars = np.full(len(source.t), np.nan)
         if error_bar and _repeatable(reference):
             bars = error_bars(source, progress=progress)
-    curve = Curve(source)
+    hermite = HermitePath(source)
     pairs = tuple(
-        _pair(run, run_index, source, nearest(source.t, t), bars, curve, progress)
+        _pair(run, run_index, source, nearest(source.t, t), bars, hermite, progress)
         for run, (t, run_index) in zip(runs, matched, strict=True)
     )
     for pair in pairs:
         _warn_of_error(pair)
-    return Comparison(reference, pairs, sum(spent) + curve.gradients)
+    return Comparison(reference, pairs, sum(spent) + hermite.gradients)
 
 
 def _check_same_problem(reference: Trajectory, run: Trajectory) -> None:
@@ -345,7 +345,7 @@ def _pair(
     source: Trajectory,
     at: np.ndarray,
     bars: np.ndarray,
-    curve: Curve,
+    hermite: HermitePath,
     progress: bool,
 ) -> Pair:
     theta, reference = run.theta[rows], source.theta[at]
@@ -360,7 +360,7 @@ def _pair(
         distance=distance,
         relative_distance=relative,
         # Rounding may choose a row that is not the nearest.
-        nearest_distance=np.minimum(curve.distances(theta, progress=progress), distance),
+        nearest_distance=np.minimum(hermite.distances(theta, progress=progress), distance),
         loss=run.loss[rows],
         loss_gap=run.loss[rows] - source.loss[at],
         angle=_angles(theta, reference),

@@ -10,7 +10,7 @@ from numpy.polynomial import Polynomial
 from tqdm import tqdm
 
 from flow._core.keywords import own_keywords
-from flow._core.progress import pace
+from flow._core.progress import redraw_seconds
 from flow._run.integrate import rerun
 from flow._run.save_times import last_of_equal
 from flow._run.trajectory import Trajectory, check_keeps_theta, parts
@@ -26,7 +26,7 @@ SPAN = 64
 TINY = 1e-300
 
 
-class Curve:
+class HermitePath:
     """The cubic Hermite curve through the rows of a flow, with its velocities ∓∇J.
 
     Where J is unknown, the slopes of a cubic spline stand for the velocities; a path of noise has
@@ -62,7 +62,7 @@ class Curve:
         """
         nearest, found = self._nearest(points), np.empty(len(points))
         bar = tqdm(total=len(points), desc="nearest points", disable=not progress, delay=1.0,
-                   mininterval=pace(), leave=False)  # fmt: skip
+                   mininterval=redraw_seconds(), leave=False)  # fmt: skip
         with bar:
             for part in parts(*points.shape):
                 i, some = nearest[part], points[part]

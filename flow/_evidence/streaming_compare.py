@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-# Arrays of `Gaps.of`, each (times,).
-GAPS = ("t", "distance", "relative_distance", "loss_gap")
+# Arrays of `StreamingDistances.of`, each (times,).
+DISTANCES = ("t", "distance", "relative_distance", "loss_gap")
 
 
 @dataclass
@@ -18,7 +18,7 @@ class _Meeting:
     waiting: dict[str, tuple[np.ndarray, float]] = field(default_factory=dict)
 
 
-class Gaps:
+class StreamingDistances:
     """‖θ_run(t) − θ_ref(t)‖ and J_run(t) − J_ref(t), computed when the second of the two comes by.
 
     Who comes first leaves its θ until then, so that of runs in lockstep one or two vectors wait.
@@ -34,11 +34,11 @@ class Gaps:
 
     Examples
     --------
-    >>> gaps = Gaps("flow", np.zeros(2), end=1.0)
-    >>> gaps.expect({"GD": [0.0, 1.0]})
+    >>> distances = StreamingDistances("flow", np.zeros(2), end=1.0)
+    >>> distances.expect({"GD": [0.0, 1.0]})
     >>> for name, x, J in (("flow", 1.0, 0.5), ("GD", 1.5, 0.75)):
-    ...     gaps.meet(name, {"t": 1.0, "theta": np.array([x, 0.0]), "loss": J})
-    >>> [float(gaps.of("GD")[name][0]) for name in GAPS]
+    ...     distances.meet(name, {"t": 1.0, "theta": np.array([x, 0.0]), "loss": J})
+    >>> [float(distances.of("GD")[name][0]) for name in DISTANCES]
     [1.0, 0.5, 0.5, 0.25]
     """
 
@@ -98,8 +98,8 @@ class Gaps:
 
     def of(self, name: str) -> dict[str, np.ndarray]:
         """Return the gaps of a run, at the times at which both came by."""
-        rows = np.array(sorted(self._found[name])).reshape(-1, len(GAPS))
-        return dict(zip(GAPS, rows.T, strict=True))
+        rows = np.array(sorted(self._found[name])).reshape(-1, len(DISTANCES))
+        return dict(zip(DISTANCES, rows.T, strict=True))
 
     def _compare(self, t: float, name: str, run: tuple, reference: tuple) -> None:
         distance = np.linalg.norm(run[0] - reference[0])

@@ -19,10 +19,10 @@ from flow._core.keywords import own_keywords
 from flow._core.opening import TEXT, WHOLE, NetCDF, check_fields, many, netcdf, reading
 from flow._core.progress import silent
 from flow._core.pytrees import PyTree
-from flow._evidence.compare import GAPS, Comparison, Pair, compare
+from flow._evidence.compare import DISTANCES, Comparison, Pair, compare
 from flow._evidence.nearest import refine
 from flow._evidence.order import ROUNDING, auto_learning_rates, whole_steps
-from flow._evidence.streaming_compare import Gaps
+from flow._evidence.streaming_compare import StreamingDistances
 from flow._problem.objective import Objective, how_made
 from flow._run.descend import descend
 from flow._run.integrate import integrate
@@ -45,7 +45,7 @@ PACKED = {"zlib": True, "complevel": 4, "shuffle": True}
 FLOW = "gradient flow"
 # What the table has beside what is observed.
 COLUMNS = {"run", "distance", "relative", "± error bar", "loss gap", "gradients", "ended"}
-_GAPS = re.compile("|".join(("t", *GAPS)))
+_DISTANCES = re.compile("|".join(("t", *DISTANCES)))
 INTEGRATOR = ("method", "rtol", "atol", "step", "engine")
 
 
@@ -84,7 +84,7 @@ class Study:
         runs = (self.flow, *self.runs)
         rows = [
             {"run": run.label, "t": run.t[-1], "loss": run.loss[-1]}
-            | ({} if self.comparison is None else self._gaps(run))
+            | ({} if self.comparison is None else self._last_distances(run))
             | {"gradients": run.units}
             | _seen(run)
             | {"ended": run.result.split(" ")[0]}
@@ -92,11 +92,11 @@ class Study:
         ]
         return pandas.DataFrame(rows).set_index("run")
 
-    def _gaps(self, run: Trajectory) -> dict[str, float]:
+    def _last_distances(self, run: Trajectory) -> dict[str, float]:
         """Return what the table has of a run's distance to the flow."""
         pair = next((pair for pair in self.comparison.pairs if pair.run is run), None)
-        gaps = ("distance", "relative_distance", "error_bar", "loss_gap")
-        values = [np.nan if pair is None else getattr(pair, gap)[-1] for gap in gaps]
+        distances = ("distance", "relative_distance", "error_bar", "loss_gap")
+        values = [np.nan if pair is None else getattr(pair, gap)[-1] for gap in distances]
         return dict(zip(("distance", "relative", "± error bar", "loss gap"), values, strict=True))
 
     def animate(self, file: str | os.PathLike, **options: Any) -> Path:
@@ -128,8 +128,10 @@ class Study:
         parts = {name: run.to_xarray() for name, run in named.items()}
         compared: list[int] = []
         if self.comparison is not None:
-            gaps = self.comparison.to_xarray()
-            parts["/comparison"] = gaps.drop_vars("run").assign_attrs(units=self.comparison.units)
+            distances = self.comparison.to_xarray()
+            parts["/comparison"] = distances.drop_vars("run").assign_attrs(
+                units=self.comparison.units
+            )
             compared = [
                 next(i for i, run in enumerate(self.runs) if run is pair.run)
                 for pair in self.comparison.pairs
@@ -230,18 +232,18 @@ def study(
         )
     times = np.unique(np.minimum(np.concatenate([[0.0, t], *own]), t))
     flow = partial(integrate, objective, t, save=times, **integrator, **common)
-    gaps = None
+    distances = None
     if keep != "theta":
-        gaps = Gaps(FLOW, objective.theta, t)
-        gaps.expect(dict(zip(runners, own, strict=True)))
-    told = () if gaps is None else (gaps.meet, gaps.leave)
+        distances = StreamingDistances(FLOW, objective.theta, t)
+        distances.expect(dict(zip(runners, own, strict=True)))
+    told = () if distances is None else (distances.meet, distances.leave)
     found = InTurn({FLOW: flow} | runners, t, *told).run(show=progress)
     path, *runs = told_apart([found[name] for name in (FLOW, *runners)])
-    if gaps is None:
+    if distances is None:
         path = refine(path, watched, progress=progress)
         compared = _compared(path, runs, progress=progress)
     else:
-        compared = _met(path, dict(zip(runners, runs, strict=True)), gaps)
+        compared = _streamed(path, dict(zip(runners, runs, strict=True)), distances)
     made = Study(path, tuple(runs), compared)
     if file is not None:
         made.save(file)
@@ -288,17 +290,17 @@ def study_of(file: NetCDF, like: PyTree = None) -> Study:
     path, *runs = (run_of(file, name, like) for name in names)
     if not compared:
         return Study(path, tuple(runs), None)
-    gaps = file.arrays("comparison", _GAPS)
+    distances = file.arrays("comparison", _DISTANCES)
     units = file.attributes("comparison", ("units",)).get("units", 0)
     with reading(f"{what}: group comparison"):
         WHOLE.check("units", units)
-        if missing := {"t", *GAPS} - gaps.keys():
+        if missing := {"t", *DISTANCES} - distances.keys():
             raise ValueError(f"{min(missing)} is missing")
-        t = gaps.pop("t")
-        if t.ndim != 1 or any(gap.shape != (len(compared), len(t)) for gap in gaps.values()):
+        t = distances.pop("t")
+        if t.ndim != 1 or any(gap.shape != (len(compared), len(t)) for gap in distances.values()):
             raise ValueError("distances must be (runs, times)")
         pairs = [
-            _saved_pair(path, runs[k], t, {name: gap[i] for name, gap in gaps.items()})
+            _saved_pair(path, runs[k], t, {name: gap[i] for name, gap in distances.items()})
             for i, k in enumerate(compared)
         ]
         return Study(path, tuple(runs), Comparison(path, tuple(pairs), units))
@@ -322,11 +324,13 @@ def _compared(path: Trajectory, runs: Sequence[Trajectory], *, progress: bool) -
         return Comparison(path, found.pairs, found.units)
 
 
-def _met(path: Trajectory, runs: Mapping[str, Trajectory], gaps: Gaps) -> Comparison | None:
+def _streamed(
+    path: Trajectory, runs: Mapping[str, Trajectory], distances: StreamingDistances
+) -> Comparison | None:
     """Return the comparison of what was met in lockstep; None where nothing was."""
     pairs = []
     for name, run in runs.items():
-        found = gaps.of(name)
+        found = distances.of(name)
         unknown = np.full(len(found["t"]), np.nan)
         rows = np.abs(run.t[:, None] - found["t"]).argmin(axis=0)
         nowhere = np.empty((len(rows), 0))
@@ -346,11 +350,11 @@ def _met(path: Trajectory, runs: Mapping[str, Trajectory], gaps: Gaps) -> Compar
 
 
 def _saved_pair(
-    reference: Trajectory, run: Trajectory, t: np.ndarray, gaps: Mapping[str, np.ndarray]
+    reference: Trajectory, run: Trajectory, t: np.ndarray, distances: Mapping[str, np.ndarray]
 ) -> Pair:
     """One run of a saved comparison; θ_ref is NaN where `compare` had repeated the reference."""
-    kept = np.isfinite(gaps["distance"])
-    t, gaps = t[kept], {name: gap[kept] for name, gap in gaps.items()}
+    kept = np.isfinite(distances["distance"])
+    t, distances = t[kept], {name: gap[kept] for name, gap in distances.items()}
     at, rows = (np.abs(path.t[:, None] - t).argmin(axis=0) for path in (reference, run))
     saved = np.abs(reference.t[at] - t) <= 1e-9 * np.maximum(t, 1.0)
     nowhere = np.empty((len(rows), 0))
@@ -361,7 +365,7 @@ def _saved_pair(
         theta=run.theta[rows] if kept else nowhere,
         reference_theta=np.where(saved[:, None], reference.theta[at], np.nan) if kept else nowhere,
         loss=run.loss[rows],
-        **gaps,
+        **distances,
     )
 
 

@@ -264,7 +264,7 @@ def _files(folder: Path, function: Callable[..., Any], cells: Sequence[Cell]) ->
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"folder {folder} is a file; choose another name")
     folder.mkdir(parents=True, exist_ok=True)
-    told = json.dumps({"sweep of": identity(function)}).encode()
+    told = json.dumps({"sweep of": fingerprint(function)}).encode()
     mark = folder / "sweep.json"
     if not mark.exists():
         # What is hidden is being written, by another process of the same sweep perhaps.
@@ -349,34 +349,34 @@ def _of_one_shape(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], dict[str,
     return found, like
 
 
-def identity(value: Any) -> Any:
+def fingerprint(value: Any) -> Any:
     """Return a function, or what it was given, as plain data: the same in every process.
 
     A function is told by its name, its code and the numbers, texts and arrays that it closes over
     or that a `functools.partial` fixes; what else it closes over by its type. Not by what it reads
     from its module.
 
-    >>> identity(partial(max, 3)), identity([1, "two"])
+    >>> fingerprint(partial(max, 3)), fingerprint([1, "two"])
     (['max', [3], {}], [1, 'two'])
     >>> def times(k):
     ...     return lambda x: k * x
-    >>> identity(times(2)) == identity(times(2)), identity(times(2)) == identity(times(3))
-    (True, False)
+    >>> [fingerprint(times(2)) == fingerprint(times(k)) for k in (2, 3)]
+    [True, False]
     """
     if isinstance(value, partial):
-        return [identity(value.func), identity(value.args), identity(value.keywords)]
+        return [fingerprint(value.func), fingerprint(value.args), fingerprint(value.keywords)]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         array = np.asarray(value)
         return [str(array.dtype), list(array.shape), sha256(array.tobytes()).hexdigest()]
     if isinstance(value, Mapping):
-        return {str(k): identity(v) for k, v in value.items()}
+        return {str(k): fingerprint(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [identity(v) for v in value]
+        return [fingerprint(v) for v in value]
     if hasattr(value, "__code__"):
         closed = [_inner(cell) for cell in value.__closure__ or ()]
-        return [*_inner_function(value), closed, identity(value.__defaults__)]
+        return [*_inner_function(value), closed, fingerprint(value.__defaults__)]
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
@@ -386,7 +386,7 @@ def _inner(cell: Any) -> Any:
         value = cell.cell_contents
     except ValueError:  # not assigned yet
         return None
-    return _inner_function(value) if hasattr(value, "__code__") else identity(value)
+    return _inner_function(value) if hasattr(value, "__code__") else fingerprint(value)
 
 
 def _inner_function(function: Any) -> list[str]:

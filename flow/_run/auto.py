@@ -55,18 +55,18 @@ class AutoDriver(Driver):
         """Return the method of that name, with steps no longer than the run's may be."""
         return replace(METHODS[name], longest=self.method.longest)
 
-    def books(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """Those of any run, and what the policy has learnt."""
         own = {"policy": asdict(self.policy), "choices": self.choices, "units": self.spent}
-        return super().books() | own
+        return super().state() | own
 
-    def take_up(self, books: dict[str, Any]) -> None:
-        """Go on from such books."""
-        super().take_up(books)
-        self.policy, self.spent = Auto(**books["policy"]), books["units"]
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        super().restore(kept)
+        self.policy, self.spent = Auto(**kept["policy"]), kept["units"]
 
-    def _choose_again(self, books: dict[str, Any]) -> None:
-        self.method, self.choices = self._called(books["method"]), list(books["choices"])
+    def _choose_again(self, kept: dict[str, Any]) -> None:
+        self.method, self.choices = self._called(kept["method"]), list(kept["choices"])
 
     def _solver(self, start: Point) -> OdeSolver:
         if not self.choices:

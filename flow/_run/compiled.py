@@ -102,18 +102,18 @@ class CompiledDriver(Driver):
     def _start_or_go_on(self) -> None:
         """Begin the loop, or take up what was kept of it."""
         arguments = self.tolerance(), self._limits(0), 0.0, self.flat.initial
-        if self.keeper is None or (books := self.keeper.resumed) is None:
+        if self.keeper is None or (kept := self.keeper.resumed) is None:
             self.check_affords_start()
             self.begin(self.loop.start(*arguments))
             return
-        if isinstance(books["carried"], dict):
+        if isinstance(kept["carried"], dict):
             raise ValueError(  # noqa: TRY004 - of a file
                 f"{self.keeper.folder} was kept by a version that stepped {self.name!r} on the "
                 "host, and this one can't go on from there; integrate from the start"
             )
         made = jax.eval_shape(lambda: self.loop.start(*arguments))
-        self.carry = like(made, books["carried"])
-        self.take_up(books)
+        self.carry = like(made, kept["carried"])
+        self.restore(kept)
         self.keeper.taken_up(self.meter.units)
 
     def begin(self, carry: Any) -> None:
@@ -246,10 +246,10 @@ class Member(CompiledDriver):
         """End by Ctrl-C."""
         self.result = self._cut_short(KeyboardInterrupt())
 
-    def wish(self, steps: int) -> tuple[Limits, np.ndarray]:
+    def next_request(self, steps: int) -> tuple[Limits, np.ndarray]:
         """Its request of the next chunk, if it has not ended."""
-        if self.result is None and (wish := self.attempt(self.request, steps)) is not None:
-            return wish
+        if self.result is None and (request := self.attempt(self.request, steps)) is not None:
+            return request
         # No step, and in those that the others take, of h = 0, no stages.
         return Limits(self.reached.t, 0.0, 0.0, -np.inf, -np.inf), self._due() + np.inf
 
@@ -358,7 +358,7 @@ class EnsembleDriver:
         self.loop = kernel_of(self.dynamics, flat, self.method, self.over)
         for member in self.members:
             member.loop = self.loop
-        limits, due = self._wishes(0)
+        limits, due = self._requests(0)
         limits = limits._replace(evaluations=np.full_like(limits.t, 2.0))
         _, found = self.loop.chunk(self._tolerance(), limits, due, self._start(limits))
         self.loop.measured(due, found)
@@ -366,9 +366,9 @@ class EnsembleDriver:
     def _running(self) -> list[Member]:
         return [member for member in self.members if member.result is None]
 
-    def _wishes(self, steps: int) -> tuple[Limits, np.ndarray]:
+    def _requests(self, steps: int) -> tuple[Limits, np.ndarray]:
         """Return limits and times of all members, those of one a row."""
-        limits, due = zip(*(member.wish(steps) for member in self.members), strict=True)
+        limits, due = zip(*(member.next_request(steps) for member in self.members), strict=True)
         return padded(self.over, (_rows(limits), np.stack(due)))
 
     def _tolerance(self) -> Tolerance:
@@ -381,7 +381,7 @@ class EnsembleDriver:
     def _drive(self) -> Iterator[Report]:
         for member in self._running():
             member.attempt(member.check_affords_start)
-        self.carry = self._start(self._wishes(0)[0])
+        self.carry = self._start(self._requests(0)[0])
         carries = fetch(self.carry)
         for i, member in enumerate(self.members):
             if member.result is None:
@@ -398,7 +398,7 @@ class EnsembleDriver:
 
     def _advance(self, steps: int) -> None:
         """One chunk and everything that is due after it."""
-        limits, due = self._wishes(steps)
+        limits, due = self._requests(steps)
         if not self._running():
             return
         self.carry, found = self.loop.chunk(self._tolerance(), limits, due, self.carry)

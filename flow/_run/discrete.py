@@ -73,7 +73,7 @@ class Carry(NamedTuple):
     order: Any  # of the examples in this epoch
     loss: Any  # at the last step that was taken
     rise: Any  # the largest so far
-    met: Any  # the loss that the loop left at
+    left_at: Any  # the loss at which the loop left
     asked: Any  # of value_fn by the optimizer: values, gradients, products
     status: Any
 
@@ -158,10 +158,10 @@ class DescentLoop:
         order = np.zeros(self.batches.examples if shuffled else 0, np.int32)
         # Arrays of the loop's own types, or it would be compiled again for what it returns.
         worst = -np.inf if self.ascent else np.inf
-        loss, rise, met = np.float64([worst, 0.0, 0.0])
+        loss, rise, left_at = np.float64([worst, 0.0, 0.0])
         before, asked, status = (params, state), np.zeros(KINDS, np.int64), np.int32(RUNNING)
         self.carry = jax.device_put(
-            Carry(np.int64(0), params, state, before, order, loss, rise, met, asked, status)
+            Carry(np.int64(0), params, state, before, order, loss, rise, left_at, asked, status)
         )
         first = self._measure(objective.theta)
         check_start(objective, *first)
@@ -199,9 +199,9 @@ class DescentLoop:
         slope = -self.objective.counted().flat_value_and_gradient(theta)[1]
         start = {"initial": theta, "slope": slope, "loss": first[0], "gradient_norm": first[1]}
         self.keeper.begin(start, self.objective.resolution)
-        if (books := self.keeper.resumed) is None:
+        if (kept := self.keeper.resumed) is None:
             return False
-        self._take_up(books)
+        self._restore(kept)
         return True
 
     def _keep(self) -> None:
@@ -216,16 +216,16 @@ class DescentLoop:
         }
         self.keeper.keep(state, self.recorder.rows, units)
 
-    def _take_up(self, books: dict[str, Any]) -> None:
+    def _restore(self, kept: dict[str, Any]) -> None:
         """Go on from a checkpoint, once its last step has been taken again."""
-        carry = jax.device_put(like(self.carry, books["carried"]))
+        carry = jax.device_put(like(self.carry, kept["carried"]))
         if carry.k > 0:
             params, state = carry.before
             self.carry = carry._replace(k=carry.k - 1, params=params, state=state)
             self._check_same(carry, self.take_steps(int(carry.k)))
         self.carry = carry
-        *self.meter.spent, self.batch_gradients = books["spent"]
-        self.recorder.take_up(books["recorder"], self.keeper.rows)
+        *self.meter.spent, self.batch_gradients = kept["spent"]
+        self.recorder.restore(kept["recorder"], self.keeper.rows)
         self.keeper.taken_up(self.meter.units + self.batch_gradients)
 
     def _check_same(self, kept: Carry, again: Carry) -> None:
@@ -278,12 +278,14 @@ class DescentLoop:
         self.meter.values += values
         self.meter.hvps += hvps
         if status == DIVERGED:
-            return self._diverged(float(carry.met))
+            return self._diverged(float(carry.left_at))
         if (due and self.k == due[0]) or status == STOPPED:
             del due[:1]
             if (result := self._save()) is None and status == STOPPED:
                 # J of a row is computed apart, and may differ by rounding from what the loop saw.
-                return f"stopped at step {self.k:,} (t = {self.t:g}): loss {float(carry.met):.6g}"
+                return (
+                    f"stopped at step {self.k:,} (t = {self.t:g}): loss {float(carry.left_at):.6g}"
+                )
             return result
         return None
 
@@ -305,21 +307,21 @@ class DescentLoop:
         else:
             self.batch_gradients += gradients
 
-    def _diverged(self, met: float) -> str:
+    def _diverged(self, loss: float) -> str:
         """Go back to the last step with a finite loss, and say so."""
         bad = self.k
         params, state = self.carry.before
         self.carry = self.carry._replace(k=bad - 1, params=params, state=state)
         advice = (
             "Gradient descent is stable on a quadratic for learning rates below 2/λ_max"
-            if ran_away(met)
+            if ran_away(loss)
             else TWO_BRANCHES
         )
         last = f"{float(self.carry.loss):.4g}"
         told = (
-            f"the gradient is not finite at a loss of {met:.4g}, which was {last} one step before"
-            if np.isfinite(met)
-            else f"the loss is {met:g}; the last finite loss, {last}, was one step before"
+            f"the gradient is not finite at a loss of {loss:.4g}, which was {last} one step before"
+            if np.isfinite(loss)
+            else f"the loss is {loss:g}; the last finite loss, {last}, was one step before"
         )
         return f"diverged at step {bad:,} (t = {self.clock.at(bad):g}): {told}. {advice}"
 
@@ -367,7 +369,7 @@ class DescentLoop:
         work = {"t": self.t, "steps": self.k, "gradients": self.batch_gradients or gradients}
         work |= {"hvps": hvps, "values": self.meter.values}
         row = self.recorder.add(self.t, theta, loss, norm, state, work, observe=observe)
-        met = self.stops.met(flat_record(row), saved=True)
+        met = self.stops.holding(flat_record(row), saved=True)
         return None if met is None else f"stopped at step {self.k:,} (t = {self.t:g}): {met}"
 
     def _save_end(self, result: str) -> None:
@@ -520,7 +522,7 @@ def loop_of(
 
         def leave() -> Carry:
             status = jnp.where(finite, STOPPED, DIVERGED).astype(carry.status.dtype)
-            return carry._replace(met=loss, status=status)
+            return carry._replace(left_at=loss, status=status)
 
         return jax.lax.cond(finite & ~small, update, leave)
 

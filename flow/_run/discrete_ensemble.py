@@ -55,7 +55,7 @@ class DescentMember(DescentLoop):
             self.result = self.cut_short(ending)
             return None
 
-    def wish(self, chunk: int) -> tuple[int, int]:
+    def next_end(self, chunk: int) -> tuple[int, int]:
         """Return where its next chunk is to end, and the step at which J is wanted there."""
         if self.result is not None:
             return NEVER, NEVER
@@ -176,7 +176,7 @@ class DescentEnsemble:
         rows = jax.device_put((carry, np.stack(self._rates())))
         self.carry, etas, keys = padded(self.over, (*rows, keys))
         self.take_steps = lambda chunk: jax.block_until_ready(
-            loop((one.below, data), self.carry, *self._wishes(chunk), keys, etas)
+            loop((one.below, data), self.carry, *self._next_ends(chunk), keys, etas)
         )
         self.carry, _ = self.take_steps(0)  # no steps: this compiles
 
@@ -188,8 +188,8 @@ class DescentEnsemble:
         steps = max(member.clock.steps for member in self.members)
         return [lengthened(eta, steps) for eta in rates]
 
-    def _wishes(self, chunk: int) -> tuple[np.ndarray, np.ndarray]:
-        ends, saves = np.array([member.wish(chunk) for member in self.members]).T
+    def _next_ends(self, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+        ends, saves = np.array([member.next_end(chunk) for member in self.members]).T
         return padded(self.over, (ends, saves))
 
     def _running(self) -> list[DescentMember]:

@@ -61,7 +61,7 @@ def _starts(objective: Objective, ensemble: Any) -> list[PyTree]:
         raise ValueError(
             f"ensemble must be an array (members, {objective.size}) of flat θ₀, or a pytree like "
             f"the objective's parameters, {jax.tree.structure(own)}, with a leading axis of "
-            f"members; got {_met(ensemble)}; {ONE}"
+            f"members; got {_described(ensemble)}; {ONE}"
         )
     counts = {}
     for (path, leaf), mine in zip(
@@ -98,7 +98,7 @@ def _is_flat(objective: Objective, ensemble: Any) -> bool:
     return ensemble.shape[1] == objective.size
 
 
-def _met(ensemble: Any) -> str:
+def _described(ensemble: Any) -> str:
     if hasattr(ensemble, "shape"):
         return f"an array of shape {ensemble.shape}"
     return f"{jax.tree.structure(ensemble)}"

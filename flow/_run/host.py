@@ -14,7 +14,7 @@ from flow._core.endings import ENDINGS, BudgetSpent, ObserverFailed
 from flow._core.progress import compiling
 from flow._core.pytrees import structure_of
 from flow._run.checkpoint.keeper import Keeper
-from flow._run.checkpoint.solver import carried, restore
+from flow._run.checkpoint.solver import carried, restore_solver
 from flow._run.loop import Report
 from flow._run.recorder import TWO_BRANCHES, Meter, Recorder, check_start, flat_record, ran_away
 from flow._run.trajectory import Trajectory, current_versions, problem
@@ -39,7 +39,7 @@ KINK_REMEDY = (
 # rejected twice as often is held up by something else.
 STALLED = 0.4
 # What is known of a run beside its state, its rows and its solver.
-BOOKS = ("loss", "steps", "rejected", "dissipated", "largest_rise", "looks")
+STATE = ("loss", "steps", "rejected", "dissipated", "largest_rise", "looks")
 
 
 @dataclass
@@ -168,14 +168,14 @@ class Driver:
     def _keep(self, carried: Callable, method: Any) -> None:
         """Write a checkpoint where one is due, with what the method's loop or solver carries."""
         if self.keeper is not None and self.keeper.due(self.meter.units):
-            state = self.books() | {"carried": carried(method)}
+            state = self.state() | {"carried": carried(method)}
             self.keeper.keep(state, self.recorder.rows, self.meter.units)
 
-    def books(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the run beside its rows and what the method carries."""
         point = self.reached
         measures = None if point.measures is None else np.asarray(point.measures)
-        return {name: getattr(self, name) for name in BOOKS} | {
+        return {name: getattr(self, name) for name in STATE} | {
             "method": self.method.name,
             "reached": {"t": point.t, "y": point.y, "measures": measures},
             "spent": self.meter.spent,
@@ -183,30 +183,30 @@ class Driver:
             "cap": None if self.cap is None else self.cap.state(),
         }
 
-    def take_up(self, books: dict[str, Any]) -> None:
-        """Go on from such books."""
-        for name in BOOKS:
-            setattr(self, name, books[name])
-        self.looks = [tuple(look) for look in books["looks"]]
-        self.reached = self.latest = Point(**books["reached"])
-        self.meter.spent = books["spent"]
-        self.recorder.take_up(books["recorder"], self.keeper.rows)
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        for name in STATE:
+            setattr(self, name, kept[name])
+        self.looks = [tuple(look) for look in kept["looks"]]
+        self.reached = self.latest = Point(**kept["reached"])
+        self.meter.spent = kept["spent"]
+        self.recorder.restore(kept["recorder"], self.keeper.rows)
         if self.cap is not None:
-            self.cap.take_up(books["cap"])
+            self.cap.restore(kept["cap"])
 
-    def _choose_again(self, books: dict[str, Any]) -> None:
+    def _choose_again(self, kept: dict[str, Any]) -> None:
         """The method that ran; there is one alone."""
 
     def _solver_to_go_on(self) -> OdeSolver:
         """Return the solver at the start, or as it was kept."""
-        if self.keeper is None or (books := self.keeper.resumed) is None:
+        if self.keeper is None or (kept := self.keeper.resumed) is None:
             return self._solver(self.reached)
-        self.take_up(books)  # before anything can end the run
-        self._choose_again(books)
+        self.restore(kept)  # before anything can end the run
+        self._choose_again(kept)
         self.meter.gradients = self.meter.hvps = 0  # what a solver begins with is paid for
         solver = self._solver(Point(0.0, self.flat.initial))
-        restore(solver, books["carried"])
-        self.take_up(books)
+        restore_solver(solver, kept["carried"])
+        self.restore(kept)
         self.keeper.taken_up(self.meter.units)
         return solver
 
@@ -371,7 +371,7 @@ class Driver:
         attempts = None if rejected is None else rejected - self.rejected + 1
         before = self.dissipated
         gain = None if before is None else self._gain(solver)
-        # At once, so that an interrupt finds the books of this step or of the last.
+        # At once, so that an interrupt finds the counts of this step or of the last.
         self.reached, self.steps, self.rejected, self.dissipated = (
             point,
             self.steps + 1,
@@ -466,7 +466,7 @@ class Driver:
         return {"t": self.reached.t, "steps": self.steps, "gradients": gradients, "hvps": hvps}
 
     def _stopped(self, record: dict[str, Any], *, saved: bool) -> str | None:
-        met = self.stops.met(record | {"t": self.dynamics.time(record["t"])}, saved=saved)
+        met = self.stops.holding(record | {"t": self.dynamics.time(record["t"])}, saved=saved)
         return None if met is None else f"stopped at {self._at(record['t'])}: {met}"
 
     def _failed(self, message: str | None) -> str:

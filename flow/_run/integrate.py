@@ -246,7 +246,7 @@ def integrate(
         times = at_steps(times, settings["step"], t)
     most = number_of_times(save) if thinned else None
 
-    def made(make: "Callable[..., Any]", dynamics: Dynamics, **options: Any) -> Any:
+    def build(make: "Callable[..., Any]", dynamics: Dynamics, **options: Any) -> Any:
         recorder = Recorder(dynamics.objective, observe, most, keep)
         meter = Meter(max_gradients, max_steps, max_seconds)
         return make(dynamics, chosen, t, settings, times, stops, meter, recorder, **options)
@@ -258,10 +258,10 @@ def integrate(
         asked |= {"method": chosen.name, "engine": plain.engine, **settings}
         again = _given_again(dynamics.in_flow_time, chosen)
         kept = keeper(checkpoint, "flow", dynamics.objective.mesh, asked, again, observe, stops)
-        driver = made(AutoDriver if chosen.name == "auto" else plain, dynamics, keeper=kept)
+        driver = build(AutoDriver if chosen.name == "auto" else plain, dynamics, keeper=kept)
     else:
         refuse_checkpoint(checkpoint)
-        members = [made(Member, moved, members=len(own), path=i) for i, moved in enumerate(own)]
+        members = [build(Member, moved, members=len(own), path=i) for i, moved in enumerate(own)]
         driver = EnsembleDriver(dynamics, chosen, members, spread)
     threaded = chosen.dense and dynamics.objective.size > THREADED_SIZE
     return run(driver, partial(_computing, dynamics.objective, threaded), progress)

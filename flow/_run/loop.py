@@ -1,7 +1,7 @@
 """The one loop: begins a run, advances its engine to the end, and returns what there is."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flow._core.progress import bar_along, compiling, pace, progress_of
+from flow._core.progress import bar_along, compiling, progress_of, redraw_seconds
 from flow._core.signals import held_back, tell_if_ignored
 from flow._run.checkpoint.keeper import released
 from flow._run.trajectory import Trajectory
@@ -127,15 +127,15 @@ class InTurn:
                         break
                     self._advance(min(self._reports, key=self._at.__getitem__))
                     if not bar.disable and perf_counter() > redraw:
-                        redraw = perf_counter() + pace()
+                        redraw = perf_counter() + redraw_seconds()
                         self._tell(bar)
                 except KeyboardInterrupt:
                     self._interrupted = True
-        found = {}
+        trajectories = {}
         for name, prepared in self._runs.items():
-            with prepared.scopes():
-                found[name] = prepared.engine.finish()
-        return found
+            with suppress(KeyboardInterrupt), held_back(), prepared.scopes():
+                trajectories[name] = prepared.engine.finish()
+        return trajectories
 
     def _start(self, name: str) -> None:
         save = partial(self._save, name)

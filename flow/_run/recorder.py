@@ -254,7 +254,7 @@ class Recorder:
             "spent": asdict(self._objective.tally),
         }
 
-    def take_up(self, state: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
+    def restore(self, state: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
         """Go on from such a state, with the rows that there were."""
         self._stride, self._offered, self._added = state["thinning"]
         self._states, self.rows = dict(state["observers"]), list(rows)

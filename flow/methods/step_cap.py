@@ -57,7 +57,7 @@ class StepCap:
         kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _GIVEN}
         return kept | {"watch": None if self.watch is None else list(self.watch)}
 
-    def take_up(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Go on from such a state."""
         for name, value in state.items():
             setattr(self, name, value)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from flow._core.checks import numbers, several
 from flow._core.keywords import own_keywords
-from flow._core.progress import pace
+from flow._core.progress import redraw_seconds
 from flow._run.trajectory import Trajectory, told_apart
 from flow.plots.moving import moving
 from flow.plots.parameters import check_alike, entry_name, leaves
@@ -99,7 +99,7 @@ def _two_components(moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return singular[:2], rows[:2]
     from scipy.sparse.linalg import LinearOperator, svds
 
-    later = {"delay": 1.0, "mininterval": pace(), "leave": False}
+    later = {"delay": 1.0, "mininterval": redraw_seconds(), "leave": False}
     with tqdm(desc="principal components", unit=" products", **later) as bar:
 
         def product(matrix: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ def carried(solver: OdeSolver) -> dict[str, Any]:
     return kept
 
 
-def restore(solver: OdeSolver, kept: dict[str, Any]) -> None:
+def restore_solver(solver: OdeSolver, kept: dict[str, Any]) -> None:
     """Make a new solver of the same problem and method the one that was kept."""
     views = _views(solver)
     for name, value in kept.items():
