@@ -61,7 +61,7 @@ class LeafCheck:
 
     @property
     def norm(self) -> float:
-        """Return euclidean norm of the gradient's leaf."""
+        """Return the Euclidean norm of the gradient's leaf."""
         return float(np.linalg.norm(self.gradient))
 
     @property

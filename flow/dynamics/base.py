@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from flow._core.checks import function, instance, users
+from flow._core.checks import function, instance, positive, users
 from flow._core.display import Shown
 from flow._core.keywords import own_keywords
 from flow._core.pickling import Travels
@@ -229,6 +229,14 @@ class Dynamics(Shown, Travels):
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
         """Return the optax optimizer that this dynamics models, and its `time_step`."""
         raise NotImplementedError(f"{type(self).__name__} declares no discrete counterpart")
+
+
+def gradient_descent(_: Dynamics, learning_rate: float) -> tuple[Any, float]:
+    """Return gradient descent and its time step, the learning rate: the commonest counterpart."""
+    import optax
+
+    learning_rate = positive("learning_rate", learning_rate)
+    return optax.sgd(learning_rate), learning_rate
 
 
 def _check_rhs(rhs: Callable, state: PyTree) -> None:

@@ -14,7 +14,7 @@ from flow._core.checks import positive, positive_integer
 from flow._core.keywords import own_keywords
 from flow._core.pytrees import PyTree
 from flow._problem.objective import Objective
-from flow.dynamics.base import Dynamics
+from flow.dynamics.base import Dynamics, gradient_descent
 from flow.dynamics.complementarity import Solution, solve, vector, weights
 from flow.dynamics.eigenbasis import Tracked, oja, orthonormal, tracked
 from flow.dynamics.kinks import warn_of_kinks
@@ -200,12 +200,7 @@ class CentralFlow(Dynamics):
             f"one has come to it; take k = {self.k + 1} or more"
         )
 
-    def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Return gradient descent, t = ηk; it is the average of its steps that is modelled."""
-        import optax
-
-        learning_rate = positive("learning_rate", learning_rate)
-        return optax.sgd(learning_rate), learning_rate
+    counterpart = gradient_descent
 
     def _edge(self, state: Tracked, data: PyTree) -> tuple[Edge, Any]:
         eta, k = self.learning_rate, self.k

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from flow._core.checks import instance, numbers, positive
+from flow._core.checks import instance, numbers
 from flow._core.keywords import own_keywords
 from flow._core.precision import double_precision
 from flow._core.pytrees import PyTree
 from flow._problem.data import whole
 from flow._problem.objective import Objective
-from flow.dynamics.base import Dynamics, squared_speed
+from flow.dynamics.base import Dynamics, gradient_descent, squared_speed
 
 # Rows of a tangent kernel: beyond, it has 800 MB and its eigendecomposition takes minutes.
 LARGEST_KERNEL = 10_000
@@ -87,12 +87,7 @@ class LinearizedFlow(Dynamics):
         """Return ‖θ̇‖²."""
         return squared_speed(derivatives)
 
-    def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Return gradient descent on `objective`, the linearised network's, t = ηk."""
-        import optax
-
-        learning_rate = positive("learning_rate", learning_rate)
-        return optax.sgd(learning_rate), learning_rate
+    counterpart = gradient_descent
 
     def kernel(self) -> np.ndarray:
         """Return Θ (N·outputs, N·outputs), rows in the order of the outputs' entries.

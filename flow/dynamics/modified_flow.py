@@ -14,7 +14,7 @@ from flow._core.checks import positive
 from flow._core.keywords import own_keywords
 from flow._core.pytrees import PyTree
 from flow._problem.objective import Objective
-from flow.dynamics.base import Dynamics, squared_speed
+from flow.dynamics.base import Dynamics, gradient_descent, squared_speed
 from flow.dynamics.kinks import warn_of_kinks
 
 
@@ -111,9 +111,4 @@ class ModifiedFlow(Dynamics):
         """Return ‖θ̇‖² for order 2."""
         return squared_speed(derivatives) if self.order == 2 else None  # noqa: PLR2004
 
-    def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Return gradient descent, t = ηk."""
-        import optax
-
-        learning_rate = positive("learning_rate", learning_rate)
-        return optax.sgd(learning_rate), learning_rate
+    counterpart = gradient_descent

@@ -12,7 +12,7 @@ from flow._core.checks import positive, positive_integer
 from flow._core.keywords import own_keywords
 from flow._core.pytrees import PyTree
 from flow._problem.objective import Objective
-from flow.dynamics.base import Dynamics
+from flow.dynamics.base import Dynamics, gradient_descent
 from flow.dynamics.eigenbasis import Tracked, oja, orthonormal, tracked
 
 # Of |1 − ηλ|, whose logarithm has no value where a step lands on the minimum.
@@ -112,12 +112,7 @@ class PrincipalFlow(Dynamics):
         """Return U, orthonormal (n, k)."""
         return {"U": orthonormal(state.U)}
 
-    def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Return gradient descent, t = ηk."""
-        import optax
-
-        learning_rate = positive("learning_rate", learning_rate)
-        return optax.sgd(learning_rate), learning_rate
+    counterpart = gradient_descent
 
 
 def coefficient(z: Any) -> Any:

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from flow._core.checks import positive
 from flow._core.keywords import own_keywords
 from flow._core.pytrees import PyTree, as_parameters
 from flow._problem.objective import Objective
-from flow.dynamics.base import Dynamics, squared_speed
+from flow.dynamics.base import Dynamics, gradient_descent, squared_speed
 from flow.dynamics.select_leaves import by_name, chosen, map_by_name
 
 
@@ -94,12 +93,7 @@ class ScaleFreeFlow(Dynamics):
         """Return ‖ẇ‖²."""
         return squared_speed(derivatives)
 
-    def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Return gradient descent of J̃, on the clock t = ηk."""
-        import optax
-
-        learning_rate = positive("learning_rate", learning_rate)
-        return optax.sgd(learning_rate), learning_rate
+    counterpart = gradient_descent
 
 
 def _normalised(names: Sequence[str], params: PyTree) -> PyTree:

@@ -164,7 +164,7 @@ class StiefelFlow(Dynamics):
         return squared_speed(derivatives)
 
     def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Return the riemannian gradient descent, W ← polar(W − η·Riemannian gradient), at t = ηk.
+        """Return Riemannian gradient descent, W ← polar(W − η·Riemannian gradient), at t = ηk.
 
         Absil, Mahony & Sepulchre 2008, with the polar retraction. Other leaves descend by −η∇J.
         """

@@ -12,7 +12,7 @@ from flow._core.keywords import own_keywords
 from flow._core.pytrees import PyTree
 from flow._problem.minibatches import refuse_mixed
 from flow._problem.objective import Objective
-from flow.dynamics.base import Dynamics
+from flow.dynamics.base import Dynamics, gradient_descent
 
 
 @own_keywords
@@ -99,12 +99,7 @@ class StochasticFlow(Dynamics):
         pull = jax.vjp(losses, state)[1]
         return lambda xi: pull(scale * (xi - jnp.mean(xi)))[0], (self.examples,)
 
-    def counterpart(self, learning_rate: float) -> tuple[Any, float]:
-        """Return gradient descent, t = ηk; `flow.descend` draws the batches, batch_size=B."""
-        import optax
-
-        learning_rate = positive("learning_rate", learning_rate)
-        return optax.sgd(learning_rate), learning_rate
+    counterpart = gradient_descent
 
 
 @own_keywords
