@@ -200,7 +200,7 @@ def test_ctrl_c_and_seconds_end_all(quadratic: flow.Objective, monkeypatch: pyte
 
 def test_a_stop_that_only_the_loop_sees(quadratic: flow.Objective, monkeypatch: pytest.MonkeyPatch):
     """Assert that a run ends where J of the loop, and not that of the row, meets the condition."""
-    monkeypatch.setattr("flow.stop.StopConditions.met", lambda *_, **__: None)
+    monkeypatch.setattr("flow.stop.StopConditions.holding", lambda *_, **__: None)
     run = flow.descend(quadratic, 0.5, 50, stop=flow.stop.loss(0.1), progress=False)
     assert run.result == "stopped at step 3 (t = 1.5): loss 0.0390625"
 
