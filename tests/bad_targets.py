@@ -1203,6 +1203,7 @@ EVIDENCE = {
             "progress": (given(False), anything),
         },
         lambda refined: (refined.t, refined.loss),
+        aliases={"path": "refine"},
     ),
     "action": Target(
         flow.action,

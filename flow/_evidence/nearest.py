@@ -9,9 +9,11 @@ import numpy as np
 from numpy.polynomial import Polynomial
 from tqdm import tqdm
 
+from flow._core.checks import truth
 from flow._core.keywords import own_keywords
 from flow._core.progress import redraw_seconds
 from flow._run.integrate import rerun
+from flow._run.recorder import Recorder
 from flow._run.save_times import last_of_equal
 from flow._run.trajectory import Trajectory, check_keeps_theta, parts
 from flow.dynamics import GradientFlow
@@ -192,6 +194,8 @@ def refine(
             "this flow was loaded, or comes from another process, and carries no objective; "
             "integrate it here, flow.integrate(objective, t)"
         )
+    truth("progress", progress)
+    Recorder(path.dynamics.objective, observe)  # which refuses what it can't observe
     found, lasts = path, []
     try:
         for _ in range(ROUNDS if path.result.startswith("reached") else 0):
