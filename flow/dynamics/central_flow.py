@@ -203,12 +203,11 @@ class CentralFlow(Dynamics):
     counterpart = gradient_descent
 
     def _edge(self, state: Tracked, data: PyTree) -> tuple[Edge, Any]:
-        eta, k = self.learning_rate, self.k
-        gradient = partial(self.objective.traced_gradient, data=data)
-        g, unravel = ravel_pytree(gradient(state.theta))
+        objective, eta, k = self.objective, self.learning_rate, self.k
+        g, unravel = ravel_pytree(objective.traced_gradient(state.theta, data))
 
         def product(theta: PyTree, v: Any) -> Any:
-            return ravel_pytree(jax.jvp(gradient, (theta,), (unravel(v),))[1])[0]
+            return ravel_pytree(objective.traced_hvp(theta, unravel(v), data))[0]
 
         def third(u: Any, v: Any) -> Any:
             return jax.jvp(lambda theta: product(theta, u), (state.theta,), (unravel(v),))[1]

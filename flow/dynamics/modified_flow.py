@@ -84,18 +84,14 @@ class ModifiedFlow(Dynamics):
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
         """Return the field above."""
         eta = self.learning_rate
-        gradient = partial(self.objective.traced_gradient, data=data)
-
-        def push(field: Any, v: PyTree) -> tuple[PyTree, PyTree]:
-            return jax.jvp(field, (state,), (v,))
-
-        g = gradient(state)
-        Hg = push(gradient, g)[1]
+        product = partial(self.objective.traced_hvp, data=data)
+        g = self.objective.traced_gradient(state, data)
+        Hg = product(state, g)
         if self.order == 2:  # noqa: PLR2004
             return jax.tree.map(lambda a, b: -(a + 0.5 * eta * b), g, Hg)
-        HHg = push(gradient, Hg)[1]
+        HHg = product(state, Hg)
         # ∇(gᵀHg) with g held fixed is D³J[g, g], the derivative of θ ↦ H(θ)g along g.
-        third = push(lambda p: jax.jvp(gradient, (p,), (g,))[1], g)[1]
+        third = jax.jvp(lambda p: product(p, g), (state,), (g,))[1]
         return jax.tree.map(
             lambda a, b, c, d: -(a + 0.5 * eta * b + eta**2 * (c / 3.0 + d / 12.0)),
             g, Hg, HHg, third,

@@ -1,7 +1,6 @@
 """The principal flow: gradient descent's path, or its envelope, along stiffest directions."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -86,12 +85,11 @@ class PrincipalFlow(Dynamics):
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
         """Return the field above, and Oja's flow."""
-        eta = self.learning_rate
-        gradient = partial(self.objective.traced_gradient, data=data)
-        g, unravel = ravel_pytree(gradient(state.theta))
+        objective, eta = self.objective, self.learning_rate
+        g, unravel = ravel_pytree(objective.traced_gradient(state.theta, data))
 
         def product(v: Any) -> Any:
-            return ravel_pytree(jax.jvp(gradient, (state.theta,), (unravel(v),))[1])[0]
+            return ravel_pytree(objective.traced_hvp(state.theta, unravel(v), data))[0]
 
         U = orthonormal(state.U)
         HU = jax.vmap(product, 1, 1)(U)

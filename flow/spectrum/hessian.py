@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from flow._core.checks import instance, numbers
 from flow._core.precision import double_precision
@@ -79,12 +80,8 @@ def hessian(objective: Objective, params: PyTree, preconditioner: Any = None) ->
 
 def traced_product(objective: Objective, theta: Any, data: PyTree) -> Callable[[Any], Any]:
     """Return the map v ↦ ∇²J(θ)·v of flat vectors, to be called under `jax.jit`."""
-    from jax.flatten_util import ravel_pytree
-
-    def gradient(x: Any) -> Any:
-        return ravel_pytree(objective.traced_gradient(objective.tree(x), data))[0]
-
-    return lambda v: jax.jvp(gradient, (theta,), (v,))[1]
+    params = objective.tree(theta)
+    return lambda v: ravel_pytree(objective.traced_hvp(params, objective.tree(v), data))[0]
 
 
 def _build_dense(objective: Objective) -> Callable[..., Any]:
