@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,13 +21,14 @@ from beartype import BeartypeConf, beartype
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# Half of what tests do is compiling. XLA's older code generator for CPUs, in one thread and without
-# LLVM's optimisations, takes a third of the time; what it makes differs by rounding, and runs
-# longer: see `optimised`. `XLA_FLAGS= python -m pytest` compiles as users do.
+# Half of what tests do is compiling. XLA's older code generator for CPUs, where it has that, in one
+# thread and without LLVM's optimisations, takes a third of the time; what it makes differs by
+# rounding, and runs longer: see `optimised`. `XLA_FLAGS= python -m pytest` compiles as users do.
 if "XLA_FLAGS" not in os.environ:
-    os.environ["XLA_FLAGS"] = (
-        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    )
+    flags = ["--xla_cpu_parallel_codegen_split_count=1"]
+    if [int(part) for part in version("jaxlib").split(".")[:2]] < [0, 11]:
+        flags += ["--xla_cpu_use_fusion_emitters=false"]  # later ones end at a flag unknown to them
+    os.environ["XLA_FLAGS"] = " ".join(flags)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 # What one test has compiled the next need not, in another process and in another run; pytest's

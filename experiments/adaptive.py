@@ -164,7 +164,7 @@ def draw(compared: dict[str, dict[float, flow.Comparison]], distance: pd.DataFra
 
 
 def draw_losses(ax: Any, name: str, comparisons: dict[float, flow.Comparison]) -> None:
-    """Flows are lines, optimizers points; a colour a learning rate."""
+    """Draw flows as lines and optimizers as points; a colour a learning rate."""
     for i, (eta, comparison) in enumerate(list(comparisons.items())[:SHOWN]):
         (pair,) = comparison.pairs
         ax.semilogy(comparison.reference.t, comparison.reference.loss, color=COLOURS[i])
@@ -182,7 +182,7 @@ def draw_losses(ax: Any, name: str, comparisons: dict[float, flow.Comparison]) -
 
 
 def draw_distances(ax: Any, drawn: dict[str, dict[float, flow.Comparison]]) -> None:
-    """At the learning rates of the losses, the smaller the paler."""
+    """Draw distances at the learning rates of the losses, the smaller the paler."""
     for i, (name, comparisons) in enumerate(drawn.items()):
         for j, comparison in enumerate(list(comparisons.values())[:SHOWN]):
             label = name if j == 0 else "_"
@@ -199,7 +199,7 @@ def draw_distances(ax: Any, drawn: dict[str, dict[float, flow.Comparison]]) -> N
 
 
 def draw_moments(ax: Any, drawn: dict[str, dict[float, flow.Comparison]]) -> None:
-    """Norms of the moments at the largest learning rate."""
+    """Draw norms of the moments at the largest learning rate."""
     i = 0
     for name, comparisons in drawn.items():
         comparison = next(iter(comparisons.values()))
@@ -226,7 +226,7 @@ def draw_moments(ax: Any, drawn: dict[str, dict[float, flow.Comparison]]) -> Non
 
 
 def draw_orders(ax: Any, distance: pd.DataFrame) -> None:
-    """A colour an optimizer, dashed where τ is fixed."""
+    """Draw distances against η, a colour an optimizer, dashed where τ is fixed."""
     colours: dict[str, str] = {}
     last = orders(distance).iloc[-1]
     for name, column in distance.items():

@@ -113,7 +113,7 @@ def moving_mean(t: np.ndarray, values: np.ndarray, at: np.ndarray, width: float)
 
 
 def distances(runs: dict[str, flow.Trajectory], window: float) -> dict[str, np.ndarray]:
-    """‖θ − mean of gradient descent‖ at each flow's times that have a whole window around them."""
+    """Return ‖θ − mean of gradient descent‖ at the flows' times with a whole window around."""
     descent = runs["gradient descent"]
     found = {}
     for name, path in list(runs.items())[1:]:
@@ -124,7 +124,7 @@ def distances(runs: dict[str, flow.Trajectory], window: float) -> dict[str, np.n
 
 
 def oscillation(descent: flow.Trajectory, central: flow.Trajectory, window: float) -> np.ndarray:
-    """Squared deviation of each saved step from the running mean, along the directions at the edge.
+    """Return the squared deviation of each saved step from the running mean.
 
     Those of the nearest saved time of the central flow, as many as oscillate there.
     """
@@ -140,7 +140,7 @@ def oscillation(descent: flow.Trajectory, central: flow.Trajectory, window: floa
 def measured_and_predicted(
     runs: dict[str, flow.Trajectory], config: Configuration
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By name: what gradient descent does at its saved steps, and what the central flow says."""
+    """Return what gradient descent does at its saved steps and what the central flow says."""
     descent, central = runs["gradient descent"], runs["central flow"]
     return {
         "loss": (descent.loss, central.state["mean_loss"]),

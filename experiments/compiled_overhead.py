@@ -1,4 +1,4 @@
-"""What the compiled engine costs beyond its gradients, side by side in one run.
+"""Costs of the compiled engine beyond its gradients, side by side in one run.
 
 For each network: seconds of a flow by TSRKC3 over (its cost × seconds of one gradient inside a
 compiled loop), and the seconds of a float32 flow over those of a float64 one for each unit of cost.
@@ -42,7 +42,7 @@ class Configuration(Options):
 
 
 def gradients_in_a_loop(objective: flow.Objective, count: int) -> Callable[[], None]:
-    """So many gradients, each at a point of its own, in one compiled loop."""
+    """Return a function that takes `count` gradients, at different points, in a compiled loop."""
 
     @jax.jit
     def loop(theta: Any, data: Any) -> Any:

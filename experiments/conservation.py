@@ -92,7 +92,7 @@ def network(config: Configuration, activation: str) -> flow.Objective:
 
 
 def normalised(config: Configuration) -> flow.Objective:
-    """A tanh MLP whose rows w are used as w/‖w‖: the loss knows nothing of ‖w‖, which is kept."""
+    """Return a tanh MLP whose rows w are used as w/‖w‖."""
     X, y = flow.datasets.digits(config.examples)
     inner = flow.MLP([64, *config.hidden, 10], "tanh")
 
@@ -133,7 +133,7 @@ def objectives(config: Configuration) -> dict[str, tuple[flow.Objective, Callabl
 
 
 def watch(conserved: dict[str, Callable]) -> Callable[[Any], Any]:
-    """All conserved quantities of parameters in one vector."""
+    """Return a function of parameters to all conserved quantities in one vector."""
     return lambda params: jnp.concatenate([jnp.ravel(q(params)) for q in conserved.values()])
 
 

@@ -128,7 +128,7 @@ def draw(counts: pd.DataFrame, times: pd.DataFrame) -> Any:
 
 
 def experiment(config: Configuration, record: Record) -> None:
-    """Both tables, and the figure."""
+    """Make both tables, and the figure."""
     counts, times = gradients(config), seconds(config)
     record.table("gradients", counts)
     record.table("timings", times)

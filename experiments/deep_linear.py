@@ -160,7 +160,7 @@ def compute(config: Configuration, network: Network) -> Result:
 
 
 def half_time(t: np.ndarray, u: np.ndarray, s: float) -> float:
-    """When a mode first has half of its strength, on a line between saved times; NaN if never."""
+    """Return when a mode first has half of its strength, on a line between saved times."""
     over = np.flatnonzero(u >= s / 2)
     if not len(over) or over[0] == 0:
         return np.nan
@@ -244,7 +244,7 @@ def draw(config: Configuration, results: dict[str, Result]) -> Any:
 
 
 def legend(figure: Any, results: dict[str, Result], s: np.ndarray) -> None:
-    """One legend for all panels: modes by colour, runs by line."""
+    """Draw one legend for all panels: modes by colour, runs by line."""
     rate = next(iter(results.values())).steps.config["learning_rate"]
     handles = [
         Line2D([], [], color=COLOURS[i % len(COLOURS)], linewidth=3, label=f"s = {value:g}")

@@ -77,7 +77,7 @@ class Run:
 
     @property
     def crossing(self) -> float:
-        """The first saved time at which the sharpness has met its limit; NaN if it never has."""
+        """Return the first saved time with the sharpness at its limit or beyond; NaN if none."""
         met = self.sharpness >= 1.0
         return float(self.steps.t[met.argmax()]) if met.any() else np.nan
 
@@ -98,7 +98,7 @@ def objective(name: str, seed: int) -> flow.Objective:
 
 
 def optimizers(name: str, config: Configuration) -> dict[str, tuple[float, float, Any, float]]:
-    """By name: learning rate, limit of the sharpness, optimizer and units of t in a step."""
+    """Return by name: learning rate, limit of the sharpness, optimizer and units of t in a step."""
     rates = config.learning_rates or SETTINGS[name][1]
     found = {f"GD, η = {eta:g}": (eta, 2.0 / eta, optax.sgd(eta), eta) for eta in rates}
     if name != "chebyshev-3":
@@ -175,7 +175,7 @@ def row(run: Run) -> dict[str, Any]:
 
 
 def draw(name: str, path: flow.Trajectory, runs: list[Run]) -> Any:
-    """Loss, sharpness against its limits, and distance to the flow with the crossings marked."""
+    """Draw loss, sharpness against its limits, and distance to the flow; crossings are marked."""
     adaptive = [run for run in runs if run.flow is None]
     shape, size = ((2, 2), (10, 7.5)) if adaptive else ((1, 3), (13, 4))
     figure, axes = plt.subplots(*shape, figsize=size, layout="constrained")

@@ -106,7 +106,7 @@ def costs(objective: flow.Objective, t: float = 100.0) -> pd.DataFrame:
 
 
 def experiment(config: Configuration, record: Record) -> None:
-    """Every picture, by its line."""
+    """Draw every picture, by its line."""
     for name in config.pictures:
         choice("--pictures", name, LINES)
     known = names(config, record)

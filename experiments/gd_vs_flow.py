@@ -50,7 +50,7 @@ class Configuration(Options):
 
 
 def settings(config: Configuration) -> dict[str, float]:
-    """The integrator's settings that were given; refuse what does not go together, before all."""
+    """Return the integrator's settings that were given; refuse what does not go together first."""
     for rate in config.learning_rates:
         whole_steps("--learning-rates", config.t, rate)
     asked = {"rtol": config.rtol, "atol": config.atol, "step": config.step}

@@ -47,7 +47,7 @@ class Configuration(Options):
 
 
 def runs(config: Configuration) -> dict[str, tuple]:
-    """Each run by name: its call, what goes into it beside the objective, what resume needs."""
+    """Return each run by name: its function, arguments beside the objective, those of resume."""
     adam = {"optimizer": optax.adam(1e-4)}
     descent = {"steps": int(35 * config.t), "time_step": 1e-4, "batch_size": 20}
     compiled = {

@@ -59,7 +59,7 @@ class Configuration(Options):
 
 
 def images(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth random prototypes of ten classes under noise: rows of 784 pixels, one-hot rows."""
+    """Return noisy images of ten smooth random prototypes: rows of 784 pixels, and one-hot rows."""
     rng = np.random.default_rng(seed)
     waves = np.cos(np.pi * np.outer(np.arange(6), np.arange(SIDE) + 0.5) / SIDE)
     shapes = np.einsum("cij,ix,jy->cxy", rng.standard_normal((CLASSES, 6, 6)), waves, waves)
@@ -98,7 +98,7 @@ def objective_of(model: str, config: Configuration) -> flow.Objective:
 
 
 def run(task: str, objective: flow.Objective, config: Configuration, t: float) -> dict[str, Any]:
-    """One task to flow time t, and what it found."""
+    """Run one task to flow time t, and return its numbers."""
     how = {"method": "TSRKC3", "rtol": config.rtol, "atol": 1e-3 * config.rtol}
     quiet = {"save": 3, "keep": "last", "progress": False}
     steps = whole_steps("--learning-rate", t, config.learning_rate)
@@ -121,7 +121,7 @@ def run(task: str, objective: flow.Objective, config: Configuration, t: float) -
 
 
 def work() -> None:
-    """One task in this process: its findings, its size and the peak of memory, to stdout."""
+    """Run one task in this process, and print its numbers, its size and the peak of memory."""
     import tyro
 
     task, model, *options = sys.argv[2:]
@@ -218,7 +218,7 @@ def draw(table: pd.DataFrame, methods: pd.DataFrame) -> Any:
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """All tasks of both models, then the loops of all methods."""
+    """Run all tasks of both models, then the loops of all methods."""
     whole_steps("--learning-rate", config.t, config.learning_rate)
     choice("--dtype", config.dtype, ["float64", "float32"])
     rows = {}

@@ -60,7 +60,7 @@ def motions(objective: flow.Objective, config: Configuration) -> dict[str, flow.
 def pairs(
     objective: flow.Objective, config: Configuration, record: Record
 ) -> dict[str, flow.Trajectory]:
-    """Every motion, and the optimizer that it models, on one clock."""
+    """Run every motion, and the optimizer that it models, on one clock."""
     runs = {}
     for name, dynamics in tqdm(motions(objective, config).items(), "motions", disable=config.quiet):
         optimizer, time_step = dynamics.counterpart(config.learning_rate)
@@ -117,7 +117,7 @@ def energies(objective: flow.Objective, config: Configuration) -> dict[str, flow
 
 
 def energy_table(runs: dict[str, flow.Trajectory]) -> pd.DataFrame:
-    """Band and drift of H: the drift is that between the means of the first and the last tenth."""
+    """Return band and drift of H."""
     rows = {}
     for name, run in runs.items():
         H = run.state["energy"] / run.state["energy"][0] - 1.0

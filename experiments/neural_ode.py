@@ -169,7 +169,7 @@ GAPS = ("loss at θ₀", "gradient at θ₀", "loss at θ_T", "gradient at θ_T"
 
 
 def measure(objective: flow.Objective, path: flow.Trajectory) -> dict[str, Any]:
-    """Loss and gradient of a network at the weights where the continuous one starts and ends."""
+    """Return a network's loss and gradient at the continuous one's first and last weights."""
     found = {}
     for place, i in (("θ₀", 0), ("θ_T", -1)):
         value, gradient = objective.flat_value_and_gradient(path.theta[i])
@@ -184,7 +184,7 @@ def slopes(gaps: pd.DataFrame) -> pd.Series:
 
 
 def draw(config: Configuration, result: Result, orders: pd.Series) -> Any:
-    """Loss along t, the points' way through depth, gaps against depth, weights apart along t."""
+    """Draw loss along t, the points' way through depth, distances against depth and along t."""
     figure, axes = plt.subplots(2, 2, figsize=(10, 8), layout="constrained")
     path = result.path
     axes[0, 0].semilogy(path.t, path.loss, color="black", linewidth=2, label="continuous depth")
@@ -225,7 +225,7 @@ def draw(config: Configuration, result: Result, orders: pd.Series) -> Any:
 
 
 def draw_depth(ax: Any, config: Configuration, params: Any) -> None:
-    """The points' way from s = 0 (small dots) to 1, and the line that parts them there."""
+    """Draw the points' way from s = 0 (small dots) to 1, and the line that parts them there."""
     X, y = moons(config)
     with jax.enable_x64(True):
         end, way = through_depth(rk4, config.depth_steps, params, X)

@@ -51,7 +51,7 @@ class Row:
 
 
 def rows(config: Configuration) -> dict[str, Callable[[], Row]]:
-    """Every pair, by name."""
+    """Return every pair, by name."""
     X, y = flow.datasets.digits(config.examples)
     objective = flow.MLP([64, 8, 10]).objective(X, y, seed=config.seed)
     orthogonal = flow.dynamics.orthogonal(objective, "[0]['W']")

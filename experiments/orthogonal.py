@@ -76,7 +76,7 @@ def first_gradient(objective: flow.Objective, params: Any) -> float:
 
 
 def networks(config: Configuration, record: Record) -> dict[str, flow.Trajectory]:
-    """(a) Hidden weights on the Stiefel manifold, free, and by Riemannian gradient descent."""
+    """Run (a): hidden weights on the Stiefel manifold, free, and by Riemannian gradient descent."""
     train, held_out = flow.datasets.digits(config.examples, test=config.test)
     network = flow.MLP([64, *config.hidden, 10])
     leaves = [f"[{l}]['W']" for l in range(len(config.hidden))]
@@ -190,7 +190,7 @@ def slope(growth: pd.DataFrame) -> float:
 
 
 def draw_networks(runs: dict[str, flow.Trajectory], axes: Any) -> None:
-    """Four panels of (a)."""
+    """Draw four panels of (a)."""
     looks = (
         {"color": "black", "zorder": 3},
         {"color": COLOURS[0]},
@@ -216,7 +216,7 @@ def draw_networks(runs: dict[str, flow.Trajectory], axes: Any) -> None:
 
 
 def draw(runs: dict[str, flow.Trajectory], curves: dict[int, Any], growth: pd.DataFrame) -> Any:
-    """All panels."""
+    """Draw all panels."""
     figure, axes = plt.subplots(2, 3, figsize=(11, 7), layout="constrained")
     draw_networks(runs, axes.flat[:4])
     ax = axes[1, 1]

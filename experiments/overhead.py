@@ -86,7 +86,7 @@ def measure(
     auto = flow.Objective(hand.traced_value, hand.params, hand.data)
 
     def bare(objective: flow.Objective) -> Callable[[], object]:
-        """One jitted gradient, flat numpy in, flat numpy out, and nothing else."""
+        """Return one jitted gradient, flat numpy in, flat numpy out, and nothing else."""
         gradient = jax.jit(
             lambda theta, data: ravel_pytree(
                 objective.traced_gradient(objective.tree(theta), data)

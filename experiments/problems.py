@@ -36,7 +36,7 @@ class Problem:
 
 
 def digits(dtype: str = "float64") -> flow.Objective:
-    """64-32-10 tanh on the first 300 digits, J = ½ squared error; W ~ N(0, 1/fan_in), b = 0."""
+    """Return 64-32-10 tanh on 300 digits, J = ½ squared error; W ~ N(0, 1/fan_in), b = 0."""
     return flow.MLP([64, 32, 10]).objective(*flow.datasets.digits(300), dtype=dtype)
 
 
@@ -53,7 +53,7 @@ def small(dtype: str = "float64") -> flow.Objective:
 
 
 def unnormalised(dtype: str = "float64") -> flow.Objective:
-    """4-24-1 tanh on 64 standard normal inputs, one feature scaled ×30: sharpness above 1,000."""
+    """Return 4-24-1 tanh on 64 normal inputs, one feature scaled ×30: sharpness above 1,000."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((64, 4))
     y = np.sin(X[:, :1]) + 0.5 * X[:, 1:2] * X[:, 2:3]
@@ -62,7 +62,7 @@ def unnormalised(dtype: str = "float64") -> flow.Objective:
 
 
 def regression() -> flow.Objective:
-    """Linear regression on the breast-cancer data, standardised: 31 parameters, J quadratic."""
+    """Return linear regression on standardised breast-cancer data: 31 parameters, J quadratic."""
     from sklearn.datasets import load_breast_cancer
 
     X, y = load_breast_cancer(return_X_y=True)
@@ -71,7 +71,7 @@ def regression() -> flow.Objective:
 
 
 def teacher(seed: int) -> flow.Objective:
-    """2-4-1 tanh on 100 points of the plane and the outputs of another such: J falls to 0."""
+    """Return 2-4-1 tanh on 100 points of the plane, with another's outputs: J falls to 0."""
     network, X = flow.MLP([2, 4, 1]), np.random.default_rng(0).standard_normal((100, 2))
     other = network.objective(X, np.zeros((100, 1)), seed=100 + seed)
     return network.objective(X, other.outputs(other.params), seed=seed)

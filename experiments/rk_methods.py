@@ -41,7 +41,7 @@ class Configuration(Options):
 
 
 def study(objective: flow.Objective, config: Configuration, name: str) -> pd.DataFrame:
-    """Every method at every tolerance on one network."""
+    """Run every method at every tolerance on one network."""
     tight = {"rtol": 1e-12, "atol": 1e-14, "progress": not config.quiet}
     reference = uninterrupted(flow.integrate(objective, config.t, save=[config.t], **tight))
     rows = []
@@ -85,7 +85,7 @@ def study(objective: flow.Objective, config: Configuration, name: str) -> pd.Dat
 
 
 def draw(table: pd.DataFrame) -> Any:
-    """One panel a network: error against cost in log–log."""
+    """Draw one panel a network: error against cost in log–log."""
     names = list(table["network"].unique())
     figure, axes = plt.subplots(
         1,
@@ -112,7 +112,7 @@ def draw(table: pd.DataFrame) -> Any:
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """Every method on every network."""
+    """Run every method on every network."""
     data = flow.datasets.digits(config.examples)
     tables = []
     for units in config.hidden:

@@ -82,7 +82,7 @@ def train(config: Configuration) -> dict[str, np.ndarray]:
 
 
 def collectives(objective: flow.Objective) -> tuple[int, int]:
-    """All-reduces in the compiled program of one gradient, and the numbers that they add up."""
+    """Return how many all-reduces the compiled gradient has, and how many numbers they add up."""
 
     def gradient(theta: jax.Array, data: object) -> jax.Array:
         tree = objective.traced_gradient(objective.tree(theta), data)
@@ -107,7 +107,7 @@ def long_run(config: Configuration, folder: Path) -> flow.Trajectory:
 
 
 def work() -> None:
-    """One process of several: find the others, train, and write what came of it."""
+    """Run one process of several: find the others, train, and write the arrays it ends with."""
     rank, processes, port, out, *options = sys.argv[2:]
     config = tyro.cli(Configuration, args=options)
     patience = LOST if config.kill else SILENCE

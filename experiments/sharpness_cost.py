@@ -41,7 +41,7 @@ class Configuration(Options):
 
 
 def experiment(config: Configuration, record: Record) -> None:
-    """Every observer, in interleaved rounds."""
+    """Measure every observer, in interleaved rounds."""
     objective = flow.MLP([64, 32, 10]).objective(*flow.datasets.digits(300), seed=config.seed)
     # Observer, and at which end how many.
     watched = {

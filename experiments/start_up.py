@@ -1,4 +1,4 @@
-"""What a newcomer waits for: imports, --help, the surface figure, a study and its file, long runs.
+"""Waits of a newcomer: imports, --help, the surface figure, a study and its file, long runs.
 
 Seconds of `import flow` over `import jax`, and of the slowest experiments' --help, each in a fresh
 process, interleaved, medians of the rounds; the loss surface of a 64-32-10 network on digits with
@@ -53,7 +53,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def fresh(*arguments: str) -> float:
-    """Wall seconds of a fresh Python process, with Python's own cache of compiled modules."""
+    """Return wall seconds of a fresh Python process, whose compiled modules are cached."""
     command = [sys.executable, *arguments]
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     silent = {"stdout": subprocess.DEVNULL, "env": env}

@@ -102,7 +102,7 @@ def network(config: Configuration) -> flow.Objective:
 def ensembles(
     dynamics: flow.StochasticFlow, t: float, paths: int, substeps: int, config: Configuration
 ) -> tuple[dict[str, Ensemble], flow.Trajectory]:
-    """The SDE, SGD and, at the ends of epochs, SGD on reshuffled data; and one path of the SDE."""
+    """Run the SDE, SGD and, at the ends of epochs, SGD on reshuffled data; and one SDE path."""
     rate, per_epoch = dynamics.learning_rate, dynamics.examples // dynamics.batch_size
     last = whole_steps("a learning rate", t, rate)
     steps = np.unique(np.rint(np.linspace(0, last, config.save)).astype(int))
@@ -139,7 +139,7 @@ def ensembles(
 def laws(
     objective: flow.Objective, rate: float, batch_size: int, times: dict[str, np.ndarray]
 ) -> dict[str, Law]:
-    """Closed forms of (a). V̇ = −ΛV − VΛ + ηΣ; V ← (1−ηΛ)V(1−ηΛ) + η²Σ; epochs by their noise."""
+    """Return the closed forms of (a)."""
     data, N = np.asarray(objective.data), len(objective.data)
     centre, spread = data.mean(axis=0), np.cov(data.T, bias=True)
     noise = np.outer(CURVATURES, CURVATURES) * spread
@@ -167,7 +167,7 @@ def laws(
 
 
 def deviations(found: Ensemble, law: Law) -> tuple[float, float]:
-    """Largest deviation of mean and covariance from the law after t = 0, in standard errors.
+    """Return the largest deviation of mean and covariance from the law, in standard errors.
 
     Of a normal ensemble of P paths Var(V_ij) = (V_ii V_jj + V_ij²)/(P − 1).
     """
@@ -213,7 +213,7 @@ def stationary(runs: dict[float, Any], rate: float, i: int) -> float:
 
 
 def network_table(runs: dict[float, dict[str, Ensemble]]) -> pd.DataFrame:
-    """Mean and spread of J at the end, and the largest gap between SDE and SGD on the way."""
+    """Return mean and spread of J at the end, and the largest gap of SDE and SGD on the way."""
     rows = []
     for found in runs.values():
         (sde, sgd), n = (found["SDE"].loss, found["SGD"].loss), len(found["SDE"].loss)
@@ -245,7 +245,7 @@ LOOKS = {
 
 
 def draw_quadratic(runs: dict[float, Any], axes: Any, config: Configuration) -> None:
-    """Mean and variance along t at the middle η, and the last variances of all."""
+    """Draw mean and variance along t at the middle η, and the last variances of all."""
     rate = sorted(runs)[len(runs) // 2]
     found, theory = runs[rate]
     for name, ensemble in found.items():
@@ -274,7 +274,7 @@ def draw_quadratic(runs: dict[float, Any], axes: Any, config: Configuration) -> 
 
 
 def draw_network(runs: dict[float, dict[str, Ensemble]], axes: Any) -> None:
-    """Mean and standard deviation of J along t."""
+    """Draw mean and standard deviation of J along t."""
     for i, (rate, found) in enumerate(runs.items()):
         for name, dashes in (("SDE", "-"), ("SGD", "none")):
             ensemble = found[name]
@@ -290,7 +290,7 @@ def draw_network(runs: dict[float, dict[str, Ensemble]], axes: Any) -> None:
 
 
 def draw_order(study: flow.OrderStudy, ax: Any) -> None:
-    """Weak error against η."""
+    """Draw the weak error against η."""
     rates, slope = study.learning_rates, study.slope
     ax.errorbar(
         rates, study.distance, 2 * study.standard_error, fmt="o", color=COLOURS[0], label="± 2 s.e."
@@ -308,7 +308,7 @@ def draw_order(study: flow.OrderStudy, ax: Any) -> None:
 
 
 def draw(quadratics: Any, networks: Any, study: flow.OrderStudy, config: Configuration) -> Any:
-    """All panels."""
+    """Draw all panels."""
     figure, axes = plt.subplots(2, 3, figsize=(11, 7), layout="constrained")
     draw_quadratic(quadratics, axes[0], config)
     draw_network(networks, axes[1, :2])

@@ -62,7 +62,7 @@ class Configuration(Options):
 def cell(
     width: int, method: str, *, examples: int, t: float, rtol: float, seed: int
 ) -> dict[str, float]:
-    """One flow."""
+    """Run one flow, and return its numbers."""
     network = flow.MLP([64, width, 10])
     objective = network.objective(*flow.datasets.digits(examples), seed=seed)
     path = flow.integrate(
@@ -146,7 +146,7 @@ def draw(found: Any) -> Any:
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """Every cell, a table and a figure."""
+    """Run every cell; make a table and a figure."""
     if config.workers and config.scheduler:
         raise ValueError("--workers starts a cluster, of at least one, and --scheduler names one")
     on_dask = bool(config.workers or config.scheduler)

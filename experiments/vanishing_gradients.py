@@ -95,7 +95,7 @@ def follow(
 def attempts(
     config: Configuration, objective: flow.Objective
 ) -> Iterator[tuple[float, dict[str, Any]]]:
-    """To which time to integrate and how, ever more carefully."""
+    """Yield to which time to integrate and how, ever more carefully."""
     if objective.smooth:
         for rtol in (1e-6, 1e-8, 1e-10, 1e-12):
             budget = {"max_gradients": config.gradients}
@@ -147,7 +147,7 @@ def panels(config: Configuration, **shared: str) -> tuple[Any, Any]:
 
 
 def label(figure: Any, axes: Any, x: str, y: str) -> None:
-    """One label for all abscissas and one for all ordinates, and one legend."""
+    """Write one label for all abscissas and one for all ordinates, and one legend."""
     figure.supxlabel(x, fontsize="medium")
     figure.supylabel(y, fontsize="medium")
     handles = {h.get_label(): h for h in axes[0, 0].get_lines() if h.get_label()[0] != "_"}
@@ -157,7 +157,7 @@ def label(figure: Any, axes: Any, x: str, y: str) -> None:
 
 
 def draw_layers(paths: dict[tuple, flow.Trajectory], config: Configuration) -> Any:
-    """Norm against the layer's place, at θ₀ (points) and at the end of the flow (dashed)."""
+    """Draw the norm against the layer's place, at θ₀ (points) and at the flow's end (dashed)."""
     figure, axes = panels(config, sharex="all", sharey="row")
     for (activation, init, depth), path in paths.items():
         ax = axes[config.activations.index(activation), config.inits.index(init)]

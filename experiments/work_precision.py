@@ -57,7 +57,7 @@ class Configuration(Options):
 
 
 def own(method: str, engine: str, objective: flow.Objective, t: float, rtol: float) -> Callable:
-    """One of flow's methods, as a peer is called."""
+    """Return a call of one of flow's methods, as a peer is called."""
 
     def run() -> tuple[np.ndarray, float]:
         path = flow.integrate(
@@ -100,7 +100,7 @@ STYLES = {
 
 
 def cases(name: str, objective: flow.Objective, problem: Problem, config: Configuration) -> list:
-    """Every (method, tolerance, maker) that runs on a problem."""
+    """Return every (method, tolerance, maker) that runs on a problem."""
     stiff = flow.sharpness(objective, objective.params) * problem.t > LONG
     large = objective.size > LARGE
     found = []
@@ -128,7 +128,7 @@ def _left_out(label: str, name: str, stiff: bool) -> bool:
 
 
 def measure(name: str, problem: Problem, config: Configuration) -> pd.DataFrame:
-    """Every method at every tolerance on one problem."""
+    """Run every method at every tolerance on one problem."""
     objective = problem.make()
     reference = flow.integrate(
         objective,
@@ -231,7 +231,7 @@ def growth() -> pd.DataFrame:
 
 
 def to_convergence() -> pd.DataFrame:
-    """Cost to ‖∇J‖ = 1e-7 at the default tolerances, of a network that learns what another does."""
+    """Return cost to ‖∇J‖ = 1e-7 at the default tolerances, of a network that learns another's."""
     rows = {
         seed: {
             method: flow.integrate(
@@ -247,7 +247,7 @@ def to_convergence() -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, quantity: str, label: str) -> Any:
-    """One panel a problem: error against cost or seconds, in log–log."""
+    """Draw one panel a problem: error against cost or seconds, in log–log."""
     names = list(table["problem"].unique())
     columns = min(3, len(names))
     figure, axes = plt.subplots(
@@ -284,7 +284,7 @@ def draw(table: pd.DataFrame, quantity: str, label: str) -> Any:
 
 
 def experiment(config: Configuration, record: Record) -> str | None:
-    """Every method on every problem."""
+    """Run every method on every problem."""
     for name in config.problems:
         choice("--problems", name, PROBLEMS)
     for label in PEERS if config.peers else ():

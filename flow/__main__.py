@@ -187,7 +187,7 @@ def _agreed() -> bool:
 
 
 def _tell(run: Any) -> None:
-    """A run's facts and tables."""
+    """Print a run's facts and tables."""
     facts = run.facts
     _say(f"{facts['experiment']}, started {facts.get('started', 'at an unknown time')}")
     _say(f"result: {run.result}")

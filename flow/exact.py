@@ -104,7 +104,7 @@ def least_squares(X: np.ndarray, y: np.ndarray) -> Exact:
 
 
 def two_layer_scalar(s: float, a0: float) -> Exact:
-    """J = ½(s − ab)², a₀ = b₀: u = ab = s e^{2st}/(e^{2st} − 1 + s/u₀) (Saxe et al. 2013)."""
+    """Return J = ½(s − ab)², a₀ = b₀, with u = ab = s e^{2st}/(e^{2st} − 1 + s/u₀)."""
     s, a0 = positive("s", s), positive("a0", a0)
     strength = linear_modes([s], [positive("a0²", a0 * a0)])
 

@@ -114,7 +114,7 @@ class _Projection:
     drawn: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process, which draws the same."""
+        """Return the state without the drawn numbers, as another process draws the same."""
         return vars(self) | {"drawn": {}}
 
     def __call__(self, objective: Objective, params: Any) -> np.ndarray:

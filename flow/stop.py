@@ -62,7 +62,7 @@ class StopConditions:
 
     @property
     def thresholds(self) -> tuple[float, float]:
-        """The loss and the gradient norm at or below which a run stops, −∞ where none is given."""
+        """Return the loss and gradient norm at or below which a run stops, −∞ where not given."""
         given = {"loss": -inf, "gradient_norm": -inf}
         for condition in self.each_step:
             given[condition.quantity] = max(given[condition.quantity], condition.threshold)

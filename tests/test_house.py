@@ -12,6 +12,7 @@ import sys
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 
@@ -111,6 +112,14 @@ def test_experiments_import_nothing_private():
     """Assert that experiments and notebooks use flow as anybody can."""
     for file in [*ROOT.glob("experiments/**/*.py"), *ROOT.glob("notebooks/*.ipynb")]:
         assert not re.search(r"(from|import) flow\._|flow\._[a-z]", file.read_text()), file
+
+
+@pytest.mark.quick
+def test_what_mutations_break_is_there():
+    """Assert that each fault put in by tests/mutations.py replaces one text of flow's."""
+    for mutation in run_path(str(Path(__file__).with_name("mutations.py")))["MUTATIONS"]:
+        text = (FLOW / mutation.file).read_text()
+        assert text.count(mutation.old) == 1, mutation.fault
 
 
 def test_few_files_are_entered():

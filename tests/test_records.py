@@ -349,7 +349,7 @@ child = sys.argv[2:] or subprocess.Popen([sys.executable, "-c", sys.argv[1], sys
 try:
     time.sleep(60)
 except KeyboardInterrupt:
-    print("interrupted", flush=True)
+    print("interrupted\\n", end="", flush=True)
     child == ["x"] or child.wait()
     sys.exit(130)
 """

@@ -114,7 +114,7 @@ def rk4(objective: flow.Objective, t: float, _: float) -> Run:
 
 
 def torchdiffeq(objective: flow.Objective, t: float, rtol: float) -> Run:
-    """The dopri5 of torchdiffeq, on PyTorch's own gradient of the same tanh network and data."""
+    """Return a run of torchdiffeq's dopri5, on PyTorch's gradient of the same network and data."""
     import torch
     from torchdiffeq import odeint
 

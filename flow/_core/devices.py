@@ -16,7 +16,7 @@ from flow._core.user_warnings import warn
 
 
 def find_device(device: Any) -> jax.Device | None:
-    """The device of that name, "cpu", "gpu" or "tpu", or a device itself; None for JAX's default.
+    """Return the device named "cpu", "gpu" or "tpu", or one as it is; None for JAX's default.
 
     >>> find_device("cpu").platform
     'cpu'
@@ -101,7 +101,7 @@ _LIMIT = _Limit()
 
 
 def single_blas_thread(wanted: bool = True) -> AbstractContextManager:
-    """Scope in which numpy's and scipy's linear algebra runs in one thread.
+    """Return a scope in which numpy's and scipy's linear algebra runs in one thread.
 
     An explicit integrator's own work is on a few vectors and gains nothing from threads, but
     after each product their workers spin for a while: at 55,210 parameters plain `solve_ivp`, with
@@ -134,7 +134,7 @@ def _is_float(variable: Any) -> bool:
 
 
 def _xla_threads() -> int:
-    """As XLA counts them on the CPU."""
+    """Return how many threads XLA has on the CPU."""
     allowed = getattr(os, "sched_getaffinity", None)
     most = os.cpu_count() if allowed is None else len(allowed(0))
     return int(os.environ.get("NPROC") or most or 1)

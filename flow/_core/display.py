@@ -1,4 +1,4 @@
-"""What is shown: control characters written out, and a cell's last line cut to a few."""
+"""Text for terminals and tables: control characters written out, long values cut short."""
 
 import reprlib
 from dataclasses import fields, is_dataclass

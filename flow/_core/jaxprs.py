@@ -1,4 +1,4 @@
-"""What a function computes, as JAX has traced it."""
+"""Jaxprs, the operations that JAX has traced of a function."""
 
 import hashlib
 import re
@@ -69,7 +69,7 @@ def fingerprint(closed_jaxpr: Any) -> str:
 
 
 def _constants(closed_jaxpr: Any) -> Iterator[Any]:
-    """The constants of a jaxpr, and of those that it calls."""
+    """Yield the constants of a jaxpr, and of those that it calls."""
     for constant in closed_jaxpr.consts:
         keys = jax.dtypes.issubdtype(getattr(constant, "dtype", None), jax.dtypes.prng_key)
         yield jax.random.key_data(constant) if keys else constant

@@ -246,7 +246,7 @@ def netcdf(
     *,
     own: bool = False,
 ) -> Iterator["NetCDF"]:
-    """A netCDF file of flow's, of one of the formats, each no newer than the version beside it.
+    """Open a netCDF file of flow's, of one of the formats, none newer than the version given.
 
     Parameters
     ----------
@@ -327,7 +327,7 @@ class NetCDF:
         return from_json(text, max(self.limit, LEAST), name)
 
     def attributes(self, group: str, names: tuple[str, ...]) -> dict[str, Any]:
-        """Those attributes of a group, texts and numbers; one that is not there is left out."""
+        """Return attributes of a group, texts and numbers, by name; missing ones are left out."""
         import h5py
 
         found = {}

@@ -25,7 +25,7 @@ class Travels:
     """
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Flow's own by name; else all of it in one piece, what it shares inside being shared."""
+        """Return flow's own by name; else all of it in one piece, with what it shares inside."""
         for name, value in vars(sys.modules[type(self).__module__]).items():
             if value is self and type(self).__module__.startswith("flow."):
                 return name
@@ -45,7 +45,7 @@ class Travels:
 
 
 def _packed(what: Any) -> bytes:
-    """Its pickle by value.
+    """Return a pickle by value.
 
     Raises
     ------

@@ -31,7 +31,7 @@ def redraw_seconds() -> float:
 
 
 def bar_along(total: float, label: str, *, show: Any) -> tqdm:
-    """A bar along t, up to `total`, that comes up after a second; infinite where t has no end."""
+    """Return a bar along t up to `total`, infinite without an end; it comes up after a second."""
     endless = total == float("inf")
     return tqdm(
         total=None if endless else total,
@@ -117,7 +117,7 @@ def compiling(label: str, show: Any) -> Iterator[None]:
 
 
 def silent(show: Any) -> AbstractContextManager:
-    """Scope in which nothing tells of compiling, unless it is to `show`."""
+    """Return a scope in which nothing tells of compiling, unless it is to `show`."""
     return nullcontext() if show else compiling("", show=False)
 
 
@@ -142,7 +142,7 @@ TOGETHER = 1024
 
 
 def paced(steps: int, taken: int, seconds: float) -> int:
-    """Steps of the next call, from what this one of `steps` took: ten times as many at most."""
+    """Return the steps of the next call, by what this one of `steps` took: at most ten times."""
     if jax.process_count() > 1:
         return min(2 * steps, TOGETHER)
     pace = seconds / max(1, taken)

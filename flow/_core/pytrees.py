@@ -90,7 +90,7 @@ def as_data(data: PyTree, dtype: Any, root: str = "data") -> PyTree:
 
 
 def _as_array(name: str, leaf: Any, dtype: Any) -> jax.Array:
-    """One array of data."""
+    """Return one array of data on the device."""
     if isinstance(leaf, np.ma.MaskedArray):
         numbers(name, leaf)
     foreign = _foreign(name, leaf)

@@ -55,7 +55,7 @@ class Action(Shown):
 def action(
     path: Trajectory, perturbations: int = 8, seed: int = 0, *, progress: bool = True
 ) -> Action:
-    """The action S = ∫ e^{γt}(½‖θ̇‖² − J(θ)) dt of a heavy-ball run, and its first variation.
+    """Return the action S = ∫ e^{γt}(½‖θ̇‖² − J(θ)) dt of a heavy-ball run and its variation δS.
 
     The motion θ̈ + γθ̇ + ∇J = 0 makes S stationary among all paths with the same ends:
     δS[φ] = ∫ e^{γt}(⟨θ̇, φ̇⟩ − ⟨∇J, φ⟩) dt = 0 for every φ with φ(0) = φ(T) = 0 (Bateman 1931 has

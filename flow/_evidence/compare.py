@@ -144,7 +144,7 @@ class Comparison:
         return values[0] if len(values) == 1 else values
 
     def table(self) -> "pandas.DataFrame":
-        """One row a run, at its last matched time; times in units of learning rate × steps."""
+        """Return one row a run, at its last matched time; times are learning rate × steps."""
         import pandas
 
         rows = [
@@ -170,7 +170,7 @@ class Comparison:
         return cut(f"{name}\n{table(self.table())}")
 
     def plot(self, figure: Any = None) -> Any:
-        """Loss, distance, gradient norm and common PCA plane in one 2 × 2 matplotlib figure."""
+        """Draw loss, distance, gradient norm and common PCA plane, 2 × 2 in a matplotlib figure."""
         from flow import plots
 
         return plots.comparison(self, figure)
@@ -293,7 +293,7 @@ def _check_same_problem(reference: Trajectory, run: Trajectory) -> None:
 def _match(
     reference: Trajectory, runs: Sequence[Trajectory]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each run the matched times, and the run's rows there."""
+    """Return for each run the matched times, and the run's rows there."""
     end = reference.stats["t_end"]
     tolerance = _SAME_TIME * max(end, 1.0)
     matched = []

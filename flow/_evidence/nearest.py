@@ -58,7 +58,7 @@ class HermitePath:
         return 0 if self.objective is None else self.objective.tally.gradients
 
     def distances(self, points: np.ndarray, *, progress: bool = False) -> np.ndarray:
-        """Least distance of each point (points, n) from the rows and the pieces beside the nearest.
+        """Return the least distance of each point (points, n) from the path.
 
         In parts, whose memory is bounded; `progress` shows how many are done.
         """
@@ -99,7 +99,7 @@ class HermitePath:
         return np.concatenate([(points[part] @ rows.T).argmin(axis=1) for part in some])
 
     def _least_squares(self, a: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Min over s in (0, 1) of ‖c₀ + c₁s + c₂s² + c₃s³ − point‖² on each piece a; ∞ of none.
+        """Return the least ‖c₀ + c₁s + c₂s² + c₃s³ − point‖² over s in (0, 1) on each piece a.
 
         A sextic in s, least where its derivative is zero.
         """
@@ -123,7 +123,7 @@ class HermitePath:
 
 
 def _in_and_off(Q: np.ndarray, points: np.ndarray, origin: np.ndarray) -> np.ndarray:
-    """Coordinates (points, k + 1) in the span of k orthonormal columns, and distances from it."""
+    """Return coordinates (points, k + 1): in the span of k orthonormal columns, and how far off."""
     found = np.empty((len(points), Q.shape[1] + 1))
     for part in parts(*points.shape):
         x = points[part] - origin
@@ -133,7 +133,7 @@ def _in_and_off(Q: np.ndarray, points: np.ndarray, origin: np.ndarray) -> np.nda
 
 
 def _roots(coefficients: np.ndarray) -> np.ndarray:
-    """Complex roots (polynomials, degree) of each, the constant first; NaN for those it has not."""
+    """Return the complex roots (polynomials, degree) of polynomials, whose constants come first."""
     degree = coefficients.shape[1] - 1
     found = np.full((len(coefficients), degree), np.nan, complex)
     full = coefficients[:, -1] != 0

@@ -67,7 +67,7 @@ class OrderStudy:
     units: int = 0
 
     def table(self) -> "pandas.DataFrame":
-        """One row a learning rate; slopes are local ones, from the row above."""
+        """Return one row a learning rate; slopes are local ones, from the row above."""
         import pandas
 
         def local(distance: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ class OrderStudy:
 
 @own_keywords
 def auto_learning_rates(objective: Objective, shares: Sequence[float] = AUTO_SHARES) -> np.ndarray:
-    """Learning rates as shares of 2/λ_max(θ₀), the stability limit at the initial parameters.
+    """Return learning rates as shares of 2/λ_max(θ₀), the stability limit at the start.
 
     The default {0.1, 0.5, 0.9, 1.1} is well below the limit, near it, and beyond.
 
@@ -211,7 +211,7 @@ def whole_steps(name: str, t: float, time_step: float) -> int:
 
 
 def _whole_steps(dynamics: Dynamics, t: float, learning_rates: Any) -> tuple[np.ndarray, list[int]]:
-    """Learning rates near those asked for, largest first, and the whole numbers of steps to t."""
+    """Return learning rates near the given ones, largest first, and their whole steps to t."""
     given = several("learning_rates", learning_rates, "several numbers or 'auto'")
     asked = [positive("learning_rates", rate) for rate in given]
     found: dict[int, float] = {}

@@ -56,7 +56,7 @@ class StreamingDistances:
                 self._meetings.setdefault(at, _Meeting(set())).expected.add(name)
 
     def meet(self, name: str, record: Mapping[str, Any]) -> None:
-        """A run comes by at one of its times."""
+        """Take θ and J of a run at one of its times."""
         t = min(float(record["t"]), self._end)
         if (meeting := self._meetings.get(t)) is None:
             return
@@ -76,7 +76,7 @@ class StreamingDistances:
             del self._meetings[t]
 
     def leave(self, name: str) -> None:
-        """A run has ended: nobody waits for it any more."""
+        """Take leave of a run that has ended: nobody waits for it any more."""
         for t, meeting in list(self._meetings.items()):
             if name == self._reference:
                 if name not in meeting.waiting:

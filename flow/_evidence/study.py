@@ -68,13 +68,13 @@ class Study:
     comparison: Comparison | None
 
     def plot(self, figure: Any = None) -> Any:
-        """Loss, distance, sharpness against its limits, common PCA plane, and what was observed."""
+        """Draw loss, distance, sharpness with its limits, PCA plane, and what was observed."""
         from flow import plots
 
         return plots.study(self, figure)
 
     def table(self) -> "pandas.DataFrame":
-        """One row a run: where it ended, how far from the flow, what was observed, what it cost.
+        """Return one row a run: where it ended, how far from the flow, what was observed, its cost.
 
         Of a vector that was observed, each entry, or of more than four its norm. "gradients" counts
         a Hessian-vector product as two, and leaves out what saving took.
@@ -352,7 +352,7 @@ def _streamed(
 def _saved_pair(
     reference: Trajectory, run: Trajectory, t: np.ndarray, distances: Mapping[str, np.ndarray]
 ) -> Pair:
-    """One run of a saved comparison; θ_ref is NaN where `compare` had repeated the reference."""
+    """Return a run of a saved comparison; θ_ref is NaN where `compare` had rerun the reference."""
     kept = np.isfinite(distances["distance"])
     t, distances = t[kept], {name: gap[kept] for name, gap in distances.items()}
     at, rows = (np.abs(path.t[:, None] - t).argmin(axis=0) for path in (reference, run))

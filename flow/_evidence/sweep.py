@@ -154,7 +154,7 @@ def _plain(name: str, value: Any) -> Any:
 def _outcomes(
     function: Callable[..., Any], cells: Sequence[Cell], todo: Sequence[int], jobs: int
 ) -> Iterator[tuple[int, Outcome]]:
-    """Outcomes as they come; it ends early by Ctrl-C, or where a worker dies."""
+    """Yield outcomes as they come; end early by Ctrl-C, or where a worker dies."""
     from joblib.parallel import get_active_backend
 
     client = getattr(get_active_backend()[0], "client", None)
@@ -207,7 +207,7 @@ def _numbered(i: int, function: Callable[..., Any], cell: Cell) -> tuple[int, Ou
 def _on_dask(
     client: Any, function: Callable[..., Any], cells: Sequence[Cell], todo: Sequence[int]
 ) -> Iterator[tuple[int, Outcome]]:
-    """Outcomes from the client that joblib names, whose workers may die.
+    """Yield outcomes from the client that joblib names, whose workers may die.
 
     Not by joblib's own loop, which waits forever for a cell that killed its worker (1.6.0).
     """
@@ -337,7 +337,7 @@ def _dimensions(name: str, array: np.ndarray) -> list[str]:
 
 
 def _of_one_shape(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], dict[str, np.ndarray]]:
-    """Outcomes, with an error where a shape is not the first one; and the first of each name."""
+    """Return outcomes, an error where a shape is not the first one; and the first of each name."""
     like: dict[str, np.ndarray] = {}
     found = []
     for arrays, error, seconds in outcomes:

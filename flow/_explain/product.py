@@ -97,7 +97,7 @@ class Product:
         )
 
     def text(self) -> str:
-        """For a terminal."""
+        """Return text for a terminal."""
         return f" {self.operator} ".join(f.text() for f in self.factors)
 
 
@@ -125,15 +125,15 @@ class Rule:
         return Rule(self.name, tuple(t.transposed() for t in self.terms), self.of)
 
     def text(self) -> str:
-        """For a terminal."""
+        """Return text for a terminal."""
         return self._written(Factor.text, " ")
 
     def html(self) -> str:
-        """For a notebook."""
+        """Return HTML for a notebook."""
         return self._written(Factor.html, " ", escape(self.of))
 
     def latex(self) -> str:
-        """For a paper, in mathematics mode."""
+        """Return LaTeX for a paper, in mathematics mode."""
         of = rf"\mathrm{{{latex_text(self.of)}}}" if self.of.isascii() else latex(self.of)
         return self._written(Factor.latex, r"\, ", of, latex)
 

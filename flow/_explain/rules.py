@@ -1,4 +1,4 @@
-"""What each layer's backward pass is: its lemma, and the product with every factor's shape."""
+"""The rule of each layer's backward pass: its lemma, and the product with every shape."""
 
 from dataclasses import dataclass
 from functools import singledispatch
@@ -57,12 +57,12 @@ Rules = tuple[Rule, dict[str, Rule]]
 
 
 def matrix_product(*factors: Factor) -> tuple[Product]:
-    """One term, factors multiplied as matrices."""
+    """Return one term, factors multiplied as matrices."""
     return (Product(factors, "·"),)
 
 
 def entrywise(*factors: Factor) -> tuple[Product]:
-    """One term, factors multiplied entry by entry."""
+    """Return one term, factors multiplied entry by entry."""
     return (Product(factors, "⊙"),)
 
 
@@ -82,7 +82,7 @@ def value_of(loss: Loss, outputs: Factor) -> Rule:
 
 @singledispatch
 def forward(_layer: Any, u: Factor, _params: dict[str, Factor]) -> Rule:
-    """The output of a layer, of its input and its parameters; of an unknown layer, its own."""
+    """Return the rule of a layer's output; of an unknown layer, its own."""
     return Rule("the layer's own", matrix_product(u), "forward")
 
 

@@ -51,7 +51,7 @@ class Row:
 
     @property
     def gradient_shape(self) -> Shape:
-        """In denominator layout; reversed in numerator layout."""
+        """Return the shape in denominator layout; it is reversed in numerator layout."""
         return self.check.gradient.shape
 
     def cells(self) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ class Explanation:
         return [row for row in self.rows if not row.check.passed]
 
     def dimension_puzzle(self, symbol: str) -> DimensionPuzzle:
-        """The factors of a weight's gradient as they are met, which do not multiply, and in order.
+        """Return the factors of a weight's gradient in the order found, and in one that multiplies.
 
         For one example, and linear layers and activations between the weight and the loss.
 
@@ -149,7 +149,7 @@ class Explanation:
         return dimension_puzzle(self.chain, self.symbols, shapes, residual, uses[0])
 
     def forward(self) -> list[tuple[str, str, str, Row | None]]:
-        """Symbol, shape, how it comes about, and row of each node in forward order; J is last.
+        """Return symbol, shape, formula and row of each node in forward order; J is last.
 
         Parameters stand among them, ahead of the first node that they make, where values are shown.
         """
@@ -269,7 +269,7 @@ class Explanation:
 
 
 def _numbers(array: np.ndarray, indent: int = 0) -> str:
-    """All entries of a small array, else the first and last; axes after the first are one."""
+    """Return all entries of a small array, else the first and last, axes 1, ... as one."""
     flat = array.reshape(len(array), -1) if array.ndim > 2 else array  # noqa: PLR2004
     text = np.array2string(
         flat + 0.0,  # no −0

@@ -47,7 +47,7 @@ def walk(
     X: Float[Array, "*inputs N"],
     Y: Float[Array, "out N"],
 ) -> list[Node]:
-    """Every node, in the order in which the backward pass finds its gradient.
+    """Return every node, in the order in which the backward pass finds its gradient.
 
     Gradients of a tied layer's parameters stand where the last of their terms is known.
     """

@@ -175,7 +175,7 @@ def mesh_of(data: PyTree) -> Mesh | None:
 
 
 def spread(data: PyTree, mesh: Mesh) -> PyTree:
-    """Data with each device of the mesh holding its part of the rows, in every process alike.
+    """Return data of which each device of the mesh holds its rows, in every process alike.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def spread(data: PyTree, mesh: Mesh) -> PyTree:
 
 
 def whole(x: Any) -> np.ndarray:
-    """An array of numpy's, where each device, of this process or another, holds a part of it."""
+    """Return a numpy array of one whose parts may lie on devices of this process or another."""
     if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
         from jax.experimental.multihost_utils import process_allgather
 

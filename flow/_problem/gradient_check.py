@@ -53,7 +53,7 @@ class GradientCheck:
         return max(failed, key=lambda leaf: (np.isnan(leaf.error), leaf.error))
 
     def table(self) -> "pandas.DataFrame":
-        """One row a leaf: shape, norm, error, what was compared, the worst entry, diagnosis."""
+        """Return a row a leaf: shape, norm, error, what was compared, worst entry, diagnosis."""
         import pandas as pd
 
         rows = []

@@ -66,7 +66,7 @@ class LeafCheck:
 
     @property
     def error(self) -> float:
-        """‖gradient − differences‖ / max(‖gradient‖, ‖differences‖) over the entries compared.
+        """Return ‖gradient − differences‖ / max(‖gradient‖, ‖differences‖) over entries compared.
 
         Where a direction was compared too, the larger of both errors; NaN if nothing is resolved
         or the gradient is not finite.
@@ -85,7 +85,7 @@ class LeafCheck:
 
     @property
     def worst(self) -> tuple[tuple[int, ...], float, float]:
-        """Index of the entry with the largest difference; the gradient's value and J's there."""
+        """Return the index of the entry that is furthest off, its value there, and J's."""
         off = np.abs(self._values - self.differences)
         k = int(np.argmax(np.where(self.resolved, np.nan_to_num(off, nan=np.inf), -1.0)))
         index = np.unravel_index(self.entries[k], self.gradient.shape)
@@ -178,7 +178,7 @@ class LeafCheck:
         return self.gradient.ravel()[self.entries]
 
     def _errors(self) -> list[tuple[float, bool]]:
-        """(relative error, whether it is below the floor) of entries, and of the direction."""
+        """Return (relative error, whether below the floor) of entries, and of the direction."""
         g, d, floor = (x[self.resolved] for x in (self._values, self.differences, self.floor))
         if g.size == 0:
             return [(np.nan, False)]

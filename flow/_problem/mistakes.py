@@ -88,7 +88,7 @@ class _Pass:
         return parameter_symbol(key, self.symbols[self.slots.index(self.slots[l]) + 1])
 
     def linear(self, l: int, du: Any = None, dW: Any = None, db: Any = None) -> Rule:
-        """Lemmas 1 and 3 of layer l, any of the three replaced; the factor σ comes to them here."""
+        """Return the rule of a linear layer l, with any of its three parts replaced."""
         own, c, u = self.own(l), self.chain.layers[l].factor, self.values[l]
 
         def pull(dz: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -115,7 +115,7 @@ class _Pass:
         return found
 
     def of_layers(self) -> Iterator[tuple[str, list[dict[str, np.ndarray]]]]:
-        """Gradients with one rule wrong, of one layer, and of all that have such a rule."""
+        """Yield gradients with one rule wrong, of one layer, and of all that have such a rule."""
         kinds: dict[str, dict[int, Rule]] = {}
         for l, layer in enumerate(self.chain.layers):
             if isinstance(layer, Linear | Activation):
@@ -232,7 +232,7 @@ class _Pass:
             yield f"∂J/∂{o} for ∂J/∂{{z}}: {lemma}", self.linear(l, du=du)
 
     def elsewhere(self, of: list[np.ndarray], *here: int) -> Iterator[tuple[int, str]]:
-        """The other nodes whose numbers have the shape of those of the first one here."""
+        """Yield the other nodes whose numbers have the shape of those of the first one here."""
         for k, (symbol, value) in enumerate(zip(self.symbols, of, strict=True)):
             if k not in here and value.shape == of[here[0]].shape:
                 yield k, symbol
@@ -249,7 +249,7 @@ def _slope(layer: Activation, z: np.ndarray, a: np.ndarray | None = None) -> np.
 
 
 def _entries(of: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
-    """A function of entries, of arrays of one length whatever theirs is: it is compiled once."""
+    """Return `of` of arrays entry by entry, padded to one of few lengths: it is compiled once."""
     size = arrays[0].size
     length = max(LENGTH, 2 ** (size - 1).bit_length())
     padded = (jnp.asarray(np.pad(x.ravel(), (0, length - size), mode="edge")) for x in arrays)
@@ -317,7 +317,7 @@ def _orders(N: int) -> dict[str, np.ndarray]:
 def _of_data(
     chain: Chain, loss: Loss, params: list, X: np.ndarray, Y: np.ndarray
 ) -> Iterator[tuple[str, list[dict[str, np.ndarray]]]]:
-    """Gradients with other data: examples paired wrongly, misshapen, or left out."""
+    """Yield gradients with other data: examples paired wrongly, misshapen, or left out."""
     N = X.shape[-1]
     others = {
         f"rows of y {how}: each x has another's y": (X, Y[:, i]) for how, i in _orders(N).items()
@@ -337,7 +337,7 @@ def _of_data(
 def _of_activations(
     chain: Chain, loss: Loss, params: list, X: np.ndarray, Y: np.ndarray
 ) -> Iterator[tuple[str, list[dict[str, np.ndarray]]]]:
-    """Gradients of other networks: with another activation, or without biases."""
+    """Yield gradients of other networks: with another activation, or without biases."""
     used = {_plain_name(layer): layer for layer in chain.layers if isinstance(layer, Activation)}
     for s, layer in used.items():
         for name, other in ACTIVATIONS.items():

@@ -192,7 +192,7 @@ class Objective(Traced):
         self.tally = Tally()
 
     def __repr__(self) -> str:
-        """Its size and J(θ₀), and a line a leaf, cut."""
+        """Return its size and J(θ₀), and a line a leaf, cut."""
         examples, leaves = self._reduction.examples, jax.tree.leaves_with_path(self._shapes)
         of = f"{self.size:,} parameters" + (f", {examples:,} examples" if examples else "")
         lines = [f"{path_name('params', path)} {leaf.shape}" for path, leaf in leaves]
@@ -287,7 +287,7 @@ class Objective(Traced):
         return self.unflatten(self.flat_hvp(self.flatten(params), self._flat("v", v)))
 
     def outputs(self, params: PyTree, X: Any = None) -> np.ndarray:
-        """The network's outputs (examples, ...) on X, by default on the objective's own data.
+        """Return the network's outputs (examples, ...) on X, or on the objective's own data.
 
         Raises
         ------
@@ -518,7 +518,7 @@ class Objective(Traced):
         )
 
     def beside(self, loss: Any = None, **made: Any) -> "Objective":
-        """``Objective(loss, **made)`` of the same θ₀ and examples, held and computed as here."""
+        """Return ``Objective(loss, **options)`` of the same θ₀ and examples, held as here."""
         split = self._reduction
         return Objective(
             loss,

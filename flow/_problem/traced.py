@@ -110,7 +110,7 @@ class Traced(Travels):
 
     @contextmanager
     def evaluated_once(self, params: PyTree, data: PyTree) -> Iterator[None]:
-        """Scope in a traced function in which J and ∇J of these very arrays are taken once.
+        """Take J and ∇J of these very arrays once, within a traced function.
 
         XLA merges what is computed twice, but neither what is called back (`jax.pure_callback`)
         nor the loops over batches.
@@ -133,13 +133,13 @@ class Traced(Travels):
         return found if same and all(map(operator.is_, leaves, own)) else None
 
     def traced_hvp(self, params: PyTree, v: PyTree, data: PyTree) -> PyTree:
-        """∇²J·v, the push-forward (JVP) of the backward pass, to be called under `jax.jit`."""
+        """Return ∇²J·v, the JVP of the backward pass; to be called under `jax.jit`."""
         return jax.jvp(lambda p: self.traced_gradient(p, data), (params,), (v,))[1]
 
     def traced_mean(
         self, of: Callable[[PyTree, PyTree], PyTree], params: PyTree, data: PyTree
     ) -> PyTree:
-        """Mean over all examples of what `of`(params, batch) is the mean of over a batch.
+        """Return the mean over all examples of `of`(params, batch), a mean over a batch.
 
         To be called under `jax.jit`; `params` is any pytree.
         """

@@ -34,7 +34,7 @@ class AutoDriver(Driver):
 
     @property
     def solver_class(self) -> None:
-        """No one class repeats the run."""
+        """Return None, as no one class repeats the run."""
         return None
 
     def _compile(self) -> None:
@@ -56,7 +56,7 @@ class AutoDriver(Driver):
         return replace(METHODS[name], longest=self.method.longest)
 
     def state(self) -> dict[str, Any]:
-        """Those of any run, and what the policy has learnt."""
+        """Return the state of any run, and what the policy has learnt."""
         own = {"policy": asdict(self.policy), "choices": self.choices, "units": self.spent}
         return super().state() | own
 

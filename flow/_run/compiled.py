@@ -9,14 +9,13 @@ import jax
 import numpy as np
 
 from flow._core.endings import ENDINGS, BudgetSpent, ObserverFailed
-from flow._core.progress import compiling, paced
+from flow._core.progress import paced
 from flow._core.pytrees import ravel
 from flow._core.signals import held_back
 from flow._run.checkpoint.values import leaves, like
-from flow._run.ensemble import named, stacked
+from flow._run.ensemble import named
 from flow._run.host import Driver, Point, kernel_of
-from flow._run.loop import Report
-from flow._run.trajectory import Trajectory
+from flow._run.loop import Many, Report
 from flow.dynamics import Dynamics
 from flow.dynamics.flattened import FlatDynamics, flatten
 from flow.methods.catalogue import Method
@@ -97,7 +96,7 @@ class CompiledDriver(Driver):
                 yield self._report()
                 steps = paced(steps, self.steps - before, seconds)
         except ENDINGS as ending:
-            return self._cut_short(ending)
+            return self.cut_short(ending)
 
     def _start_or_go_on(self) -> None:
         """Begin the loop, or take up what was kept of it."""
@@ -239,15 +238,11 @@ class Member(CompiledDriver):
         try:
             return what(*arguments)
         except (BudgetSpent, ObserverFailed) as ending:
-            self.result = self._cut_short(ending)
+            self.result = self.cut_short(ending)
             return None
 
-    def interrupt(self) -> None:
-        """End by Ctrl-C."""
-        self.result = self._cut_short(KeyboardInterrupt())
-
     def next_request(self, steps: int) -> tuple[Limits, np.ndarray]:
-        """Its request of the next chunk, if it has not ended."""
+        """Return its request of the next chunk, if it has not ended."""
         if self.result is None and (request := self.attempt(self.request, steps)) is not None:
             return request
         # No step, and in those that the others take, of h = 0, no stages.
@@ -260,14 +255,6 @@ class Member(CompiledDriver):
         result = self.attempt(self.receive, due, found, self.book(found), evaluations)
         self.result = self.result or result
 
-    def save_end(self) -> None:
-        """Keep the last step of a member that ended early or saved as it went."""
-        self._save_end(self.result)
-
-    def trajectory(self, first: np.ndarray, seconds: float, compile_seconds: float) -> Trajectory:
-        """Return the member's run."""
-        return self._trajectory(self.result, first, seconds, compile_seconds)
-
     def _measured(self, point: Point) -> np.ndarray:
         if point.measures is None and point.t in self.known:
             with self.meter.saving():
@@ -277,7 +264,7 @@ class Member(CompiledDriver):
 
 
 @dataclass
-class EnsembleDriver:
+class EnsembleDriver(Many):
     """Drives the members of an ensemble by chunks of one loop over all of them.
 
     Parameters
@@ -299,9 +286,6 @@ class EnsembleDriver:
     over: Callable = field(init=False)
     loop: Kernel = field(init=False)
     carry: Any = field(init=False)
-    started: float = field(init=False)
-    compile_seconds: float = field(init=False)
-    firsts: list[np.ndarray] = field(init=False)
 
     @property
     def label(self) -> str:
@@ -313,41 +297,17 @@ class EnsembleDriver:
         """Return where their clock ends."""
         return self.members[0].t
 
-    def start(self, show: Any) -> None:
-        """Set up, compile, and save t = 0 if that is asked for."""
-        self.started, self.firsts = time.perf_counter(), []
-        with compiling(self.label, show):
-            flat = flatten(self.dynamics)
-            for i, member in enumerate(self.members):
-                with named(i):
-                    self.firsts.append(member.prepare(flat))
-            self._compile(flat)
-            for i, member in enumerate(self.members):
-                with named(i):
-                    member.save_start()
-        self.compile_seconds = time.perf_counter() - self.started
-        for member in self.members:
-            member.meter.start()
-
-    def advance(self) -> Iterator[Report]:
-        """Report where the slowest is, until all have ended or Ctrl-C ends them."""
-        try:
-            yield from self._drive()
-        except KeyboardInterrupt:
-            for member in self._running():
-                member.interrupt()
-
-    def finish(self) -> Trajectory:
-        """Save the ends, and return the runs as one, however each member ended."""
-        for member in self.members:
-            member.save_end()
-        seconds = time.perf_counter() - self.started - self.compile_seconds
-        return stacked(
-            [
-                member.trajectory(first, seconds, self.compile_seconds)
-                for member, first in zip(self.members, self.firsts, strict=True)
-            ]
-        )
+    def _set_up(self) -> list[np.ndarray]:
+        """Compile, and return J and ‖∇J‖ at each member's start."""
+        flat, firsts = flatten(self.dynamics), []
+        for i, member in enumerate(self.members):
+            with named(i):
+                firsts.append(member.prepare(flat))
+        self._compile(flat)
+        for i, member in enumerate(self.members):
+            with named(i):
+                member.save_start()
+        return firsts
 
     def _compile(self, flat: FlatDynamics) -> None:
         objective = self.dynamics.objective
@@ -362,9 +322,6 @@ class EnsembleDriver:
         limits = limits._replace(evaluations=np.full_like(limits.t, 2.0))
         _, found = self.loop.chunk(self._tolerance(), limits, due, self._start(limits))
         self.loop.measured(due, found)
-
-    def _running(self) -> list[Member]:
-        return [member for member in self.members if member.result is None]
 
     def _requests(self, steps: int) -> tuple[Limits, np.ndarray]:
         """Return limits and times of all members, those of one a row."""
@@ -397,7 +354,7 @@ class EnsembleDriver:
             steps = paced(steps, taken, time.perf_counter() - began)
 
     def _advance(self, steps: int) -> None:
-        """One chunk and everything that is due after it."""
+        """Take one chunk, and do everything that is due after it."""
         limits, due = self._requests(steps)
         if not self._running():
             return

@@ -247,7 +247,7 @@ def descend(
 
 @contextmanager
 def _computing(objective: Objective) -> Iterator[None]:
-    """Scope of all that a run computes."""
+    """Enter the scope of all that a run computes."""
     with objective.reading(), double_precision():
         yield
 

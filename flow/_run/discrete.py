@@ -1,7 +1,7 @@
 """The compiled loop of a discrete optimizer, run in chunks from save to save."""
 
 import time
-from collections.abc import Callable, Generator, Hashable, Iterator
+from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from flow._core.costs import KINDS, counted
 from flow._core.endings import ENDINGS, BudgetSpent, ObserverFailed
-from flow._core.progress import compiling, paced
+from flow._core.progress import paced
 from flow._core.pytrees import PyTree, structure_of, to_numpy
 from flow._core.user_warnings import warn
 from flow._problem.minibatches import Batches
@@ -21,7 +21,7 @@ from flow._problem.objective import Objective
 from flow._run.checkpoint import CheckpointWarning, Keeper
 from flow._run.checkpoint.values import leaves, like
 from flow._run.evaluation import Evaluate
-from flow._run.loop import Report
+from flow._run.loop import Report, Single
 from flow._run.optimizers import told
 from flow._run.recorder import TWO_BRANCHES, Meter, Recorder, check_start, flat_record, ran_away
 from flow._run.save_times import Clock
@@ -79,7 +79,7 @@ class Carry(NamedTuple):
 
 
 @dataclass
-class DescentLoop:
+class DescentLoop(Single):
     """One run; every argument has been checked by `flow.descend`."""
 
     objective: Objective
@@ -96,10 +96,6 @@ class DescentLoop:
     keeper: Keeper | None = None
     evaluate: Evaluate | None = None
     take_steps: Callable[[int], Carry] = field(init=False)
-    started: float = field(init=False)
-    compile_seconds: float = field(init=False)
-    first: tuple[float, float] = field(init=False)  # J and ‖∇J‖ at the start
-    result: str | None = field(init=False, default=None)  # why it ended
     carry: Carry = field(init=False)
     batch_gradients: int = field(init=False, default=0)
 
@@ -113,28 +109,11 @@ class DescentLoop:
         """Return where t ends."""
         return self.clock.end
 
-    def start(self, show: Any) -> None:
-        """Set up, compile, and save t = 0 if that is asked for."""
-        self.started = time.perf_counter()
-        with compiling(self.label, show):
-            self.first = self._prepare()
-            resumed = self._begin_keeping(self.first)
-            self.result = self._save() if self.saves[0] == 0 and not resumed else None
-        self.compile_seconds = time.perf_counter() - self.started
-        self.meter.start()
-
-    def advance(self) -> Iterator[Report]:
-        """Report where the run is, first at its start, until it ends or Ctrl-C ends it."""
-        if self.result is None:
-            self.result = yield from self._drive()
-
-    def finish(self) -> Trajectory:
-        """Save the end, and return the run, however it ended."""
-        self._save_end(self.result)
-        seconds = time.perf_counter() - self.started - self.compile_seconds
-        if self.keeper is not None:
-            seconds += self.keeper.seconds
-        return self._trajectory(self.result, self.first, seconds, self.compile_seconds)
+    def _set_up(self) -> tuple[tuple[float, float], str | None]:
+        """Compile, and return J and ‖∇J‖ at the start, and a result if the run ends there."""
+        first = self._prepare()
+        resumed = self._begin_keeping(first)
+        return first, self._save() if self.saves[0] == 0 and not resumed else None
 
     def _report(self) -> Report:
         return self.t, self.carry.loss, self.meter.gradients
@@ -146,7 +125,7 @@ class DescentLoop:
 
     @property
     def t(self) -> float:
-        """Its time."""
+        """Return the time that was reached."""
         return self.clock.at(self.k)
 
     def begin(self) -> tuple[float, float]:
@@ -268,7 +247,7 @@ class DescentLoop:
             return self.cut_short(ending)
 
     def receive(self, carry: Carry, due: list[int]) -> str | None:
-        """Everything that is due after a chunk; a result if the run ends with it."""
+        """Do everything that is due after a chunk; return a result if the run ends with it."""
         before, self.carry = self.carry, carry
         if (int(before.k), self.k) == (0, 1) and self.batches is None:
             self.objective.check_unchanged(self.objective.theta, float(carry.loss))
@@ -372,9 +351,9 @@ class DescentLoop:
         met = self.stops.holding(flat_record(row), saved=True)
         return None if met is None else f"stopped at step {self.k:,} (t = {self.t:g}): {met}"
 
-    def _save_end(self, result: str) -> None:
+    def save_end(self) -> None:
         """Keep the last step of a run that ended early."""
-        if result.startswith("reached") or self.k <= self._saved:
+        if self.result.startswith("reached") or self.k <= self._saved:
             return
         try:
             self._save()
@@ -393,9 +372,10 @@ class DescentLoop:
         # The loop has not looked at J of the step that it reached.
         return max(float(self.carry.rise), sign * (last - float(self.carry.loss)))
 
-    def _trajectory(
-        self, result: str, first: tuple[float, float], seconds: float, compile_seconds: float
+    def trajectory(
+        self, first: tuple[float, float], seconds: float, compile_seconds: float
     ) -> Trajectory:
+        """Return the run, its seconds to compile and after that beside it."""
         last = self._last_loss()
         columns = self.recorder.columns()
         return Trajectory(
@@ -417,7 +397,7 @@ class DescentLoop:
                 "loss_last": last,
                 "largest_rise": self._largest_rise(columns["loss"], last),
             },
-            result=result,
+            result=self.result,
             config=self.config | {"problem": problem(self.objective, *first)},
             structure=structure_of(self.objective.params),
             versions=current_versions(),
@@ -465,7 +445,7 @@ def moments(state: Any, params: PyTree) -> dict[str, np.ndarray]:
 
 
 def _flat(tree: PyTree) -> np.ndarray:
-    """All floating-point numbers of it in one vector."""
+    """Return all floating-point numbers of a pytree in one vector."""
     return np.concatenate([np.ravel(x).astype(float) for x in leaves(tree) if not _counts(x)])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from flow._core.endings import ENDINGS
-from flow._core.progress import compiling, paced
+from flow._core.progress import paced
 from flow._problem.minibatches import Batches
 from flow._problem.objective import Objective
 from flow._run.discrete import (
@@ -24,9 +24,8 @@ from flow._run.discrete import (
     loop_of,
     measure_of,
 )
-from flow._run.ensemble import initialisations, named, stacked
-from flow._run.loop import Report
-from flow._run.trajectory import Trajectory
+from flow._run.ensemble import initialisations, named
+from flow._run.loop import Many, Report
 from flow.methods.many import OnDevices, padded, shared, way
 
 NEVER = -1
@@ -72,16 +71,6 @@ class DescentMember(DescentLoop):
         if self.result is None and self.k == self.clock.steps:
             self.result = self.reached()
 
-    def trajectory(
-        self, first: tuple[float, float], seconds: float, compile_seconds: float
-    ) -> Trajectory:
-        """Return the member's run."""
-        return self._trajectory(self.result, first, seconds, compile_seconds)
-
-    def save_end(self) -> None:
-        """Keep the last step of a member that ended early."""
-        self._save_end(self.result)
-
     def _measure(self, theta: np.ndarray) -> tuple[float, float]:
         if self.k not in self.known:
             return super()._measure(theta)
@@ -91,7 +80,7 @@ class DescentMember(DescentLoop):
 
 
 @dataclass
-class DescentEnsemble:
+class DescentEnsemble(Many):
     """Drives the members of an ensemble by chunks of one loop over all of them.
 
     Parameters
@@ -107,9 +96,6 @@ class DescentEnsemble:
     over: Callable = field(init=False)
     take_steps: Callable[[int], tuple[Carry, Any]] = field(init=False)
     carry: Carry = field(init=False)
-    started: float = field(init=False)
-    compile_seconds: float = field(init=False)
-    firsts: list[tuple[float, float]] = field(init=False)
 
     @property
     def label(self) -> str:
@@ -121,40 +107,17 @@ class DescentEnsemble:
         """Return where the last of them ends."""
         return max(member.clock.end for member in self.members)
 
-    def start(self, show: Any) -> None:
-        """Set up, compile, and save t = 0 if that is asked for."""
-        self.started, self.firsts = time.perf_counter(), []
-        with compiling(self.label, show):
-            for i, member in enumerate(self.members):
-                with named(i):
-                    self.firsts.append(member.begin())
-            for i, member in enumerate(self.members):
-                with named(i):
-                    member.save_start()
-            self._prepare()
-        self.compile_seconds = time.perf_counter() - self.started
-        for member in self.members:
-            member.meter.start()
-
-    def advance(self) -> Iterator[Report]:
-        """Report where the slowest is, until all have ended or Ctrl-C ends them."""
-        try:
-            yield from self._drive()
-        except KeyboardInterrupt as interrupt:
-            for member in self._running():
-                member.result = member.cut_short(interrupt)
-
-    def finish(self) -> Trajectory:
-        """Save the ends, and return the runs as one, however each member ended."""
-        for member in self.members:
-            member.save_end()
-        seconds = time.perf_counter() - self.started - self.compile_seconds
-        return stacked(
-            [
-                member.trajectory(first, seconds, self.compile_seconds)
-                for member, first in zip(self.members, self.firsts, strict=True)
-            ]
-        )
+    def _set_up(self) -> list[tuple[float, float]]:
+        """Compile, and return J and ‖∇J‖ at each member's start."""
+        firsts = []
+        for i, member in enumerate(self.members):
+            with named(i):
+                firsts.append(member.begin())
+        for i, member in enumerate(self.members):
+            with named(i):
+                member.save_start()
+        self._prepare()
+        return firsts
 
     def _prepare(self) -> None:
         one = self.members[0]
@@ -191,9 +154,6 @@ class DescentEnsemble:
     def _next_ends(self, chunk: int) -> tuple[np.ndarray, np.ndarray]:
         ends, saves = np.array([member.next_end(chunk) for member in self.members]).T
         return padded(self.over, (ends, saves))
-
-    def _running(self) -> list[DescentMember]:
-        return [member for member in self.members if member.result is None]
 
     def _drive(self) -> Iterator[Report]:
         chunk = 1

@@ -168,7 +168,7 @@ def _configs(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def summary(results: Sequence[str], ends: Sequence[float]) -> str:
-    """One sentence of all members' results, told apart by how they ended.
+    """Return one sentence of all members' results, told apart by how they ended.
 
     >>> summary(["reached t = 3"] * 2, [3.0, 3.0])
     'reached t = 3'

@@ -1,7 +1,6 @@
 """The host engine: scipy's `OdeSolver.step`, its saves, stops, budgets and energy integral."""
 
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, ClassVar
@@ -11,11 +10,10 @@ import numpy as np
 from scipy.integrate import OdeSolver
 
 from flow._core.endings import ENDINGS, BudgetSpent, ObserverFailed
-from flow._core.progress import compiling
 from flow._core.pytrees import structure_of
 from flow._run.checkpoint.keeper import Keeper
 from flow._run.checkpoint.solver import carried, restore_solver
-from flow._run.loop import Report
+from flow._run.loop import Report, Single
 from flow._run.recorder import TWO_BRANCHES, Meter, Recorder, check_start, flat_record, ran_away
 from flow._run.trajectory import Trajectory, current_versions, problem
 from flow.dynamics import Dynamics
@@ -75,7 +73,7 @@ def kernel_of(
 
 
 @dataclass
-class Driver:
+class Driver(Single):
     """Drives one run; every argument has been checked by `flow.integrate`."""
 
     engine: ClassVar[str] = "scipy"
@@ -91,10 +89,6 @@ class Driver:
     path: int = 0  # of the paths of an SDE, which
     keeper: Keeper | None = None
     flat: FlatDynamics = field(init=False)
-    started: float = field(init=False)
-    compile_seconds: float = field(init=False)
-    first: np.ndarray = field(init=False)  # J and ‖∇J‖ at the start
-    result: str | None = field(init=False, default=None)  # why it ended
     reached: Point = field(init=False)
     latest: Point = field(init=False)  # the last evaluation of the right-hand side
     loss: float = field(init=False)  # the last J that was looked at
@@ -127,31 +121,14 @@ class Driver:
         """Return where its clock ends."""
         return self.t
 
-    def start(self, show: Any) -> None:
-        """Set up, compile, and save t = 0 if that is asked for."""
-        self.started = time.perf_counter()
-        with compiling(self.name, show):
-            self.flat = flatten(self.dynamics)
-            self.first = self._first_look()
-            self._compile()
-            self._begin_keeping(self.first)
-            resumed = self.keeper is not None and self.keeper.resumed is not None
-            self.result = None if resumed else self._save_up_to(self.reached, None)
-        self.compile_seconds = time.perf_counter() - self.started
-        self.meter.start()
-
-    def advance(self) -> Iterator[Report]:
-        """Report where the run is, first at its start, until it ends or Ctrl-C ends it."""
-        if self.result is None:
-            self.result = yield from self._drive()
-
-    def finish(self) -> Trajectory:
-        """Save the end, and return the run, however it ended."""
-        self._save_end(self.result)
-        seconds = time.perf_counter() - self.started - self.compile_seconds
-        if self.keeper is not None:
-            seconds += self.keeper.seconds
-        return self._trajectory(self.result, self.first, seconds, self.compile_seconds)
+    def _set_up(self) -> tuple[np.ndarray, str | None]:
+        """Compile, and return J and ‖∇J‖ at the start, and a result if the run ends there."""
+        self.flat = flatten(self.dynamics)
+        first = self._first_look()
+        self._compile()
+        self._begin_keeping(first)
+        resumed = self.keeper is not None and self.keeper.resumed is not None
+        return first, None if resumed else self._save_up_to(self.reached, None)
 
     def _report(self) -> Report:
         return self.reached.t, self.loss, self.meter.gradients
@@ -195,7 +172,7 @@ class Driver:
             self.cap.restore(kept["cap"])
 
     def _choose_again(self, kept: dict[str, Any]) -> None:
-        """The method that ran; there is one alone."""
+        """Choose the method that ran; there is one alone."""
 
     def _solver_to_go_on(self) -> OdeSolver:
         """Return the solver at the start, or as it was kept."""
@@ -258,14 +235,14 @@ class Driver:
                 yield self._report()
                 solver = self._go_on_with(solver)
         except ENDINGS as ending:
-            return self._cut_short(ending)
+            return self.cut_short(ending)
         except (ValueError, np.linalg.LinAlgError) as error:
             # scipy's linear algebra refuses NaN and inf; anything else is a fault to be seen.
             if np.all(np.isfinite(self.latest.measures)):
                 raise
             return self._failed(str(error))
 
-    def _cut_short(self, ending: BaseException) -> str:
+    def cut_short(self, ending: BaseException) -> str:
         """Return the result of a run that one of `ENDINGS` ended."""
         where = self._at(self.reached.t)
         if isinstance(ending, KeyboardInterrupt):
@@ -333,7 +310,7 @@ class Driver:
         self.meter.hvps += hvps * evaluations
 
     def _step(self, solver: OdeSolver) -> str | None:
-        """One accepted step; the solver's message if there is none."""
+        """Take one accepted step; return the solver's message if there is none."""
         self.evaluated.clear()
         return solver.step()
 
@@ -358,7 +335,7 @@ class Driver:
         return np.asarray(point.measures)
 
     def _accept(self, solver: OdeSolver) -> str | None:
-        """Everything that is due after an accepted step; a result if the run ends with it."""
+        """Do everything that is due after an accepted step; return a result if the run ends."""
         # The last evaluation of most methods is at the state they accept: J there is free. Of BDF
         # and LSODA it is one Newton step before, and a gradient is small beside their Jacobians.
         known = np.array_equal(self.latest.y, solver.y)
@@ -443,10 +420,10 @@ class Driver:
             return f"ended at {self._at(point.t)}: {why}"
         return self._stopped(flat_record(row), saved=True)
 
-    def _save_end(self, result: str) -> None:
+    def save_end(self) -> None:
         """Keep the last accepted step of a run that ended early or saved as it went."""
         self.meter.lift()
-        early = not result.startswith("reached")
+        early = not self.result.startswith("reached")
         rows = self.recorder.rows
         if not (early or self.times is None) or (rows and self.reached.t <= rows[-1]["t"]):
             return
@@ -514,9 +491,8 @@ class Driver:
         objective = self.dynamics.objective.counted()
         return np.linalg.norm(objective.flat_value_and_gradient(objective.theta)[1])
 
-    def _trajectory(
-        self, result: str, first: np.ndarray, seconds: float, compile_seconds: float
-    ) -> Trajectory:
+    def trajectory(self, first: np.ndarray, seconds: float, compile_seconds: float) -> Trajectory:
+        """Return the run, its seconds to compile and after that beside it."""
         objective = self.dynamics.objective
         last = float(self._measured(self.reached)[0])
         columns = self.recorder.columns()
@@ -545,7 +521,7 @@ class Driver:
                 "largest_rise": self.largest_rise,
                 **self._own_stats(),
             },
-            result=result,
+            result=self.result,
             config={
                 "kind": "flow",
                 "label": moved.label,

@@ -269,7 +269,7 @@ def integrate(
 
 @contextmanager
 def _computing(objective: Objective, threaded: bool) -> Iterator[None]:
-    """Scope of all that a run computes, with BLAS in one thread or in many."""
+    """Enter the scope of all that a run computes, with BLAS in one thread or in many."""
     with (
         objective.reading(),
         double_precision(),
@@ -456,7 +456,7 @@ def noise_settings(objective: Objective, step: Any, seed: Any, show: Any) -> dic
 
 
 def at_steps(times: np.ndarray, step: float, t: float) -> np.ndarray:
-    """The times of steps that are nearest to the asked ones; t, where the last one ends, is one.
+    """Return the steps' times that are nearest to the asked ones, and t, where the last ends.
 
     >>> at_steps(np.array([0.0, 0.1, 0.26, 1.0]), 0.3, 1.0)
     array([0. , 0.3, 1. ])

@@ -11,7 +11,9 @@ import numpy as np
 
 from flow._core.progress import bar_along, compiling, progress_of, redraw_seconds
 from flow._core.signals import held_back, tell_if_ignored
-from flow._run.checkpoint.keeper import released
+from flow._run.checkpoint.keeper import Keeper, released
+from flow._run.ensemble import stacked
+from flow._run.recorder import Meter
 from flow._run.trajectory import Trajectory
 
 # t, J and the gradients spent, after a step or a chunk of steps.
@@ -37,6 +39,77 @@ class Engine(Protocol):
 
     def finish(self) -> Trajectory:
         """Save the end, and return the run, however it ended."""
+
+
+class Single:
+    """An engine of one run: when it starts and compiles, how it ends, and its seconds."""
+
+    label: str
+    keeper: Keeper | None
+    meter: Meter
+    started: float
+    compile_seconds: float
+    first: Any  # J and ‖∇J‖ at the start
+    result: str | None = None  # why it ended
+
+    def start(self, show: Any) -> None:
+        """Set up, compile, and save t = 0 if that is asked for."""
+        self.started = perf_counter()
+        with compiling(self.label, show):
+            self.first, self.result = self._set_up()
+        self.compile_seconds = perf_counter() - self.started
+        self.meter.start()
+
+    def advance(self) -> Iterator[Report]:
+        """Report where the run is, first at its start, until it ends or Ctrl-C ends it."""
+        if self.result is None:
+            self.result = yield from self._drive()
+
+    def finish(self) -> Trajectory:
+        """Save the end, and return the run, however it ended."""
+        self.save_end()
+        seconds = perf_counter() - self.started - self.compile_seconds
+        if self.keeper is not None:
+            seconds += self.keeper.seconds
+        return self.trajectory(self.first, seconds, self.compile_seconds)
+
+
+class Many:
+    """An engine of many runs, the members, each with its rows, budgets and result."""
+
+    label: str
+    members: list[Any]
+    started: float
+    compile_seconds: float
+    firsts: list[Any]  # J and ‖∇J‖ at the members' starts
+
+    def start(self, show: Any) -> None:
+        """Set up, compile, and save t = 0 if that is asked for."""
+        self.started = perf_counter()
+        with compiling(self.label, show):
+            self.firsts = self._set_up()
+        self.compile_seconds = perf_counter() - self.started
+        for member in self.members:
+            member.meter.start()
+
+    def advance(self) -> Iterator[Report]:
+        """Report where the slowest is, until all have ended or Ctrl-C ends them."""
+        try:
+            yield from self._drive()
+        except KeyboardInterrupt as interrupt:
+            for member in self._running():
+                member.result = member.cut_short(interrupt)
+
+    def finish(self) -> Trajectory:
+        """Save the ends, and return the runs as one, however each member ended."""
+        for member in self.members:
+            member.save_end()
+        seconds = perf_counter() - self.started - self.compile_seconds
+        pairs = zip(self.members, self.firsts, strict=True)
+        return stacked([m.trajectory(first, seconds, self.compile_seconds) for m, first in pairs])
+
+    def _running(self) -> list[Any]:
+        return [member for member in self.members if member.result is None]
 
 
 @dataclass

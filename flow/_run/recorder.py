@@ -1,4 +1,4 @@
-"""What a run spends and what it keeps: a meter with budgets, and the rows of a trajectory."""
+"""A meter with budgets for what a run spends, and a recorder of the rows that it keeps."""
 
 import time
 from collections.abc import Iterator, Mapping

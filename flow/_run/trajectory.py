@@ -107,7 +107,7 @@ class Trajectory:
     )
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process what a file has: neither dynamics nor solver."""
+        """Return what a file has, for another process: neither dynamics nor solver."""
         return vars(self) | dict.fromkeys(HERE)
 
     def __copy__(self) -> "Trajectory":
@@ -260,7 +260,7 @@ class Trajectory:
         )
 
     def to_xarray(self) -> "xarray.Dataset":
-        """The run as an `xarray.Dataset` with units; configuration and cost are attributes."""
+        """Return an `xarray.Dataset` with units; configuration and cost are attributes."""
         import xarray
 
         time = ("time",) if self.members is None else ("member", "time")
@@ -416,7 +416,7 @@ def uninterrupted(run: Trajectory) -> Trajectory:
 
 
 def problem(objective: Objective, loss: float, gradient_norm: float) -> dict[str, float]:
-    """Numbers at θ₀ by which runs of one problem know each other, across files and processes."""
+    """Return numbers at θ₀ by which runs of one problem know each other, across files."""
     return {
         "size": objective.size,
         "loss": float(loss),

@@ -45,7 +45,7 @@ class Activation(Shown, Travels):
     homogeneous: bool = False
 
     def initialise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """No parameters."""
+        """Return no parameters."""
         return {}
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -86,7 +86,7 @@ def softplus(beta: float = 1.0) -> Activation:
 
 
 def leaky_relu(negative: float = 0.01) -> Activation:
-    """σ(z) = z where z > 0, else `negative`·z (Maas et al. 2013); at the kink its slope is 1.
+    """Return σ(z) = z where z > 0, else `negative`·z (Maas et al. 2013); at 0 its slope is 1.
 
     >>> leaky_relu(negative=0.1).value(-2.0).item()
     -0.2

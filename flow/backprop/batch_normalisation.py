@@ -95,7 +95,7 @@ class BatchNormalisation:
         return params.reshape(tuple(shape))
 
     def _others(self, ndim: int) -> Shape:
-        """All axes but the feature's."""
+        """Return all axes but the feature's."""
         return tuple(a for a in range(ndim + 1) if a != self._feature_axis(ndim))
 
     def forward(
@@ -113,7 +113,7 @@ class BatchNormalisation:
     def backward(
         self, params: dict[str, Any], stored: Any, dA: Float[Array, "*units N"]
     ) -> tuple[Float[Array, "*units N"], dict[str, Any]]:
-        """As derived above."""
+        """Return ∂J/∂u and the gradients of β and γ, as derived above."""
         normal, s = stored
         others = self._others(dA.ndim - 1)
         dbeta = dA.sum(others, keepdims=True)

@@ -40,7 +40,7 @@ class Chain:
 
     @property
     def slots(self) -> list[int | None]:
-        """For each layer, the position of its parameters in the list; None where it has none."""
+        """Return for each layer where its parameters are in the list; None where it has none."""
         seen: dict[int, int] = {}
         return [
             seen.setdefault(id(layer), len(seen)) if layer.parametrised else None

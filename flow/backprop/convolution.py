@@ -171,7 +171,7 @@ class Convolution:
         )
 
     def _input_gradient(self, W: Float[Array, "..."], shape: Shape, dZ: Any) -> Any:
-        """Wᵀ ∂J/∂Z at each position, then every window's share added where it was taken from."""
+        """Return Wᵀ ∂J/∂Z at each position, added up where each window was taken from."""
         taken = linear_input(W.reshape(self.outputs, -1), dZ.reshape(self.outputs, -1))
         by_offset = taken.reshape(self.inputs, self.windows.count, *dZ.shape[1:]).swapaxes(0, 1)
         return self._padded(self.windows.pull_back(by_offset, shape), -1)

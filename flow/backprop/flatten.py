@@ -47,7 +47,7 @@ class Reshape:
         object.__setattr__(self, "shape", shape)
 
     def initialise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """No parameters."""
+        """Return no parameters."""
         return {}
 
     def output_shape(self, shape: Shape) -> Shape:

@@ -1,4 +1,4 @@
-"""What a layer is: a forward map and its hand-written pull-back."""
+"""The protocol of a layer: a forward map and its hand-written pull-back."""
 
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
@@ -23,7 +23,7 @@ class Layer(Protocol):
         ...
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The output's shape, or ValueError "takes ..." where an input of `shape` does not fit."""
+        """Return the output's shape; ValueError "takes ..." where an input does not fit."""
         ...
 
     def forward(
@@ -35,5 +35,5 @@ class Layer(Protocol):
     def backward(
         self, params: dict[str, Any], stored: Any, dA: Float[Array, "*outputs N"]
     ) -> tuple[Float[Array, "*inputs N"], dict[str, Any]]:
-        """From ∂J/∂(output), return ∂J/∂(input) and ∂J/∂(parameters)."""
+        """Return ∂J/∂(input) and ∂J/∂(parameters), from ∂J/∂(output)."""
         ...

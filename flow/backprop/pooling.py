@@ -29,7 +29,7 @@ class _Pooling:
         return Windows(self.window, self.window if self.stride is None else self.stride)
 
     def initialise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """No parameters."""
+        """Return no parameters."""
         return {}
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -77,7 +77,7 @@ class AveragePooling(_Pooling):
     def backward(
         self, params: dict[str, Any], stored: Any, dA: Float[Array, "channels *positions N"]
     ) -> tuple[Float[Array, "channels *space N"], dict[str, Any]]:
-        """Each entry gets 1/K of ∂J/∂a from every window that holds it."""
+        """Return ∂J/∂u: each entry gets 1/K of ∂J/∂a from every window that holds it."""
         K = self.windows.count
         return self.windows.pull_back([dA / K] * K, stored), {}
 
@@ -123,7 +123,7 @@ class MaxPooling(_Pooling):
     def forward(
         self, params: dict[str, Any], A: Float[Array, "channels *space N"]
     ) -> tuple[Float[Array, "channels *positions N"], Any]:
-        """The largest entries; their places in the windows and the input's shape are stored."""
+        """Return the largest entries, and what is stored: their places and the input's shape."""
         first, *others = self.windows.views(A)
         largest, place = first, jnp.zeros(first.shape, jnp.int32)
         for k, view in enumerate(others, 1):

@@ -78,7 +78,7 @@ def subscript(number: int) -> str:
 
 
 def plain(symbol: str) -> str:
-    """As typed: W₁ and W1 are the same.
+    """Return a symbol as it is typed: W₁ is W1.
 
     >>> plain("Ẑ₁₂"), plain("γ₁")
     ('Zhat12', 'gamma1')

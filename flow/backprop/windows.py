@@ -70,7 +70,7 @@ class Windows:
         return (shape[0], *steps, shape[-1])
 
     def views(self, A: Float[Array, "channels *space N"]) -> Iterator[Float[Array, "..."]]:
-        """For each offset in a window, row-major, what all the windows see there."""
+        """Yield for each offset in a window, row-major, what all the windows see there."""
         shape = self.output_shape(A.shape)
         for offset in product(*map(range, self.size)):
             ends = [

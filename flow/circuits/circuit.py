@@ -183,7 +183,7 @@ class Circuit:
         return Circuit(total, self.inputs)
 
     def traced(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The outputs, to be called under `jax.jit`; for circuits of up to some thousand nodes."""
+        """Return the outputs, under `jax.jit`; for circuits of up to some thousand nodes."""
         values: dict[Node, Any] = {}
         for node in self.nodes:
             if node.operation is not None:

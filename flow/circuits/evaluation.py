@@ -64,7 +64,7 @@ class Evaluation:
         return self._backward[1].get(self.circuit.node(name), [])
 
     def table(self) -> Any:
-        """One row a node: expression, value, its branches' terms and their sum, as pandas."""
+        """Return one row a node, as pandas: expression, value, its branches' terms and sum."""
         import pandas as pd
 
         labels = self.circuit.labels

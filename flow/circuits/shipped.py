@@ -20,7 +20,7 @@ def product_of_sum() -> Circuit:
 def two_two_two(
     x: tuple[float, float] = (0.05, 0.1), y: tuple[float, float] = (0.01, 0.99)
 ) -> Circuit:
-    """The 2-2-2 sigmoid network with weights w1..w8 and squared loss, for one example (x, y).
+    """Return the 2-2-2 sigmoid network with weights w1..w8 and squared loss, for one (x, y).
 
     h₁ = σ(w₁x₁ + w₂x₂), h₂ = σ(w₃x₁ + w₄x₂), o₁ = σ(w₅h₁ + w₆h₂), o₂ = σ(w₇h₁ + w₈h₂),
     L = ½(o₁ − y₁)² + ½(o₂ − y₂)². Each hidden activation feeds both outputs, so ∂L/∂h is a sum

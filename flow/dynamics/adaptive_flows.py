@@ -83,7 +83,7 @@ class AdamFlow(Dynamics):
 
     @property
     def label(self) -> str:
-        """With its η."""
+        """Return its name, with η."""
         return f"Adam's flow, η = {self.learning_rate:.3g}"
 
     def initial_state(self) -> PyTree:
@@ -188,7 +188,7 @@ class RMSPropFlow(Dynamics):
 
     @property
     def label(self) -> str:
-        """With its η."""
+        """Return its name, with η."""
         return f"RMSProp's flow, η = {self.learning_rate:.3g}"
 
     def initial_state(self) -> PyTree:
@@ -266,7 +266,7 @@ class SignFlow(Dynamics):
 
     @property
     def label(self) -> str:
-        """With its smoothing."""
+        """Return its name, with its smoothing."""
         return "sign flow" + (f", δ = {self.smoothing:g}" if self.smoothing else "")
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
@@ -293,7 +293,7 @@ class SignFlow(Dynamics):
 
 
 def _root(v: Any) -> Any:
-    """√v, with derivative 0 at v = 0, where a gradient is zero for good: a pixel that never lights.
+    """Return √v, with derivative 0 at v = 0, where a gradient is zero for good: a dark pixel.
 
     Stages and dense outputs overshoot zero by rounding.
     """

@@ -1,4 +1,4 @@
-"""What a dynamics is. It is pure JAX on pytrees and knows no solver."""
+"""The base of every dynamics: pure JAX on pytrees, which knows no solver."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -141,7 +141,7 @@ class Dynamics(Shown, Travels):
 
     @property
     def constants(self) -> dict[str, Any]:
-        """Its numbers by name, kept with a run."""
+        """Return its numbers by name, kept with a run."""
         values = {f.name: getattr(self, f.name) for f in fields(self)} if is_dataclass(self) else {}
         return {k: v for k, v in values.items() if isinstance(v, bool | int | float | str)}
 
@@ -150,7 +150,7 @@ class Dynamics(Shown, Travels):
         return t
 
     def slowness(self, t: Any) -> Any:
-        """dt/d(flow time) at a solver's time: what turns its rates into those of the flow."""
+        """Return dt/d(flow time) at a solver's time: its rates times this are those of the flow."""
         return 1.0
 
     @property
@@ -176,7 +176,7 @@ class Dynamics(Shown, Travels):
         return replace(self, objective=objective)
 
     def at_learning_rate(self, learning_rate: float) -> "Dynamics":
-        """The same model of a discrete run at another learning rate, where it depends on that."""
+        """Return the same model at another learning rate, where it depends on that."""
         return (
             replace(self, learning_rate=learning_rate) if hasattr(self, "learning_rate") else self
         )

@@ -130,7 +130,7 @@ class CentralFlow(Dynamics):
 
     @property
     def label(self) -> str:
-        """With k and η."""
+        """Return its name, with k and η."""
         return f"central flow, k = {self.k}, η = {self.learning_rate:.3g}"
 
     @property

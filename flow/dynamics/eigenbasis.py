@@ -27,7 +27,7 @@ def tracked(objective: Objective, k: int) -> tuple[Tracked, np.ndarray]:
 
 
 def oja(U: Any, HU: Any) -> Any:
-    """Oja's flow U̇ = (I − UUᵀ)∇²J·U of an orthonormal U (n, k), which turns to the top of ∇²J.
+    """Return Oja's flow U̇ = (I − UUᵀ)∇²J·U of an orthonormal U (n, k); it turns to ∇²J's top.
 
     It follows at the rate of the gap λ_k − λ_{k+1}, and is as stiff as the gradient flow.
     """

@@ -76,7 +76,7 @@ class LinearizedFlow(Dynamics):
 
     @property
     def conserved(self) -> dict[str, Any]:
-        """Nothing of the network's own."""
+        """Return nothing: what the network's own flow conserves is lost."""
         return {}
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
@@ -100,7 +100,7 @@ class LinearizedFlow(Dynamics):
         return tangent_kernel(self.objective.network)
 
     def outputs(self, t: Any) -> np.ndarray:
-        """Outputs of the linearised network at times t, (times, examples, ...), by the kernel.
+        """Return the linear network's outputs at times t, (times, examples, ...), by the kernel.
 
         In closed form for the squared loss; for another one ḟ = −Θ ∂L/∂f is integrated, at rtol
         1e-10.
@@ -136,7 +136,7 @@ class LinearizedFlow(Dynamics):
 
 @own_keywords
 def tangent_kernel(objective: Objective) -> np.ndarray:
-    """Θ = ∂f/∂θ (∂f/∂θ)ᵀ at θ₀, (N·outputs, N·outputs), compiled once for all θ₀ of a network.
+    """Return Θ = ∂f/∂θ (∂f/∂θ)ᵀ at θ₀, (N·outputs, N·outputs), compiled once for all its θ₀.
 
     Raises
     ------

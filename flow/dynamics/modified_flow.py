@@ -78,7 +78,7 @@ class ModifiedFlow(Dynamics):
 
     @property
     def label(self) -> str:
-        """With its order and η."""
+        """Return its name, with its order and η."""
         return f"modified flow of order {self.order}, η = {self.learning_rate:.3g}"
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:

@@ -71,12 +71,12 @@ class NaturalGradientFlow(Dynamics):
 
     @property
     def label(self) -> str:
-        """With its damping."""
+        """Return its name, with its damping."""
         return f"natural gradient flow, λ = {self.damping:g}"
 
     @property
     def conserved(self) -> dict[str, Any]:
-        """Nothing that is known."""
+        """Return nothing, as nothing is known."""
         return {}
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:

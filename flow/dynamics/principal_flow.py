@@ -71,12 +71,12 @@ class PrincipalFlow(Dynamics):
 
     @property
     def cost(self) -> tuple[int, int]:
-        """One product for each column of U, and ∇²J∇J."""
+        """Return 1, and one product for each column of U and one for ∇²J∇J."""
         return 1, self.k + 1
 
     @property
     def label(self) -> str:
-        """With k and η."""
+        """Return its name, with k and η."""
         return f"principal flow, k = {self.k}, η = {self.learning_rate:.3g}"
 
     def initial_state(self) -> PyTree:

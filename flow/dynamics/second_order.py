@@ -102,7 +102,7 @@ class HeavyBall(SecondOrder):
 
     @property
     def label(self) -> str:
-        """With its friction."""
+        """Return its name, with its friction."""
         return f"heavy ball, γ = {self.friction:g}"
 
     def acceleration(self, t: Any, gradient: PyTree, velocity: PyTree) -> PyTree:
@@ -164,7 +164,7 @@ class Nesterov(SecondOrder):
 
     @property
     def label(self) -> str:
-        """With its r."""
+        """Return its name, with r."""
         return f"Nesterov's ODE, r = {self.r:g}"
 
     def acceleration(self, t: Any, gradient: PyTree, velocity: PyTree) -> PyTree:
@@ -185,7 +185,7 @@ class Nesterov(SecondOrder):
 
 @own_keywords
 def nesterov(learning_rate: float, r: float = 3.0) -> Any:
-    """Nesterov's method as an optax optimizer; the parameters it moves are y, where ∇J is taken.
+    """Return Nesterov's method as an optax optimizer, which moves the y at which ∇J is taken.
 
     x_{k+1} = y_k − η∇J(y_k), y_{k+1} = x_{k+1} + k/(k + r)·(x_{k+1} − x_k). optax's own Nesterov
     momentum has a fixed β.

@@ -28,7 +28,7 @@ def map_by_name(function: Callable[..., Any], tree: PyTree, *more: PyTree) -> Py
 
 
 def chosen(params: PyTree, leaves: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The full names of the leaves that a user asks for; of one leaf in all, that one if None.
+    """Return full names of the leaves that a user asks for; of one leaf in all, that one if None.
 
     Raises
     ------

@@ -251,7 +251,7 @@ def inverse_root(A: Any) -> Any:
 
 @inverse_root.defjvp
 def _inverse_root_jvp(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
-    """By divided differences of x^{−1/2} (Daleckii & Krein).
+    """Return A^{−1/2} and its push-forward, by divided differences of x^{−1/2} (Daleckii & Krein).
 
     Derivatives of eigenvectors, which autodiff would take, do not exist where A is near mI.
     """

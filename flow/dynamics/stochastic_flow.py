@@ -78,7 +78,7 @@ class StochasticFlow(Dynamics):
 
     @property
     def label(self) -> str:
-        """With η and B."""
+        """Return its name, with η and B."""
         return f"stochastic flow, η = {self.learning_rate:.3g}, batches of {self.batch_size}"
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:
@@ -136,7 +136,7 @@ class LangevinFlow(Dynamics):
 
     @property
     def label(self) -> str:
-        """With its temperature."""
+        """Return its name, with its temperature."""
         return f"Langevin flow, τ = {self.temperature:g}"
 
     def rhs(self, t: Any, state: PyTree, data: PyTree) -> PyTree:

@@ -109,7 +109,7 @@ def chunk(
     times: Any,
     carry: Any,
 ) -> tuple[Any, Found]:
-    """`advance`, saving the states at `times` (padded with inf); it ends when all are passed."""
+    """Advance, saving the states at `times` (padded with inf), until all are passed."""
     room = times.shape[0]
     found = Found(
         jnp.int64(0),
@@ -176,7 +176,7 @@ def measured(_: Stepper, problem: Problem, times: Any, found: Found) -> Any:
 
 
 def remainder(stepper: Stepper, problem: Problem, carry: Any, t: Any) -> Any:
-    """∫ rate(ẏ) dt from t to the end of the last step, by Gauss's rule on its dense output."""
+    """Return ∫ rate(ẏ) dt from t to the last step's end, by Gauss's rule on its dense output."""
     nodes = t + (carry.t - t) * (_NODES + 1.0) / 2.0
     slope = jax.vmap(lambda s: jax.jvp(partial(stepper.dense, carry), (s,), (jnp.ones_like(s),))[1])
     return (carry.t - t) / 2.0 * (_WEIGHTS @ problem.rate(slope(nodes)))

@@ -13,7 +13,7 @@ _DEGREE = 12
 
 
 def _derivative_at_gauss_nodes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Chebyshev points x, Gauss weights w, and D: values at x ↦ derivatives at Gauss nodes."""
+    """Return Chebyshev points x, Gauss weights, and D: values at x ↦ slopes at Gauss nodes."""
     x = chebyshev.chebpts2(_DEGREE + 1)
     nodes, w = legendre.leggauss(_DEGREE)
     values = chebyshev.chebvander(x, _DEGREE)

@@ -1,4 +1,4 @@
-"""What every loop of steps has in common: the problem, the tolerance, and how a loop ends."""
+"""The common part of every loop of steps: problem, tolerance, and how a loop ends."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How the members of an ensemble share a call: side by side, in turn, and over several devices.
+"""Ways for members of an ensemble to share a call: side by side, in turn, over several devices.
 
 Each takes (run, common, *arguments): a function of what all members have in common and of the
 arguments of one, and arguments that have a leading axis, the member.
@@ -24,7 +24,7 @@ AXIS = "members"
 
 
 def side_by_side(run: Callable, common: PyTree, *arguments: Any) -> Any:
-    """Many members at once, each call of the gradient being of all.
+    """Run many members at once, each call of the gradient being of all.
 
     A loop goes on until every member has ended; those that have are not changed by it, as
     `jax.vmap` masks the carry of a `while_loop`. At each attempt all wait for the member with the
@@ -34,7 +34,7 @@ def side_by_side(run: Callable, common: PyTree, *arguments: Any) -> Any:
 
 
 def in_turn(run: Callable, common: PyTree, *arguments: Any) -> Any:
-    """Many members in one call, one after the other, none waiting for another's stages."""
+    """Run many members in one call, one after the other, none waiting for another's stages."""
     return jax.lax.map(lambda one: run(common, *one), arguments)
 
 
@@ -66,7 +66,7 @@ class OnDevices:
     devices: tuple[Any, ...]
 
     def __call__(self, run: Callable, common: PyTree, *arguments: Any) -> Any:
-        """All members, traced by JAX; their number is a multiple of that of the devices."""
+        """Run all members, traced by JAX; their number is a multiple of that of the devices."""
         split = jax.shard_map(
             partial(self.over, run),
             mesh=self._mesh,

@@ -12,7 +12,7 @@ from flow.methods.loop_state import Problem
 
 
 def euler_maruyama(problem: Problem, step: Step) -> Moved:
-    """The Itô method y + hf + √h·Bξ: of weak order 1, of strong order ½, or 1 where B is constant.
+    """Step to y + hf + √h·Bξ, Itô's: of weak order 1, of strong order ½, or 1 for a constant B.
 
     diffrax has it as `Euler`, which would evaluate the drift once more: here f is at hand.
     """
@@ -45,7 +45,7 @@ def heun(problem: Problem, step: Step) -> Moved:
 
 
 def noisy_stepper(move: Move, evaluations: int) -> Stepper:
-    """A stepper of that move; between steps, where a path is not known, it has the nearer one."""
+    """Return a stepper of that move; between steps, where no path is known, it has the nearer."""
 
     def nearer(carry: Carry, t: Any) -> Any:
         return jnp.where(t - carry.t_old < carry.t - t, carry.y_old, carry.y)

@@ -9,7 +9,7 @@ Layout = tuple[Any, tuple[str | None, ...]]
 
 
 def pack(xp: Any, tree: Any) -> tuple[Any, list, Layout]:
-    """All scalars of a pytree as float64 (k,), its other leaves, and how to put them together.
+    """Return all scalars as float64 (k,), the other leaves, and how to put them together.
 
     >>> import numpy as np
     >>> numbers, arrays, layout = pack(np, {"on": np.True_, "x": np.ones(2), "y": np.float64(3)})

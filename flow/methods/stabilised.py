@@ -54,7 +54,7 @@ class Carry(NamedTuple):
 
 
 def allowance(xp: Any, calibration: Any, z: Any, rtol: Any) -> Any:
-    """By how much the local error of a step of hρ = z may exceed the tolerance."""
+    """Return by how much the local error of a step of hρ = z may exceed the tolerance."""
     most = xp.minimum(LOOSEST, SHARE / xp.max(rtol))
     return xp.minimum(calibration * xp.maximum(z, 1.0) ** EXPONENT, most)
 
@@ -97,7 +97,7 @@ def attempt(
     limits: Limits,
     carry: Carry,
 ) -> Carry:
-    """One attempt at a step, after a look at the radius where that is due."""
+    """Attempt one step, after a look at the radius where that is due."""
     xp = backend.xp
     look = (carry.evaluations >= carry.watch.due) | ~carry.accepted
     left = limits.evaluations - carry.evaluations

@@ -15,7 +15,7 @@ CALIBRATION = 0.4
 
 
 def plan(xp: Any, z: Any, q: Any, s: Any = None) -> Plan:
-    """The step that is stable to z = hρ after one of length qh (Moisa 2025, JCAM 457:116291).
+    """Plan the step that is stable to z = hρ after one of qh (Moisa 2025, JCAM 457:116291).
 
     α = arccosh(1.25)/s, w₀ = cosh α; w₁ is the positive root of T‴w² − (1−q)T″w − qT′ = 0;
     b₀ = b₁ = sinh((s−2)α)/(4 sinh((s−1)α)), b₂ = 15/(64w₀²). With a = (1+q)/(qT′ + w₁T″):

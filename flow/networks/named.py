@@ -38,7 +38,7 @@ def two_three_two(hidden: str = "relu") -> Objective:
 
 
 def two_layer_relu() -> Objective:
-    """1-4-1: h = W₂ ReLU(W₁x + b₁) + b₂, J = ½ (y − h)², a mean over eight examples of y = x².
+    """Return 1-4-1: h = W₂ ReLU(W₁x + b₁) + b₂, J = ½ (y − h)², a mean over 8 of y = x².
 
     Each hidden neuron conserves ‖w_in‖² + b² − ‖w_out‖² along the flow.
 

@@ -1,4 +1,4 @@
-"""What one number a run does along t: J, its gradient's norm, sharpness, distance, steps."""
+"""Figures of one number a run along t: J, its gradient's norm, sharpness, distance, steps."""
 
 from collections.abc import Callable, Sequence
 from numbers import Real
@@ -113,7 +113,7 @@ def sharpness(
 
 @own_keywords
 def observable(*runs: Trajectory, name: str, ax: Any = None) -> Any:
-    """An observed number, or each entry of a vector, against t, by its name in `observe=`."""
+    """Draw an observed number, or each entry of a vector, against t, by its name in `observe=`."""
     check_single("flow.plots.observable", *runs)
     drawn = _vectors(runs, name, axes(ax))
     return finish(drawn, ax, xlabel=TIME_LABEL, ylabel=readable(name))
@@ -174,7 +174,7 @@ def _along(
     *,
     log: bool = True,
 ) -> Any:
-    """One curve a run, by `pick`: run ↦ times and values there; `log` where they are positive."""
+    """Draw one curve a run, by `pick`: run ↦ times and values; `log` where they are positive."""
     check_single(f"flow.plots.{name}", *runs)
     picked = [pick(run) for run in runs]
     ax = axes(given)
@@ -187,7 +187,7 @@ def _along(
 
 
 def bundle(runs: Sequence[Trajectory], curves: Sequence[dict[str, np.ndarray]], given: Any) -> Any:
-    """Several named curves of each run: colours tell the names, lines and markers the runs."""
+    """Draw several named curves of each run: colours tell the names, lines and markers the runs."""
     ax, runs = axes(given), told_apart(runs)
     for i, (run, named) in enumerate(zip(runs, curves, strict=True)):
         style = look(ax, i, run, len(run.t))

@@ -126,7 +126,7 @@ def _picture(figure: Any) -> Any:
 
 
 def _cuts(figure: Any) -> tuple[list[Callable[[float], None]], np.ndarray]:
-    """For each moving artist a function that cuts it at a time; and all their times."""
+    """Return for each moving artist a function that cuts it at a time; and all their times."""
     found = [(artist, times_of(artist)) for artist in figure.findobj()]
     found = [(artist, t) for artist, t in found if t is not None and len(t)]
     times = np.unique(np.concatenate([t for _, t in found])) if found else np.zeros(0)

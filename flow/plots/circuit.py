@@ -132,7 +132,7 @@ def _placed(
 
 
 def _layers(graph: Any) -> dict[int, list[str]]:
-    """Columns, last first, each in the order of what its nodes feed, so that few edges cross."""
+    """Return columns, last first, each ordered by what its nodes feed, so that few edges cross."""
     columns: dict[int, list[str]] = {}
     for label, column in graph.nodes(data="column"):
         columns.setdefault(column, []).append(label)
@@ -146,7 +146,7 @@ def _layers(graph: Any) -> dict[int, list[str]]:
 
 
 def _title(node: Any) -> str:
-    """The name, with the expression where it is short; of an unnamed node the bare operation."""
+    """Return the name, with the expression where it is short; else the bare operation."""
     if node.operation is None:
         return node.name
     if node.name and all(x.name or x.constant is not None for x in node.operands):

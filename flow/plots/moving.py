@@ -1,4 +1,4 @@
-"""What moves along t: artists that know the times of their points, for animations to cut them."""
+"""Times of the points that artists draw, by which animations cut them."""
 
 from typing import Any
 from weakref import WeakKeyDictionary

@@ -41,7 +41,7 @@ def comparison(comparison: Any, figure: Any = None) -> Any:
 
 @own_keywords
 def study(study: Any, figure: Any = None) -> Any:
-    """Loss, distance, sharpness against 2/η, and common PCA plane in one figure, two in a row.
+    """Draw loss, distance, sharpness against 2/η, and common PCA plane in one figure, two in a row.
 
     Below what else was observed, each by itself: of a vector its entries, or of more than four its
     norm. Where the sharpness was not recorded it is the gradient norm; without a comparison the

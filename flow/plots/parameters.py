@@ -1,4 +1,4 @@
-"""What parameters do along t: norms of the layers, single weights, conserved quantities."""
+"""Figures of parameters along t: norms of the layers, single weights, conserved quantities."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -90,7 +90,7 @@ def principal_plane(runs: Sequence[Trajectory]) -> Plane:
 
 
 def _two_components(moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first two singular values of (points, n) and their directions (2, n), or as many as are.
+    """Return the first two singular values of (points, n) and their directions (2, n).
 
     Of a large matrix by its products with vectors, which a bar counts after a second.
     """
@@ -180,7 +180,7 @@ def _like_filters(run: Trajectory, direction: np.ndarray) -> np.ndarray:
 
 @own_keywords
 def plane(*runs: Trajectory, ax: Any = None) -> Any:
-    """The runs in the plane of the first two principal components of all their points about θ₀.
+    """Draw the runs in the plane of the two principal components of all their points about θ₀.
 
     Each run is given the same weight. The axes carry the share of the variance they capture; of
     two parameters they are the parameters. Of runs with ``keep="projection"`` it is the plane of
@@ -206,7 +206,7 @@ def seen(run: Trajectory) -> Trajectory:
 
 
 def mark_start(ax: Any, plane: Plane, runs: Sequence[Trajectory]) -> None:
-    """A star at θ₀, if it is known."""
+    """Draw a star at θ₀, if it is known."""
     from matplotlib.patheffects import withStroke
 
     if all(run.t[0] > 0 for run in runs):

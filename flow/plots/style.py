@@ -242,7 +242,7 @@ def look(ax: Any, i: int, run: Trajectory, points: int) -> dict[str, Any]:
 
 
 def marks(i: int, points: int) -> dict[str, Any]:
-    """Markers of the i-th run after the first, at most twice `POINTS` of them; −1 is the first."""
+    """Return markers of the i-th run after the first, at most twice `POINTS`; −1 is the first."""
     every = max(1, points // POINTS)
     return {
         "marker": marker(i),
@@ -258,7 +258,7 @@ def marker(i: int) -> str:
 
 
 def log_if_positive(ax: Any, values: Sequence[np.ndarray]) -> None:
-    """A logarithmic ordinate, unless something is negative (a log-likelihood) or all is zero."""
+    """Make the ordinate logarithmic, unless a value is negative or all are zero."""
     finite = np.concatenate([v[np.isfinite(v)] for v in map(np.ravel, values)])
     positive = finite.size > 0 and finite.min() >= 0 and finite.max() > 0
     ax.set_yscale("log" if positive else "linear")

@@ -161,7 +161,7 @@ def _levels(heights: np.ndarray, runs: Sequence[Trajectory]) -> tuple[np.ndarray
 
 
 def _path(ax: Any, i: int, run: Trajectory, at: np.ndarray, norm: Any) -> None:
-    """A run, coloured by its own loss inside an outline in its own colour."""
+    """Draw a run, coloured by its own loss inside an outline in its own colour."""
     from matplotlib.collections import LineCollection
 
     style = look(ax, i, run, len(at))
@@ -197,7 +197,7 @@ def _below(ax: Any) -> Any:
 
 
 def _residuals(band: Any, runs: Sequence[Trajectory], plane: Plane) -> None:
-    """Distance of each run from the plane along t."""
+    """Draw the distance of each run from the plane along t."""
     for i, run in enumerate(runs):
         (line,) = band.plot(run.t, plane.residual(run.theta), **look(band, i, run, len(run.t)))
         moving(line, run.t)

@@ -1,4 +1,4 @@
-"""How well the numbers of two tables agree."""
+"""Agreement of the numbers of two tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What every experiment's command line does: options, the run folder, endings, exit codes."""
+"""The command line of every experiment: options, the run folder, endings, exit codes."""
 
 import os
 import signal
@@ -197,7 +197,7 @@ def _say_no_more() -> None:
 
 @contextmanager
 def _interrupt_noted(record: Record) -> Iterator[None]:
-    """Ctrl-C is noted in the record as well as raised, as a library may swallow what is raised."""
+    """Note Ctrl-C in the record as well as raise it, as a library may swallow what is raised."""
 
     def note(*_: Any) -> None:
         record.interrupted = True

@@ -1,4 +1,4 @@
-"""What run folders hold, side by side: a line each, or one in full, or several compared."""
+"""Run folders side by side: a line each, or one in full, or several compared."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +85,7 @@ def trajectories_of(path: Path) -> dict[str, Trajectory]:
 def side_by_side(
     opened: Sequence[tuple[Path, dict[str, Trajectory]]],
 ) -> tuple[Trajectory, list[Trajectory], "pandas.DataFrame"]:
-    """All runs of several folders or files, as opened: the reference, the others, and a table.
+    """Return all runs of several opened folders or files: the reference, the others, and a table.
 
     The reference is the first flow, or the first run where there is none. Labels carry the folder
     where several have runs of one name. Distances are of the runs of the reference's problem; runs

@@ -1,4 +1,4 @@
-"""What made a run: the script, its configuration and command line, versions, platform, checkout."""
+"""The origin of a run: script, configuration and command line, versions, platform, checkout."""
 
 import hashlib
 import subprocess
@@ -37,7 +37,7 @@ def provenance(experiment: str, configuration: Any) -> dict[str, Any]:
 
 
 def options(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Flag -> value of what decides the numbers: not where they are written, nor what is shown."""
+    """Return flag -> value of what decides the numbers, not of where they go or what is shown."""
     return {
         f"--{name.replace('_', '-')}": value
         for name, value in configuration.items()
@@ -53,7 +53,7 @@ def plain(value: Any) -> Any:
 
 
 def source_digest(files: list[Path]) -> str:
-    """A digest of the sources, the same in every checkout of one state, with git or without."""
+    """Return a digest of the sources, the same in every checkout of one state, git or none."""
     digest = hashlib.sha256()
     for file in files:
         if file.is_file():
@@ -62,7 +62,7 @@ def source_digest(files: list[Path]) -> str:
 
 
 def checkout() -> dict[str, Any] | None:
-    """Commit of the repository that flow is in, and whether files differ from it; None without."""
+    """Return the commit that flow is at, and whether files differ from it; None without one."""
     root = PACKAGE.parent
     if not (root / ".git").exists():
         return None

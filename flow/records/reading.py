@@ -92,7 +92,7 @@ class Run:
 
     @cached_property
     def tables(self) -> dict[str, "pandas.DataFrame"]:
-        """Its tables; one that can't be read is an error that names it."""
+        """Return its tables; raise an error that names the one that can't be read."""
         found = {}
         names = self.facts.get("tables", {})
         if self.source.is_dir():
@@ -124,7 +124,7 @@ class Run:
         return self.facts.get("result", UNFINISHED)
 
     def trajectories(self) -> dict[str, Trajectory]:
-        """Its runs by name, of a folder; a figure has none.
+        """Return its runs by name, of a folder; a figure has none.
 
         Raises
         ------

@@ -34,7 +34,7 @@ class CannotReproduce(ValueError):  # noqa: N818 - it says what is the matter
 
 
 def command(run: Run, out: Path, *, quiet: bool = False) -> list[str]:
-    """The command line that reruns the experiment of a record, into a run folder under `out`.
+    """Return the command line that reruns a record's experiment, into a run folder under `out`.
 
     Nothing of a record is executed, opened, connected to or written to: its experiment must be one
     that ships with this checkout, and of its configuration only what the experiment marks as
@@ -165,7 +165,7 @@ def command_line(module: ModuleType, values: dict[str, Any]) -> list[str]:
 
 
 def elsewhere(run: Run) -> dict[str, Any]:
-    """The options of a record that are not of science, and not the usual ones: nothing reads them.
+    """Return the options of a record that are not of science, and not the usual ones.
 
     Of where a run happens; `command` must have found the record valid.
     """

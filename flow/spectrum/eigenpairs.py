@@ -125,7 +125,7 @@ def eigenpairs(
 def top_eigenvalues(
     objective: Objective, params: PyTree, k: int = 1, tol: float | None = None
 ) -> np.ndarray:
-    """The k largest eigenvalues of ∇²J (k,), largest first; arguments are those of `eigenpairs`.
+    """Return the k largest eigenvalues of ∇²J (k,), largest first; as in `eigenpairs`.
 
     >>> import flow
     >>> H = np.array([1.0, -9.0, 4.0])
@@ -153,7 +153,7 @@ def bottom_eigenvalues(
 
 @own_keywords
 def sharpness(objective: Objective, params: PyTree) -> float:
-    """λ_max(∇²J), the sharpness; gradient descent is stable on a quadratic while it is < 2/η.
+    """Return λ_max(∇²J); gradient descent is stable on a quadratic while it is below 2/η.
 
     As an observer, ``observe={"sharpness": flow.sharpness}``, it is warm-started: see
     `flow.observe.sharpness`.

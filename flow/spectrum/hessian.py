@@ -47,7 +47,7 @@ class Hessian(NamedTuple):
 
 
 def hessian(objective: Objective, params: PyTree, preconditioner: Any = None) -> Hessian:
-    """∇²J at `params`, or P^{−½}∇²J P^{−½} of a diagonal P, given flat (n,) or like `params`.
+    """Return ∇²J at `params`, or P^{−½}∇²J P^{−½} of a diagonal P, flat (n,) or like `params`.
 
     Raises
     ------

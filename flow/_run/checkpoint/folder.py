@@ -1,4 +1,4 @@
-"""What lies in a folder of checkpoints: a header, the last states, and every row once."""
+"""A folder of checkpoints: a header, the last states, and every row once."""
 
 import re
 from pathlib import Path

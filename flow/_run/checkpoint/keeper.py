@@ -163,7 +163,7 @@ def plain(value: Any) -> Any:
 
 
 def _name(condition: Any) -> str:
-    """A stop condition in words, the same in every process: thresholds with their numbers."""
+    """Return a stop condition in words, the same in every process, with its numbers."""
     if is_dataclass(condition):
         return repr(condition)
     if isinstance(condition, partial):
@@ -271,7 +271,7 @@ class Keeper:
         return gradients >= self._next_gradients or time.perf_counter() >= self._next_time
 
     def taken_up(self, gradients: float) -> None:
-        """The run goes on from what was kept; the next is due an interval from there."""
+        """Note that the run goes on from what was kept; the next is due an interval from there."""
         self.resumed, self.rows = None, []
         self._schedule(gradients)
 

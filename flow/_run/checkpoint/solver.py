@@ -1,4 +1,4 @@
-"""What an `OdeSolver` carries from step to step, whatever its class: its numbers and arrays."""
+"""The state of an `OdeSolver` between steps, whatever its class: its numbers and arrays."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from flow.methods.kernel import Kernel
 
 
 def carried(solver: OdeSolver) -> dict[str, Any]:
-    """Its attributes, without functions and what can be made from the others.
+    """Return a solver's attributes, without functions and what can be made from the others.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def restore_solver(solver: OdeSolver, kept: dict[str, Any]) -> None:
 
 
 def _views(solver: OdeSolver) -> dict[str, str]:
-    """Attributes that look into another's array, and whose: DOP853's K into its K_extended."""
+    """Return the attributes that look into another's array: DOP853's K into its K_extended."""
     arrays = {name: a for name, a in vars(solver).items() if isinstance(a, np.ndarray)}
     return {
         name: other

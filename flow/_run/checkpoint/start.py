@@ -1,4 +1,4 @@
-"""Whether a run starts where the one of a folder did."""
+"""A check that a run starts where the one of a folder did."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a run carries as plain data: containers, numbers and arrays, and back."""
+"""The state of a run as plain data: containers, numbers and arrays, and back."""
 
 from typing import Any
 
